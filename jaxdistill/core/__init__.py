@@ -1,0 +1,1 @@
+"""Vocabulary and small tools that every other layer builds on."""

@@ -1,0 +1,42 @@
+"""Errors a user can act on: `where: expected WHAT, got VALUE.` and then how to mend it.
+
+Python values and shapes are checked when a thing is made; traced values never are.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """Bad input, said in one line. Scripts print the line alone and exit non-zero."""
+
+
+def fail(where: str, expected: str, got: Any, remedy: str = "") -> UserError:
+    """The error to raise: `raise fail("images", "images_per_class >= 1", 0)`."""
+    return UserError(f"{where}: expected {expected}, got {got}." + (f" {remedy}" if remedy else ""))
+
+
+def one_of(where: str, name: str, known: Collection[str]) -> str:
+    """`name` itself where it is known; otherwise an error that lists the known names."""
+    if name not in known:
+        raise fail(where, f"one of {', '.join(sorted(known))}", repr(name))
+    return name
+
+
+def lookup(where: str, name: str, table: Mapping[str, T]) -> T:
+    """The member of a registry; an unknown name lists the known ones."""
+    return table[one_of(where, name, table)]
+
+
+def at_least(where: str, name: str, value: float, low: float) -> None:
+    """Raises unless `value >= low` (a NaN is not)."""
+    if not value >= low:
+        raise fail(where, f"{name} >= {low}", value)
+
+
+def above(where: str, name: str, value: float, low: float) -> None:
+    """Raises unless `value > low` (a NaN is not)."""
+    if not value > low:
+        raise fail(where, f"{name} > {low}", value)

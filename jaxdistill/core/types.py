@@ -1,0 +1,151 @@
+"""The vocabulary: data types only, no behaviour.
+
+Every behaviour in the library is a NamedTuple of pure functions made by a factory that closes over
+its hyper-parameters. Such tuples are closures: they are never arguments of a jitted function. What
+a jitted function takes and returns are pytrees of arrays: `Batch`, `Meta`, `Dataset`, `DistillState`.
+
+Axes: B batch, K learners (always leading), T inner steps, H W C image.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any
+"""A pytree of arrays: the weights of a learner, or of a teacher."""
+Metrics = dict[str, Array]
+"""Scalars by name, reported by an outer step."""
+
+
+class Batch(NamedTuple):
+    """Labelled images."""
+
+    x: Array
+    """[B, H, W, C] float32, standardised."""
+    y: Array
+    """[B, classes] float32, rows sum to 1."""
+
+
+class Dataset(NamedTuple):
+    """A whole split on the device, class by class, so that sampling per class is an index computation."""
+
+    x: Array
+    """[N, H, W, C] float32, standardised, sorted by class."""
+    y: Array
+    """[N, classes] float32, one-hot."""
+    starts: Array
+    """[classes] int32, the index of the first image of each class."""
+    counts: Array
+    """[classes] int32, how many images each class has."""
+
+
+class Learner(NamedTuple):
+    """The network that is trained on synthetic data.
+
+    `calibrate(params, x)` returns parameters that remember the batch statistics of `x`; it is the
+    identity for every learner without batch normalisation. `apply` uses remembered statistics where
+    there are some, and the statistics of its own batch otherwise.
+    """
+
+    init: Callable[[Array], Params]
+    """key -> Params."""
+    apply: Callable[[Params, Array], Array]
+    """(params, [B, H, W, C]) -> logits [B, classes]."""
+    embed: Callable[[Params, Array], Array]
+    """(params, [B, H, W, C]) -> features [B, F], the input of the classifier."""
+    calibrate: Callable[[Params, Array], Params]
+    """(params, [B, H, W, C]) -> Params with the batch statistics of that batch remembered."""
+
+
+class Meta(NamedTuple):
+    """All that the outer loop learns."""
+
+    teacher: Params
+    """phi, the teacher's parameters."""
+    inner: Params
+    """Learned hyper-parameters of the inner loop; an empty dict where they are fixed."""
+
+
+class Teacher(NamedTuple):
+    """What is learned, and how it yields batches."""
+
+    init: Callable[[Array], Params]
+    """key -> phi."""
+    batches: Callable[[Params, Array], Batch]
+    """(phi, key) -> Batch [T, B, ...]: the batches of all inner steps in their order."""
+    by_class: Callable[[Params, Array], Batch] | None
+    """(phi, key) -> Batch [classes, n, ...]: what per-class objectives use."""
+
+
+class InnerOptimizer(NamedTuple):
+    """The optimiser of the inner loop, with hyper-parameters that the outer loop may learn."""
+
+    init: Callable[[], Params]
+    """() -> raw learned hyper-parameters, each [T] (one per step) or [1] (shared); {} if all are fixed."""
+    values: Callable[[Params], dict[str, Array]]
+    """raw -> every hyper-parameter as the optimiser uses it, each [T] or [1]."""
+    build: Callable[[dict[str, Array]], Any]
+    """values of ONE step (scalars) -> optax.GradientTransformation."""
+
+
+InnerLoss = Callable[[Meta, Params, Batch], Array]
+"""(meta, params, synthetic Batch) -> scalar: data loss AND L2, one function for every solve."""
+
+
+class SolveInfo(NamedTuple):
+    """What a solve reports of itself; nothing downstream depends on it."""
+
+    losses: Array
+    """[T], the inner loss before each inner step."""
+
+
+Solve = Callable[[Meta, Params, Any, Array], tuple[Params, SolveInfo]]
+"""(meta, start params, probe, key) -> (trained params, info): the inner training map."""
+Objective = Callable[[Meta, Any, Batch, Any, Array], tuple[Array, Metrics]]
+"""(meta, context, real Batch, probe, key) -> (loss, metrics), for ONE learner."""
+
+
+class Data(NamedTuple):
+    """Arguments of the compiled outer step that do not change within a chunk."""
+
+    real: Dataset
+    bank: Params
+    """A pool of pre-trained networks or expert segments; None where the population needs none."""
+
+
+class Population(NamedTuple):
+    """Where the learners come from."""
+
+    init: Callable[[Array], Any]
+    """key -> state; empty where learners are fresh."""
+    context: Callable[[Any, Params, Array, int], Any]
+    """(state, bank, key, K) -> K contexts, leading axis K (start parameters, for most objectives)."""
+    advance: Callable[[Any, Meta, Array], Any]
+    """(state, meta, key) -> state of the next outer step."""
+
+
+class DistillState(NamedTuple):
+    """The only state of a run: with the seed and the config it is the checkpoint."""
+
+    meta: Meta
+    opt_state: Any
+    population: Any
+    solver: Any
+    """Warm start of a linear solve; empty where there is none."""
+    step: Array
+    """int32 scalar: outer steps done."""
+
+
+class Method(NamedTuple):
+    """A way to distill: what the compiled loop runs."""
+
+    init: Callable[[Array], DistillState]
+    """key -> the state before the first outer step."""
+    update: Callable[[DistillState, Data, Array], tuple[DistillState, Metrics]]
+    """(state, data, root key of the run) -> (state after one outer step, metrics)."""
+    synthesize: Callable[[DistillState, Array], Batch]
+    """(state, key) -> Batch [T, B, ...], the synthetic batches in training order."""
+    hyperparameters: Callable[[DistillState], dict[str, Array]]
+    """state -> inner hyper-parameters as used, each [T] or [1]."""

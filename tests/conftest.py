@@ -1,0 +1,27 @@
+"""Test session: a compilation cache shared by all tests, and no silent rank promotion."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import jax
+import pytest
+
+CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
+    Path(tempfile.gettempdir()) / "jaxdistill-test-cache"
+)
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+    """Float64 inside the test; gradient oracles need it."""
+    with jax.enable_x64(True):
+        yield
