@@ -1,0 +1,32 @@
+"""Data sets: loading, splits, standardisation, sampling."""
+
+from jaxdistill.data.arrays import load_npz, read_images
+from jaxdistill.data.dataset import (
+    DatasetInfo,
+    Splits,
+    from_arrays,
+    labels,
+    resize,
+    standardise,
+    to_pixels,
+)
+from jaxdistill.data.registry import DATASETS, load
+from jaxdistill.data.sampling import choose_per_class, sample, sample_per_class, take
+
+__all__ = [
+    "DATASETS",
+    "DatasetInfo",
+    "Splits",
+    "choose_per_class",
+    "from_arrays",
+    "labels",
+    "load",
+    "load_npz",
+    "read_images",
+    "resize",
+    "sample",
+    "sample_per_class",
+    "standardise",
+    "take",
+    "to_pixels",
+]

@@ -1,0 +1,41 @@
+"""The embedded set: 1,797 handwritten digits of 8x8 pixels, bundled with scikit-learn. No files, no network.
+
+References:
+  Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+"""
+
+import numpy as np
+
+from jaxdistill.data.dataset import Raw
+
+
+def split(y: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's stratified `train_test_split`, so that others can redo the split of `digits` exactly.
+
+    Args:
+      y: [N] integer labels.
+      size: how many indices the second part has.
+      seed: of the split.
+
+    Returns:
+      (kept, taken): indices, [N - size] and [size].
+    """
+    from sklearn.model_selection import train_test_split
+
+    kept, taken = train_test_split(np.arange(len(y)), test_size=size, stratify=y, random_state=seed)
+    return np.asarray(kept), np.asarray(taken)
+
+
+def load_digits() -> Raw:
+    """All 1,797 images, 8x8x1 uint8 from 0 to 16; the set has no test part of its own."""
+    from sklearn import datasets  # takes a second to import: only those who use it pay
+
+    x, y = datasets.load_digits(return_X_y=True)
+    return Raw(
+        name="digits",
+        x=np.asarray(x, np.uint8).reshape(-1, 8, 8, 1),
+        y=np.asarray(y, np.int64),
+        class_names=tuple(map(str, range(10))),
+        scale=16.0,
+        split=split,
+    )

@@ -1,0 +1,243 @@
+"""TensorFlow Datasets sets without TensorFlow: `array_record` files, read once, then cached as arrays.
+
+`tensorflow_datasets` is imported only when a set is read for the first time.
+"""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdistill.core.checks import UserError, fail
+from jaxdistill.data.arrays import read_npz
+from jaxdistill.data.dataset import Raw
+
+NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+CACHE = "jaxdistill-1"  # count up when what is in it changes
+CHUNK = 4096
+
+
+class Source(NamedTuple):
+    """Where a named set comes from."""
+
+    name: str
+    data_dir: Path
+    """Folder of prepared sets."""
+    manual_dir: Path | None
+    """Folder of original files; None: the network."""
+    image_size: int | None
+    """Side in pixels, for sets whose images differ in size."""
+
+
+def import_tfds(where: str) -> Any:
+    """The module `tensorflow_datasets`, without its progress bars.
+
+    Raises:
+      UserError: it is not installed, or lacks a part.
+    """
+    try:
+        import array_record.python.array_record_module  # noqa: F401  (TFDS imports it late)
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        remedy = (
+            "Run: pip install tensorflow-datasets array_record importlib_resources. Or give an .npz file."
+        )
+        raise fail(where, "tensorflow_datasets (Linux)", f"an import error ({error})", remedy) from None
+    tfds.disable_progress_bar()
+    return tfds
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps TFDS's log below errors silent."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def known_to_tfds(name: str) -> bool:
+    """Whether TFDS has code for a set of that name (False where TFDS is not installed)."""
+    match = NAME.fullmatch(name)
+    if match is None:
+        return False
+    try:
+        tfds = import_tfds("load")
+    except UserError:
+        return False
+    with quiet():
+        return match["set"] in tfds.list_builders(with_community_datasets=False)
+
+
+def prepared_folder(data_dir: Path, name: str) -> Path | None:
+    """The folder of a prepared set, its newest version unless `name` says which; None if there is none.
+
+    Args:
+      data_dir: folder of prepared sets.
+      name: `set`, `set/config`, either with `:1.2.3` behind it.
+    """
+    match = NAME.fullmatch(name)
+    if match is None:
+        return None
+    base = data_dir / match["set"] / (match["config"] or "")
+    versions = [p for p in base.glob(match["version"] or "*") if VERSION.fullmatch(p.name)]
+    versions = [p for p in versions if (p / "dataset_info.json").is_file()]
+    return max(versions, key=lambda p: tuple(map(int, p.name.split("."))), default=None)
+
+
+def configured_names(data_dir: Path, name: str) -> list[str]:
+    """The prepared configurations of a set, as `load` takes them: `set/config`."""
+    if NAME.fullmatch(name) is None:
+        return []
+    folders = data_dir.glob(f"{name}/*/*/dataset_info.json")
+    return sorted({f"{name}/{path.parents[1].name}" for path in folders})
+
+
+def load_prepared(source: Source) -> Raw:
+    """A set that is already prepared in `source.data_dir`.
+
+    Raises:
+      UserError: it is not there (says how to prepare it), has another file format, or does not consist
+        of images with one label each.
+    """
+    folder = prepared_folder(source.data_dir, source.name)
+    if folder is not None:
+        return read_prepared(folder, source)
+    where = f"load({source.name})"
+    configs = sorted(
+        {p.parents[1].name for p in source.data_dir.glob(f"{source.name}/*/*/dataset_info.json")}
+    )
+    if NAME.fullmatch(source.name) and configs:
+        names = ", ".join(f"{source.name}/{config}" for config in configs)
+        raise fail(where, f"a set with its configuration, one of {names}", source.name)
+    raise fail(where, f"a prepared set in {source.data_dir}", "none", _how_to_build(source))
+
+
+def read_prepared(folder: Path, source: Source) -> Raw:
+    """The set in `folder`: from the arrays cached there, or else from TFDS's files, caching the arrays.
+
+    Raises:
+      UserError: as `load_prepared`.
+    """
+    sized = f"{CACHE}-{source.image_size}.npz"  # of sets whose images differ in size
+    for cache in (folder / f"{CACHE}.npz", folder / sized):
+        raw = _read_cache(cache)
+        if raw is not None:
+            return raw
+    try:
+        raw, resized = _read_records(folder, source)
+    except (UserError, ImportError):
+        raise
+    except Exception as error:  # TFDS, protobuf and array_record raise anything on damaged files
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        remedy = "Remove the folder, and prepare the set anew."
+        raise fail(f"load({source.name})", f"an intact set in {folder}", got, remedy) from None
+    _write_cache(folder / (sized if resized else f"{CACHE}.npz"), raw)
+    return raw
+
+
+def _how_to_build(source: Source) -> str:
+    command = f"tfds build {source.name} --file_format=array_record --data_dir={source.data_dir}"
+    return f"Preparing it needs TensorFlow, once: pip install tensorflow, then {command}"
+
+
+def _read_records(folder: Path, source: Source) -> tuple[Raw, bool]:
+    where = f"load({source.name})"
+    tfds = import_tfds(where)
+    with quiet():
+        builder = tfds.builder_from_directory(folder)
+        info = builder.info
+        image_key, label_key = info.supervised_keys or ("image", "label")
+        features: dict[str, Any] = dict(info.features)
+        image: Any = features.get(image_key)
+        label: Any = features.get(label_key)
+        if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+            got = f"features {', '.join(sorted(features))}"
+            raise fail(where, "a set of images with one class label each", got)
+        size = None
+        if None in image.shape:
+            size = source.image_size
+            if size is None:
+                raise fail(
+                    where, "image_size, as its images differ in size", "None", "Pass image_size, say 64."
+                )
+        test = next((name for name in ("test", "validation") if name in info.splits), None)
+        parts = {}
+        for split in filter(None, ("train", test)):
+            if split not in info.splits:
+                raise fail(where, "a split named train", ", ".join(info.splits) or "none")
+            try:
+                records = builder.as_data_source(split)
+            except NotImplementedError:
+                got = f"another file format in {folder}"
+                raise fail(where, "array_record files", got, "Remove it. " + _how_to_build(source)) from None
+            parts[split] = _read_split(records, image_key, label_key, size)
+    x, y = parts["train"]
+    x_test, y_test = parts[test] if test else (None, None)
+    scale = float(np.iinfo(x.dtype).max) if np.issubdtype(x.dtype, np.integer) else 1.0
+    if np.issubdtype(image.np_dtype, np.integer):
+        scale = float(np.iinfo(image.np_dtype).max)
+    name = source.name.partition(":")[0]
+    return Raw(name, x, y, tuple(label.names), scale, x_test, y_test), size is not None
+
+
+def _read_split(
+    records: Any, image_key: str, label_key: str, size: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """[N, H, W, C] and [N] in TFDS's own order, which is stable."""
+    images, labels = [], []
+    for start in range(0, len(records), CHUNK):
+        for example in records.__getitems__(list(range(start, min(start + CHUNK, len(records))))):
+            image = example[image_key]
+            images.append(image if size is None else _resize_one(image, size))
+            labels.append(example[label_key])
+    return np.stack(images), np.asarray(labels, np.int64)
+
+
+def _resize_one(image: np.ndarray, size: int) -> np.ndarray:
+    from PIL import Image
+
+    channels = [Image.fromarray(image[..., c]) for c in range(image.shape[-1])]
+    filtered = [np.asarray(c.resize((size, size), Image.Resampling.BILINEAR)) for c in channels]
+    return np.stack(filtered, axis=-1)
+
+
+def _read_cache(path: Path) -> Raw | None:
+    if not path.is_file():
+        return None
+    try:
+        content = read_npz(path, "load")
+        return Raw(
+            name=str(content["name"]),
+            x=content["x"],
+            y=content["y"],
+            class_names=tuple(map(str, content["class_names"])),
+            scale=float(content["scale"]),
+            x_test=content.get("x_test"),
+            y_test=content.get("y_test"),
+        )
+    except (UserError, KeyError):
+        return None  # damaged: it is only a cache, and is written anew
+
+
+def _write_cache(path: Path, raw: Raw) -> None:
+    content = {key: value for key, value in raw._asdict().items() if key != "split" and value is not None}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **content)
+        part.replace(path)
+    except OSError:
+        pass  # a read-only or full disk: the set is usable without its cache
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
