@@ -1,0 +1,1 @@
+"""The arithmetic that learners and teachers share: convolution, pooling, norms, initial weights."""

@@ -1,0 +1,103 @@
+r"""Normalisation layers as pure functions.
+
+All of them compute
+
+.. math:: y = \gamma \, (x - \mu) / \sqrt{\sigma^2 + \epsilon} + \beta
+
+with one scale and one bias per channel, the biased variance and `epsilon` 1e-5, and differ in the axes
+of the mean :math:`\mu` and the variance :math:`\sigma^2`. The variance is the mean of the squared
+deviations, in two passes: `E[x^2] - mu^2` cancels in float32 where the mean is large.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.core.types import Array
+
+EPSILON = 1e-5
+GROUPS = 4
+"""Groups of the `group` norm of the dataset condensation networks."""
+
+
+def instance_norm(x: Array, scale: Array, bias: Array, *, epsilon: float = EPSILON) -> Array:
+    """Statistics per image and channel.
+
+    Args:
+      x: `[B, H, W, C]`. A map of one pixel has no deviation and becomes the bias.
+      scale: `[C]`.
+      bias: `[C]`.
+      epsilon: added to the variance, > 0.
+
+    Returns:
+      `[B, H, W, C]`.
+
+    References:
+      Ulyanov et al. 2016, arXiv 1607.08022.
+    """
+    return _normalise(x, (1, 2), scale, bias, epsilon)
+
+
+def group_norm(x: Array, scale: Array, bias: Array, *, groups: int, epsilon: float = EPSILON) -> Array:
+    """Statistics per image and group of neighbouring channels; one group is layer normalisation.
+
+    Args:
+      x: `[B, H, W, C]`.
+      scale: `[C]`.
+      bias: `[C]`.
+      groups: a divisor of C.
+      epsilon: added to the variance, > 0.
+
+    Returns:
+      `[B, H, W, C]`.
+
+    References:
+      Wu & He 2018, arXiv 1803.08494, equation 7.
+    """
+    b, h, w, c = x.shape
+    grouped = x.reshape(b, h, w, groups, c // groups)
+    deviation, variance = _moments(grouped, (1, 2, 4))
+    unit = (deviation * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)
+    return unit * _per_channel(scale) + _per_channel(bias)
+
+
+def batch_moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of each channel over a batch: `[B, H, W, C]` to two `[C]`."""
+    mean = jnp.mean(x, (0, 1, 2))
+    return mean, jnp.mean(jnp.square(x - _per_channel(mean)), (0, 1, 2))
+
+
+def batch_norm(
+    x: Array, scale: Array, bias: Array, mean: Array, variance: Array, *, epsilon: float = EPSILON
+) -> Array:
+    """Normalisation by given statistics of each channel.
+
+    Args:
+      x: `[B, H, W, C]`.
+      scale: `[C]`.
+      bias: `[C]`.
+      mean: `[C]`, from `batch_moments` of this batch or of a remembered one.
+      variance: `[C]`, likewise; biased.
+      epsilon: added to the variance, > 0.
+
+    Returns:
+      `[B, H, W, C]`.
+
+    References:
+      Ioffe & Szegedy 2015, arXiv 1502.03167, algorithm 1.
+    """
+    gain = scale * jax.lax.rsqrt(variance + epsilon)
+    return (x - _per_channel(mean)) * _per_channel(gain) + _per_channel(bias)
+
+
+def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    deviation = x - jnp.mean(x, axes, keepdims=True)
+    return deviation, jnp.mean(jnp.square(deviation), axes, keepdims=True)
+
+
+def _normalise(x: Array, axes: tuple[int, ...], scale: Array, bias: Array, epsilon: float) -> Array:
+    deviation, variance = _moments(x, axes)
+    return deviation * (jax.lax.rsqrt(variance + epsilon) * _per_channel(scale)) + _per_channel(bias)
+
+
+def _per_channel(values: Array) -> Array:
+    return values[None, None, None, :]

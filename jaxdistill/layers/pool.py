@@ -1,0 +1,35 @@
+"""Non-overlapping pooling by reshape: on the CPU several times faster than `lax.reduce_window`."""
+
+import jax.numpy as jnp
+
+from jaxdistill.core.checks import fail
+from jaxdistill.core.types import Array
+
+
+def max_pool(x: Array, window: int = 2) -> Array:
+    """Largest value of each window; ties share the gradient evenly.
+
+    Args:
+      x: [B, H, W, C], or batch minor [C, H, W, B]: axes 1 and 2 are space.
+      window: side of a window and the step between windows, pixels.
+
+    Returns:
+      The same with H and W divided by `window`, rounded down (rows left over are dropped).
+
+    Raises:
+      UserError: an image smaller than the window.
+    """
+    return jnp.max(_windows(x, window), axis=(2, 4))
+
+
+def average_pool(x: Array, window: int = 2) -> Array:
+    """Mean of each window; arguments and shapes as for `max_pool`."""
+    return jnp.mean(_windows(x, window), axis=(2, 4))
+
+
+def _windows(x: Array, window: int) -> Array:
+    rows, columns = x.shape[1] // window, x.shape[2] // window
+    if rows == 0 or columns == 0:
+        raise fail("pool", f"an image of at least {window}x{window}", f"{x.shape[1]}x{x.shape[2]}")
+    x = x[:, : rows * window, : columns * window]
+    return x.reshape(x.shape[0], rows, window, columns, window, x.shape[3])

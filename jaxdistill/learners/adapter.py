@@ -1,0 +1,109 @@
+"""From a Flax module to a `Learner`, and the checks that every learner's factory makes."""
+
+import functools
+import numbers
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.core.checks import fail, lookup, one_of
+from jaxdistill.core.types import Array, Learner, Params
+from jaxdistill.layers.initializers import INITIALIZATIONS, draw_params
+from jaxdistill.layers.modules import NORMS
+from jaxdistill.layers.norms import GROUPS
+
+MNIST_SHAPE = (28, 28, 1)
+"""The image shape for which the reference networks widen the padding of their first convolution."""
+
+
+def from_flax(
+    module: nn.Module, image_shape: tuple[int, int, int], initialization: str | None = None
+) -> Learner:
+    """The pure functions of a Flax module.
+
+    Args:
+      module: called as `module(x)` it returns logits `[B, classes]`, as `module(x, return_features=True)`
+        the input of its classifier, `[B, F]`.
+      image_shape: `(H, W, C)`.
+      initialization: a key of `layers.initializers.INITIALIZATIONS`, for modules of the layers in
+        `layers.modules` alone; None leaves it to the module's own initialisers (slower to compile).
+
+    Returns:
+      A `Learner`. Parameters are `{"params": ...}`, float32; those that `calibrate` returns for a module
+      with batch normalisation also have `"batch_stats"`, are meant for `apply` and `embed`, and are not to
+      be trained further. `calibrate` replaces statistics that are there already. The dtype of logits
+      follows the parameters and images.
+
+    Raises:
+      UserError: for an unknown initialisation.
+      AssertionError: when traced with images of another shape.
+    """
+    scheme = None if initialization is None else lookup("learner", initialization, INITIALIZATIONS)
+
+    def module_init(key: Array) -> Params:
+        return module.init(key, jnp.zeros((1, *image_shape)), mutable=["params"])
+
+    @functools.cache
+    def shapes() -> Params:
+        return jax.eval_shape(module_init, jax.random.key(0))
+
+    def init(key: Array) -> Params:
+        return module_init(key) if scheme is None else draw_params(key, shapes(), scheme)
+
+    def apply(params: Params, x: Array) -> Array:
+        chex.assert_shape(x, (None, *image_shape))
+        return module.apply(params, x)  # pyright: ignore[reportReturnType]
+
+    def embed(params: Params, x: Array) -> Array:
+        chex.assert_shape(x, (None, *image_shape))
+        return module.apply(params, x, return_features=True)  # pyright: ignore[reportReturnType]
+
+    def calibrate(params: Params, x: Array) -> Params:
+        chex.assert_shape(x, (None, *image_shape))
+        _, statistics = module.apply({"params": params["params"]}, x, mutable=["batch_stats"])
+        return {"params": params["params"], **statistics} if statistics else params
+
+    return Learner(init, apply, embed, calibrate)
+
+
+def num_params(params: Params) -> int:
+    """How many numbers a pytree of arrays (or of their shapes) holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def first_padding(image_shape: tuple[int, int, int], *, mnist: int, otherwise: int) -> int:
+    """Padding of the first convolution: `mnist` for one-channel 28x28 images, `otherwise` for all others.
+
+    The reference code widens it for every one-channel image, because MNIST is the only such set there.
+    """
+    return mnist if tuple(image_shape) == MNIST_SHAPE else otherwise
+
+
+def first_size(image_shape: tuple[int, int, int], *, kernel: int, padding: int) -> tuple[int, int]:
+    """Height and width after the first convolution (stride 1)."""
+    height, width, _ = image_shape
+    return height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
+
+
+def check_whole(where: str, **values: object) -> None:
+    """Raises unless every value is a whole number >= 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:
+            raise fail(where, f"a whole number {name} >= 1", repr(value))
+
+
+def check_norm(where: str, norm: str, *, width: int, multiple: int = GROUPS) -> None:
+    """Raises unless `norm` is known and, for the group norm, `width` a multiple of `multiple`."""
+    one_of(where, norm, NORMS)
+    if norm == "group" and width % multiple:
+        raise fail(where, f"a width divisible by {multiple} for norm='group'", width)
+
+
+def check_smallest(where: str, image_shape: tuple[int, int, int], smallest: int, remedy: str = "") -> None:
+    """Raises unless both sides of the image are at least `smallest` pixels."""
+    height, width, _ = image_shape
+    if min(height, width) < smallest:
+        expected = f"images of at least {smallest}x{smallest} pixels"
+        raise fail(where, expected, f"{height}x{width}", remedy or "Use larger images or another learner.")

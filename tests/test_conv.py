@@ -1,0 +1,114 @@
+"""Every formulation of the convolution equals XLA's, in value, gradient and second order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill.core.checks import UserError
+from jaxdistill.layers.conv import FORMULATIONS, conv2d, default_formulation
+from jaxdistill.layers.pool import average_pool, max_pool
+
+CASES = {  # size, inputs, outputs, kernel, stride, padding
+    "plain": ((6, 6), 2, 3, (3, 3), 1, 0),
+    "padded": ((5, 7), 2, 3, (3, 3), 1, 1),
+    "one channel, wide padding": ((6, 6), 1, 2, (5, 5), 1, 3),
+    "stride": ((7, 6), 2, 3, (3, 3), 2, 1),
+    "stride, one by one": ((6, 5), 2, 3, (1, 1), 2, 0),
+    "uneven kernel": ((6, 6), 2, 2, (2, 3), 1, 1),
+}
+
+
+def reference(x, kernel, stride, padding):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("formulation", ["hybrid", "im2col", "CHWB"])
+def test_equals_xla_to_second_order(x64, case, formulation):
+    size, inputs, outputs, window, stride, padding = CASES[case]
+    keys = jax.random.split(jax.random.key(1), 4)
+    x = jax.random.normal(keys[0], (2, *size, inputs), jnp.float64)
+    kernel = jax.random.normal(keys[1], (*window, inputs, outputs), jnp.float64)
+    direction = (jax.random.normal(keys[2], x.shape), jax.random.normal(keys[3], kernel.shape))
+
+    def ours(x, kernel):
+        if formulation == "CHWB":
+            y = conv2d(x.transpose(3, 1, 2, 0), kernel, stride=stride, padding=padding, layout="CHWB")
+            return y.transpose(3, 1, 2, 0)
+        return conv2d(x, kernel, stride=stride, padding=padding, formulation=formulation)
+
+    def derivatives(conv):
+        def loss(arguments):
+            return jnp.sum(jnp.sin(conv(*arguments)))
+
+        def along(arguments):
+            gradient = jax.grad(loss)(arguments)
+            return sum(jnp.vdot(g, d) for g, d in zip(gradient, direction, strict=True))
+
+        def third(arguments):
+            return sum(
+                jnp.vdot(g, jnp.cos(d)) for g, d in zip(jax.grad(along)(arguments), direction, strict=True)
+            )
+
+        @jax.jit
+        def every(arguments):
+            return (
+                conv(*arguments),
+                jax.grad(loss)(arguments),
+                jax.grad(along)(arguments),
+                jax.grad(third)(arguments),
+            )
+
+        return every((x, kernel))
+
+    ours_all = derivatives(ours)
+    theirs_all = derivatives(lambda x, kernel: reference(x, kernel, stride, padding))
+    for mine, theirs in zip(jax.tree.leaves(ours_all), jax.tree.leaves(theirs_all), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_default_follows_the_number_of_inputs():
+    assert default_formulation((5, 5, 1, 6)) == ("im2col" if jax.default_backend() == "cpu" else "lax")
+    assert default_formulation((3, 3, 128, 128)) == ("hybrid" if jax.default_backend() == "cpu" else "lax")
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_vmap_over_kernels_equals_a_loop(formulation):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 2))
+    kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 2, 4))
+
+    def gradient(kernel):
+        return jax.grad(lambda k: jnp.sum(conv2d(x, k, padding=1, formulation=formulation) ** 2))(kernel)
+
+    batched = jax.vmap(gradient)(kernels)
+    np.testing.assert_allclose(batched, jnp.stack([gradient(k) for k in kernels]), rtol=1e-4, atol=1e-4)
+
+
+def test_pools_equal_reduce_window():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    for pool, start, combine, scale in (
+        (max_pool, -jnp.inf, jax.lax.max, 1.0),
+        (average_pool, 0.0, jax.lax.add, 0.25),
+    ):
+        expected = scale * jax.lax.reduce_window(x, start, combine, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        np.testing.assert_allclose(pool(x), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ({"formulation": "fft"}, "one of hybrid, im2col, lax"),
+        ({"layout": "NCHW"}, "one of CHWB, NHWC"),
+    ],
+)
+def test_bad_choices_name_the_known(arguments, says):
+    with pytest.raises(UserError, match=says):
+        conv2d(jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1)), **arguments)
+
+
+def test_a_kernel_larger_than_the_image_is_an_error():
+    with pytest.raises(UserError, match="at least"):
+        conv2d(jnp.zeros((1, 2, 2, 1)), jnp.zeros((5, 5, 1, 1)))
