@@ -1,0 +1,1 @@
+"""Small training sets that are not learned: what distilled data have to beat."""

@@ -1,0 +1,33 @@
+"""The honest evaluator: networks trained on a small set, tested on images that chose nothing."""
+
+from jaxdistill.evaluation.compare import (
+    Evaluation,
+    Tuned,
+    everything,
+    random_of_each_class,
+    score,
+    tuned,
+    with_step_size,
+)
+from jaxdistill.evaluation.evaluate import Score, accuracy_on, evaluator, search, summarize
+from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol, as_distilled, dc, epochs
+
+__all__ = [
+    "STEP_SIZES",
+    "Evaluation",
+    "Protocol",
+    "Score",
+    "Tuned",
+    "accuracy_on",
+    "as_distilled",
+    "dc",
+    "epochs",
+    "evaluator",
+    "everything",
+    "random_of_each_class",
+    "score",
+    "search",
+    "summarize",
+    "tuned",
+    "with_step_size",
+]

@@ -1,0 +1,141 @@
+"""Small training sets under one evaluator, the step size of each baseline searched on validation."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
+from jaxdistill.evaluation.evaluate import Score, evaluator, search, summarize
+from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol
+
+Contexts = Callable[[Array, int], Params]
+"""(key, K) -> K start parameters."""
+Subsets = Callable[[Array, int], Array]
+"""(key, K) -> [K, N] indices: the training images of each network."""
+
+
+class Tuned(NamedTuple):
+    """A score on test, and what was chosen for it on validation."""
+
+    score: Score
+    protocol: str
+    step_size: float
+    searched: dict[str, dict[float, float]]
+    """Mean validation accuracy by protocol and step size."""
+
+
+class Evaluation(NamedTuple):
+    """What every row of a table shares: the networks, the splits and the randomness."""
+
+    learner: Learner
+    contexts: Contexts
+    validation: Dataset
+    test: Dataset
+    key: Array
+    num_learners: int = 20
+    search_learners: int = 5
+    strategy: str = "auto"
+    learner_chunk: int | None = None
+
+
+def score(evaluation: Evaluation, protocol: Protocol, images: Batch, subsets: Subsets) -> Score:
+    """Test accuracy of K networks trained by a protocol, nothing searched.
+
+    Args:
+      evaluation: networks, splits, key and K.
+      protocol: how they are trained, step sizes included.
+      images: [M, ...], what they are trained on.
+      subsets: which of them each network sees.
+    """
+    run = evaluator(
+        evaluation.learner, protocol, strategy=evaluation.strategy, learner_chunk=evaluation.learner_chunk
+    )
+    return _test(evaluation, run, protocol, images, subsets)
+
+
+def tuned(
+    evaluation: Evaluation,
+    protocols: Sequence[Protocol],
+    images: Batch,
+    subsets: Subsets,
+    *,
+    step_sizes: Sequence[float] = STEP_SIZES,
+) -> Tuned:
+    """Test accuracy of K networks under the protocol and step size that are best on validation.
+
+    The search uses other networks and other draws than the test. A protocol's schedule keeps its shape:
+    its first step size becomes the candidate.
+
+    Args:
+      evaluation: networks, splits, key, K and how many networks the search uses.
+      protocols: those to choose from, at least one.
+      images: [M, ...], what networks are trained on.
+      subsets: which of them each network sees.
+      step_sizes: candidates, each tried under each protocol.
+
+    Returns:
+      The score on test, the choice, and the validation accuracy of every candidate.
+    """
+    key = stream(evaluation.key, "search")
+    count = evaluation.search_learners
+    params = evaluation.contexts(stream(key, "learners"), count)
+    rows = subsets(stream(key, "images"), count)
+    searched, best = {}, []
+    for protocol in protocols:
+        run = evaluator(
+            evaluation.learner, protocol, strategy=evaluation.strategy, learner_chunk=evaluation.learner_chunk
+        )
+
+        def on_validation(step_size: float, run=run, protocol=protocol) -> float:
+            values = with_step_size(protocol, step_size).values
+            return float(jnp.mean(run(params, images, rows, values, evaluation.validation, key)))
+
+        choice, scores = search(step_sizes, on_validation)
+        searched[protocol.name] = scores
+        best.append((scores[choice], choice, protocol, run))
+    _, step_size, protocol, run = max(best, key=lambda item: item[0])
+    protocol = with_step_size(protocol, step_size)
+    return Tuned(_test(evaluation, run, protocol, images, subsets), protocol.name, float(step_size), searched)
+
+
+def with_step_size(protocol: Protocol, step_size: float) -> Protocol:
+    """The same protocol, its step sizes scaled so that the first one is `step_size`."""
+    rates = protocol.values["learning_rate"]
+    return protocol._replace(values=protocol.values | {"learning_rate": rates / rates[0] * step_size})
+
+
+def everything(num_images: int) -> Subsets:
+    """Every network is trained on all N images."""
+
+    def subsets(key: Array, num_networks: int) -> Array:
+        return jnp.broadcast_to(jnp.arange(num_images, dtype=jnp.int32)[None], (num_networks, num_images))
+
+    return subsets
+
+
+def random_of_each_class(dataset: Dataset, images_per_class: int) -> Subsets:
+    """Every network is trained on its own random real images, n different ones of every class.
+
+    The compiled form of `jaxdistill.baselines.random_real`; n must not exceed the smallest class.
+    """
+    classes = dataset.starts.shape[0]
+    label = jnp.argmax(dataset.y, axis=-1)
+    picks = (dataset.starts[:, None] + jnp.arange(images_per_class, dtype=jnp.int32)[None]).reshape(-1)
+
+    def subset(key: Array) -> Array:
+        shuffled = jnp.lexsort((jax.random.uniform(key, label.shape), label))  # within each class
+        return shuffled[picks].reshape(classes * images_per_class).astype(jnp.int32)
+
+    return lambda key, num_networks: jax.lax.map(subset, jax.random.split(key, num_networks))
+
+
+def _test(
+    evaluation: Evaluation, run: Callable, protocol: Protocol, images: Batch, subsets: Subsets
+) -> Score:
+    key = stream(evaluation.key, "test")
+    params = evaluation.contexts(stream(key, "learners"), evaluation.num_learners)
+    rows = subsets(stream(key, "images"), evaluation.num_learners)
+    return summarize(run(params, images, rows, protocol.values, evaluation.test, key))

@@ -1,0 +1,129 @@
+"""K networks trained and tested at once, and the search of a step size on validation."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.core.checks import fail
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Array, Batch, Dataset, Learner, Meta, Params
+from jaxdistill.evaluation.protocols import Protocol
+from jaxdistill.inner.losses import accuracy, inner_loss
+from jaxdistill.inner.microbatch import mean_of_parts
+from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.inner.train import train
+
+Evaluator = Callable[[Params, Batch, Array, dict[str, Array], Dataset, Array], Array]
+
+
+class Score(NamedTuple):
+    """Test accuracy of K networks."""
+
+    mean: float
+    std: float
+    """Over the K networks (biased); 0 for one network."""
+    every: list[float]
+    """[K], in [0, 1]."""
+
+
+def summarize(accuracies: Array) -> Score:
+    """Mean, standard deviation and every value of [K] accuracies.
+
+    Raises:
+      UserError: an accuracy is not finite.
+    """
+    values = np.asarray(accuracies, np.float64)
+    if not np.isfinite(values).all():
+        raise fail("evaluation", "finite accuracies", values.tolist())
+    return Score(mean=float(values.mean()), std=float(values.std()), every=values.tolist())
+
+
+def accuracy_on(learner: Learner, params: Params, dataset: Dataset, *, microbatch: int = 256) -> Array:
+    """Share of a split that one network gets right: scalar in [0, 1]; NaN logits count as NaN.
+
+    Args:
+      learner: the network.
+      params: its trained (calibrated) parameters.
+      dataset: the split.
+      microbatch: images at a time.
+    """
+
+    def right(batch: Batch) -> Array:
+        logits = learner.apply(params, batch.x)
+        return jnp.where(jnp.all(jnp.isfinite(logits)), accuracy(logits, batch.y), jnp.nan)
+
+    batch = Batch(dataset.x, dataset.y)
+    return mean_of_parts(right, min(microbatch, batch.y.shape[0]), batch)
+
+
+def evaluator(
+    learner: Learner, protocol: Protocol, *, strategy: str = "auto", learner_chunk: int | None = None
+) -> Evaluator:
+    """A compiled function that trains K networks by a protocol and tests them.
+
+    Step sizes are an argument, so that a search compiles once.
+
+    Args:
+      learner: the network.
+      protocol: how it is trained.
+      strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
+
+    Returns:
+      (params [K, ...], images Batch [M, ...], subsets [K, N] int32, values, test, key) -> [K] accuracies.
+      Network k is trained on `images[subsets[k]]` with `values` for the optimiser's hyper-parameters. A
+      network whose training diverged to NaN scores as chance does: 1 / classes.
+    """
+
+    def one(
+        params: Params, subset: Array, key: Array, images: Batch, values: dict[str, Array], test: Dataset
+    ) -> Array:
+        order = subset[protocol.order(stream(key, "order"))]
+        keys = jax.random.split(stream(key, "augment"), order.shape[0])
+        data_loss = inner_loss(learner, weight_decay=protocol.weight_decay)
+
+        def batch_of(step: tuple[Array, Array]) -> Batch:
+            rows, key = step
+            batch = Batch(images.x[rows], images.y[rows])
+            return batch if protocol.augment is None else protocol.augment(key, batch)
+
+        def loss(params: Params, step: tuple[Array, Array]) -> Array:
+            return data_loss(Meta({}, {}), params, batch_of(step))
+
+        num_steps = order.shape[0]
+        values = {name: jnp.broadcast_to(value, (num_steps,)) for name, value in values.items()}
+        bounds = [0, protocol.restart, num_steps] if protocol.restart else [0, num_steps]
+        for low, high in itertools.pairwise(bounds):
+            part = jax.tree.map(lambda a, low=low, high=high: a[low:high], ((order, keys), values))
+            params, _ = train(loss, params, part[0], protocol.optimizer, part[1])
+        trained = learner.calibrate(params, batch_of((order[-1], keys[-1])).x)
+        score = accuracy_on(learner, trained, test)
+        return jnp.where(jnp.isnan(score), 1.0 / test.y.shape[1], score)
+
+    @jax.jit
+    def evaluate(
+        params: Params, images: Batch, subsets: Array, values: dict[str, Array], test: Dataset, key: Array
+    ) -> Array:
+        keys = jax.random.split(key, subsets.shape[0])
+        mapped = over_learners(
+            lambda params, subset, key: one(params, subset, key, images, values, test),
+            strategy=strategy,
+            chunk=learner_chunk,
+        )
+        return mapped(params, subsets, keys)
+
+    return evaluate
+
+
+def search(candidates: Sequence[float], score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+    """The candidate with the highest score, and every score; the first of equals.
+
+    Args:
+      candidates: step sizes, at least one.
+      score: mean VALIDATION accuracy of a candidate; the test set never selects anything.
+    """
+    scores = {candidate: score(candidate) for candidate in candidates}
+    return max(scores, key=lambda candidate: scores[candidate]), scores

@@ -1,0 +1,130 @@
+"""How a network is trained for evaluation: order of the images, step sizes, momentum, augmentation.
+
+A protocol is chosen before the test set is seen, and the FINAL iterate is what counts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.types import Array, Batch, InnerOptimizer
+from jaxdistill.inner.optimizers import sgd
+
+Augment = Callable[[Array, Batch], Batch]
+"""(key, Batch) -> Batch of the same shapes."""
+
+
+class Protocol(NamedTuple):
+    """One way to train on a set of N images for T steps."""
+
+    name: str
+    order: Callable[[Array], Array]
+    """key -> [T, B] int32, the images of each step, indices into the N."""
+    optimizer: InnerOptimizer
+    values: dict[str, Array]
+    """The optimiser's hyper-parameters, each [T] or [1]; `learning_rate` among them."""
+    weight_decay: float
+    restart: int
+    """The step at which the optimiser's state starts anew; 0 for never."""
+    augment: Augment | None
+
+
+def as_distilled(
+    order: Array, optimizer: InnerOptimizer, values: dict[str, Array], *, weight_decay: float = 0.0
+) -> Protocol:
+    """The training that the data were distilled for: the same batches, steps and step sizes.
+
+    Args:
+      order: [T, B] int32, the images of each inner step.
+      optimizer: the inner optimiser of the distillation.
+      values: its hyper-parameters as learned, each [T] or [1].
+      weight_decay: of the inner loss.
+    """
+    order = jnp.asarray(order, jnp.int32)
+    for name, value in values.items():
+        if value.shape not in ((1,), (order.shape[0],)):
+            raise fail(
+                "as_distilled", f"1 or {order.shape[0]} values of {name}, one per step", value.shape[0]
+            )
+    return Protocol("as_distilled", lambda key: order, optimizer, values, weight_decay, 0, None)
+
+
+def epochs(
+    num_images: int,
+    *,
+    num_epochs: int,
+    batch_size: int = 256,
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    decay_at_half: bool = False,
+    augment: Augment | None = None,
+    name: str = "epochs",
+) -> Protocol:
+    """SGD over shuffled epochs.
+
+    An epoch is ceil(N / batch_size) batches of equal size; where N does not divide, the last batch is
+    filled up from the start of the same shuffle.
+
+    Args:
+      num_images: N.
+      num_epochs: passes over the set, >= 1.
+      batch_size: at most so many images a step.
+      learning_rate, momentum, weight_decay: of SGD, shared by all steps.
+      decay_at_half: step size x 0.1, and the momentum restarts, after half of the epochs.
+      augment: applied to every batch.
+      name: what tables call it.
+    """
+    at_least("epochs", "num_images", num_images, 1)
+    at_least("epochs", "num_epochs", num_epochs, 1)
+    at_least("epochs", "batch_size", batch_size, 1)
+    batches = -(-num_images // batch_size)
+    size = -(-num_images // batches)
+    num_steps = num_epochs * batches
+    half = (num_epochs // 2) * batches if decay_at_half else 0
+
+    def order(key: Array) -> Array:
+        def epoch(key: Array) -> Array:
+            shuffled = jax.random.permutation(key, num_images)
+            return jnp.resize(shuffled, (batches, size)).astype(jnp.int32)
+
+        return jax.lax.map(epoch, jax.random.split(key, num_epochs)).reshape(num_steps, size)
+
+    rates = np.full(num_steps, learning_rate, np.float32)
+    rates[half:] *= 0.1 if half else 1.0
+    optimizer = sgd(num_steps=num_steps, learning_rate=rates, momentum=momentum, learned=())
+    values = optimizer.values(optimizer.init())
+    return Protocol(name, order, optimizer, values, weight_decay, half, augment)
+
+
+def dc(
+    num_images: int,
+    *,
+    learning_rate: float = 0.01,
+    num_epochs: int | None = None,
+    augment: Augment | None = None,
+) -> Protocol:
+    """The protocol of the matching papers (DC, DSA, DM).
+
+    SGD, momentum .9, weight decay 5e-4, batch 256, step size x .1 after half of the epochs (momentum
+    restarts there); 300 epochs, or 1000 with augmentation.
+
+    References: Zhao et al. 2021, "Dataset Condensation with Gradient Matching", section 4.1.
+    """
+    count = num_epochs or (300 if augment is None else 1000)
+    return epochs(
+        num_images,
+        num_epochs=count,
+        learning_rate=learning_rate,
+        decay_at_half=True,
+        augment=augment,
+        name="dc",
+    )
+
+
+STEP_SIZES: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""What a baseline's step size is searched over, on validation."""

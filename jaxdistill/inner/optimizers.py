@@ -1,0 +1,168 @@
+"""Optimisers of the inner loop, whose hyper-parameters the outer loop may learn.
+
+A learned hyper-parameter is kept positive by learning a raw value `r`: `softplus(r)` (Dataset
+Distillation) or `exp(r)` (Generative Teaching Networks). It has one value per inner step, or one for all.
+Weight decay belongs to the inner loss (`jaxdistill.inner.losses`), where every solve sees it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdistill.core.checks import above, at_least, fail, lookup, one_of
+from jaxdistill.core.types import Array, InnerOptimizer, Params
+
+
+class Positive(NamedTuple):
+    """A bijection between the real line and the positive numbers."""
+
+    to_raw: Callable[[Array], Array]
+    from_raw: Callable[[Array], Array]
+
+
+POSITIVE: dict[str, Positive] = {
+    # log(e^v - 1), written so that it stays finite for large and small v
+    "softplus": Positive(lambda v: v + jnp.log(-jnp.expm1(-v)), jax.nn.softplus),
+    "exp": Positive(jnp.log, jnp.exp),
+}
+
+
+def sgd(
+    *,
+    num_steps: int,
+    learning_rate: float | Sequence[float] | Array = 0.02,
+    momentum: float | Sequence[float] | Array = 0.0,
+    learned: Sequence[str] = ("learning_rate",),
+    per_step: bool = True,
+    positive: str = "softplus",
+) -> InnerOptimizer:
+    """Stochastic gradient descent with heavy-ball momentum: m <- g + mu m, theta <- theta - eta m.
+
+    Args:
+      num_steps: T, inner steps.
+      learning_rate: eta, > 0; a number, or one per inner step.
+      momentum: mu in [0, 1); a number, or one per inner step. Must be positive where it is learned.
+      learned: names of the hyper-parameters that the outer loop learns; empty for none.
+      per_step: whether a learned hyper-parameter has one value per inner step or one for all.
+      positive: how learned values stay positive, a key of `POSITIVE`.
+
+    Returns:
+      The optimiser; `init()` holds only what is learned.
+
+    Raises:
+      UserError: values out of range, or of the wrong number, or an unknown name.
+
+    Example:
+      >>> optimizer = sgd(num_steps=3, learning_rate=0.02)
+      >>> optimizer.values(optimizer.init())["learning_rate"].shape
+      (3,)
+
+    References: Wang et al. 2018, section 3.2 (learned step sizes); Such et al. 2019, section 3.
+    """
+    values = {"learning_rate": learning_rate, "momentum": momentum}
+    plain = "momentum" not in learned and not np.any(np.asarray(momentum))
+
+    def build(v: dict[str, Array]) -> optax.GradientTransformation:
+        if plain:
+            return optax.scale(-v["learning_rate"])
+        return optax.chain(optax.trace(decay=v["momentum"]), optax.scale(-v["learning_rate"]))
+
+    return _optimizer("sgd", values, build, num_steps, learned, per_step, positive)
+
+
+def adam(
+    *,
+    num_steps: int,
+    learning_rate: float | Sequence[float] | Array = 1e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 1e-8,
+    learned: Sequence[str] = ("learning_rate",),
+    per_step: bool = True,
+    positive: str = "softplus",
+) -> InnerOptimizer:
+    """Adam, differentiable: `eps_root` sits inside the square root, whose derivative at 0 is infinite.
+
+    Args and Returns as for `sgd`; b1, b2 in [0, 1) and eps_root > 0 are never learned.
+
+    References: Kingma & Ba 2015; Such et al. 2019 use 1e-5 inside the root.
+    """
+    above("adam", "eps_root", eps_root, 0.0)
+
+    def build(v: dict[str, Array]) -> optax.GradientTransformation:
+        adapt = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+        return optax.chain(adapt, optax.scale(-v["learning_rate"]))
+
+    return _optimizer("adam", {"learning_rate": learning_rate}, build, num_steps, learned, per_step, positive)
+
+
+INNER_OPTIMIZERS: dict[str, Callable[..., InnerOptimizer]] = {"sgd": sgd, "adam": adam}
+
+
+def with_values(optimizer: InnerOptimizer, values: Mapping[str, Array]) -> InnerOptimizer:
+    """The same optimiser with its hyper-parameters fixed to `values` (each [T] or [1]), none learned."""
+    return optimizer._replace(init=dict, values=lambda raw: dict(values))
+
+
+def keep_in_range(low: float, high: float) -> optax.GradientTransformation:
+    """Outer transformation, last in a chain: projects the updated parameters onto [low, high].
+
+    Bounds learned step sizes: unrolled distillation diverges once a step size outgrows the inner
+    loss's curvature, and the hypergradient explodes with it.
+    """
+
+    def update(updates, state, params=None):
+        def project(update, parameter):
+            return jnp.clip(parameter + update, low, high) - parameter
+
+        return jax.tree.map(project, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _optimizer(
+    name: str,
+    values: Mapping[str, float | Sequence[float] | Array],
+    build: Callable[[dict[str, Array]], optax.GradientTransformation],
+    num_steps: int,
+    learned: Sequence[str],
+    per_step: bool,
+    positive: str,
+) -> InnerOptimizer:
+    at_least(name, "num_steps", num_steps, 1)
+    for learned_name in learned:
+        one_of(f"{name} learned", learned_name, tuple(values))
+    bijection = lookup(f"{name} positive", positive, POSITIVE)
+    start = {key: _per_step(name, key, value, num_steps) for key, value in values.items()}
+    for key, value in start.items():
+        if key == "momentum":
+            if not np.all((value >= 0) & (value < 1)):
+                raise fail(name, "momentum in [0, 1)", value.tolist())
+        else:
+            above(name, key, float(value.min()), 0.0)
+        if key in learned:
+            above(name, f"a learned {key}", float(value.min()), 0.0)
+
+    def init() -> Params:
+        length = num_steps if per_step else 1
+        return {
+            key: jnp.broadcast_to(bijection.to_raw(jnp.asarray(start[key])), (length,)) for key in learned
+        }
+
+    def current(raw: Params) -> dict[str, Array]:
+        fixed = {key: jnp.asarray(value) for key, value in start.items() if key not in learned}
+        return fixed | {key: bijection.from_raw(raw[key]) for key in learned}
+
+    return InnerOptimizer(init=init, values=current, build=build)
+
+
+def _per_step(where: str, name: str, value: float | Sequence[float] | Array, num_steps: int) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(value, np.float32))
+    if array.shape not in ((1,), (num_steps,)):
+        raise fail(where, f"one {name} or {num_steps} of them (one per inner step)", f"{array.size}")
+    return array

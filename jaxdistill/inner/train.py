@@ -1,0 +1,115 @@
+"""The one inner loop: T optimiser steps under `lax.scan`, with the memory of its reverse pass chosen.
+
+Backpropagation through training keeps what each of T steps needs. `remat` trades memory for time,
+values unchanged: `step` keeps only the learner's state between steps and recomputes each step;
+`sqrt` keeps it only every sqrt(T) steps. `backprop_last` truncates: exact values, an approximate gradient.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxdistill.core.checks import fail, one_of
+from jaxdistill.core.types import Array, InnerOptimizer, Params
+
+REMAT = ("none", "step", "sqrt")
+Steps = Any
+"""A pytree with leading axis T: what each inner step's loss is given."""
+
+
+def train(
+    loss: Callable[[Params, Any], Array],
+    params: Params,
+    steps: Steps,
+    optimizer: InnerOptimizer,
+    values: dict[str, Array],
+    *,
+    remat: str = "none",
+    backprop_last: int | None = None,
+    window_key: Array | None = None,
+) -> tuple[Params, Array]:
+    """Trains a learner: theta_{t+1} = theta_t - optimiser(grad loss(theta_t, steps_t)).
+
+    Args:
+      loss: (params, steps of one t) -> scalar.
+      params: theta_0.
+      steps: pytree, leading axis T: usually the batches.
+      optimizer: its `build` makes the update of one step; the state carries over.
+      values: hyper-parameters as used, each [T] or [1].
+      remat: one of `REMAT`, see above.
+      backprop_last: how many last steps the gradient goes through; all when None.
+      window_key: with `backprop_last`, draws the length of the run from [backprop_last, T] uniformly
+        instead of T, so that the differentiated window lies anywhere (Feng et al. 2023); fixed when None.
+
+    Returns:
+      (theta_T, [T] losses before each step; 0 for steps that a drawn length leaves out).
+
+    Raises:
+      UserError: an unknown remat, or `backprop_last` outside [1, T].
+    """
+    one_of("train remat", remat, REMAT)
+    num_steps = jax.tree.leaves(steps)[0].shape[0]
+    steps = (steps, {name: jnp.broadcast_to(value, (num_steps,)) for name, value in values.items()})
+
+    def step(carry: tuple[Params, Any], inputs: Any) -> tuple[tuple[Params, Any], Array]:
+        params, state = carry
+        item, now = inputs
+        value, gradient = jax.value_and_grad(loss)(params, item)
+        updates, state = optimizer.build(now).update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    first = {name: value[0] for name, value in steps[1].items()}
+    carry = (params, optimizer.build(first).init(params))
+    if backprop_last is None:
+        (params, _), losses = _scan(step, carry, steps, remat)
+        return params, losses
+    if not 1 <= backprop_last <= num_steps:
+        raise fail("train", f"backprop_last in 1 ... {num_steps} (inner steps)", backprop_last)
+    before = num_steps - backprop_last
+    if window_key is None:
+        carry, early = lax.scan(step, lax.stop_gradient(carry), _slice(lax.stop_gradient(steps), 0, before))
+        (params, _), late = _scan(step, lax.stop_gradient(carry), _slice(steps, before, backprop_last), remat)
+        return params, jnp.concatenate([early, late])
+    start = jax.random.randint(window_key, (), 0, before + 1)
+    frozen = lax.stop_gradient(steps)
+
+    def warm(t: Array, carry_losses: Any) -> Any:
+        carry, losses = carry_losses
+        carry, value = step(carry, jax.tree.map(lambda a: a[t], frozen))
+        return carry, losses.at[t].set(value)
+
+    blank = jnp.zeros((num_steps,), jax.tree.leaves(params)[0].dtype)
+    carry, losses = lax.stop_gradient(lax.fori_loop(0, start, warm, (lax.stop_gradient(carry), blank)))
+    (params, _), late = _scan(step, carry, _slice(steps, start, backprop_last), remat)
+    return params, lax.dynamic_update_slice_in_dim(losses, late, start, 0)
+
+
+def _slice(steps: Steps, start: Array | int, length: int) -> Steps:
+    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, length), steps)
+
+
+def _scan(step: Callable, carry: Any, steps: Steps, remat: str) -> tuple[Any, Array]:
+    if remat == "none":
+        return lax.scan(step, carry, steps)
+    # Inside a scan nothing is shared across iterations, so the barrier against that only costs.
+    step = jax.checkpoint(step, prevent_cse=False)
+    if remat == "step":
+        return lax.scan(step, carry, steps)
+    num_steps = jax.tree.leaves(steps)[0].shape[0]
+    segment = max(1, math.isqrt(num_steps))
+    whole = num_steps // segment * segment
+    head = jax.tree.map(lambda a: a[:whole].reshape(whole // segment, segment, *a.shape[1:]), steps)
+    tail = jax.tree.map(lambda a: a[whole:], steps)
+
+    @jax.checkpoint
+    def run(carry: Any, part: Steps) -> tuple[Any, Array]:
+        return lax.scan(step, carry, part)
+
+    carry, losses = lax.scan(run, carry, head)
+    carry, rest = lax.scan(step, carry, tail)
+    return carry, jnp.concatenate([losses.reshape(-1), rest])

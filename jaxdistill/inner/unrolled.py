@@ -1,0 +1,62 @@
+"""The inner solve by backpropagation through training."""
+
+from collections.abc import Callable
+
+import jax
+
+from jaxdistill.core.checks import fail
+from jaxdistill.core.types import Array, InnerLoss, InnerOptimizer, Meta, Params, Solve, SolveInfo, Teacher
+from jaxdistill.inner.train import train
+
+
+def unrolled(
+    teacher: Teacher,
+    inner_loss: InnerLoss,
+    optimizer: InnerOptimizer,
+    *,
+    calibrate: Callable[[Params, Array], Params] = lambda params, x: params,
+    remat: str = "none",
+    backprop_last: int | None = None,
+    random_window: bool = False,
+) -> Solve:
+    """theta_T(phi, eta) of T optimiser steps on the teacher's batches, differentiated by JAX.
+
+    theta_{t+1} = theta_t - eta_t grad_theta L(theta_t, batch_t(phi)), for plain SGD.
+
+    Args:
+      teacher: makes the T batches, once per solve.
+      inner_loss: what each step lowers.
+      optimizer: the update rule, with its learned or fixed hyper-parameters.
+      calibrate: the learner's; called with the last inner batch (batch normalisation).
+      remat: `none`, `step` or `sqrt`, see `jaxdistill.inner.train`.
+      backprop_last: truncated backpropagation through the last so many steps; exact when None.
+      random_window: with `backprop_last`, the run's length is drawn from [backprop_last, T].
+
+    Returns:
+      (meta, start params, probe, key) -> (params after T steps, SolveInfo). The probe is not used.
+
+    Raises:
+      UserError: `random_window` without `backprop_last`; see `train` for the rest.
+
+    References: Wang et al. 2018, algorithm 1; Feng et al. 2023 (random truncation).
+    """
+    if random_window and backprop_last is None:
+        raise fail("unrolled", "backprop_last with random_window", None, "Set how many steps the window has.")
+
+    def solve(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Params, SolveInfo]:
+        del probe
+        teacher_key, window_key = jax.random.split(key)
+        batches = teacher.batches(meta.teacher, teacher_key)
+        params, losses = train(
+            lambda params, batch: inner_loss(meta, params, batch),
+            params,
+            batches,
+            optimizer,
+            optimizer.values(meta.inner),
+            remat=remat,
+            backprop_last=backprop_last,
+            window_key=window_key if random_window else None,
+        )
+        return calibrate(params, batches.x[-1]), SolveInfo(losses=losses)
+
+    return solve

@@ -1,0 +1,1 @@
+"""Published methods: recipes that compose teacher, learner, solve, objective and population."""

@@ -1,0 +1,88 @@
+"""Dataset Distillation: images and step sizes learned by backpropagation through training.
+
+| paper (Wang et al. 2018) | here | file |
+| --- | --- | --- |
+| distilled data x~ | `meta.teacher` | teachers/images.py |
+| learned step size eta~, one per step, softplus | `meta.inner["learning_rate"]` | inner/optimizers.py |
+| initial weights theta_0 ~ p(theta_0) | `population` | populations/fresh.py, fixed.py |
+| theta_1 = theta_0 - eta~ grad l(x~, theta_0), several steps | `unrolled` | inner/unrolled.py |
+| l(x_t, theta_1), real minibatch x_t | `validation` | objectives/validation.py |
+| sum over j of the sampled theta_0^(j) | `num_learners`, mean | methods/bilevel.py |
+
+Deviations: the mean over initialisations in place of their sum (Adam does not feel it); real batches are
+drawn with replacement in place of shuffled epochs; clip and cosine schedule are options of
+`methods/outer.py` that the paper does not have.
+"""
+
+import optax
+
+from jaxdistill.core.types import InnerOptimizer, Learner, Method, Population, Teacher
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.optimizers import sgd
+from jaxdistill.inner.unrolled import unrolled
+from jaxdistill.methods.bilevel import bilevel
+from jaxdistill.methods.outer import adam
+from jaxdistill.objectives.validation import validation
+from jaxdistill.populations.fresh import fresh
+
+
+def dd(
+    learner: Learner,
+    teacher: Teacher,
+    *,
+    num_steps: int,
+    inner_optimizer: InnerOptimizer | None = None,
+    weight_decay: float = 0.0,
+    population: Population | None = None,
+    outer_optimizer: optax.GradientTransformation | None = None,
+    num_learners: int = 4,
+    real_batch_size: int = 1024,
+    remat: str = "none",
+    backprop_last: int | None = None,
+    random_window: bool = False,
+    strategy: str = "auto",
+    learner_chunk: int | None = None,
+    microbatch: int | None = None,
+) -> Method:
+    """Dataset Distillation with the paper's defaults.
+
+    Args:
+      learner: the network.
+      teacher: what is learned; `images(...)` in the paper.
+      num_steps: T, inner steps: distill_steps * distill_epochs of the teacher.
+      inner_optimizer: SGD with one learned step size per step, started at 0.02, when None.
+      weight_decay: L2 of the inner loss.
+      population: `fresh(learner)` when None.
+      outer_optimizer: Adam 0.01, betas (0.5, 0.999), when None.
+      num_learners: K initialisations per outer step.
+      real_batch_size: real images per outer step.
+      remat, backprop_last, random_window: see `jaxdistill.inner.unrolled`.
+      strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
+      microbatch: see `jaxdistill.objectives.validation`.
+
+    Returns:
+      The method: `init`, `update`, `synthesize`, `hyperparameters`.
+
+    References: Wang, Zhu, Torralba & Efros 2018, "Dataset Distillation", algorithm 1, section 4.
+    """
+    optimizer = sgd(num_steps=num_steps) if inner_optimizer is None else inner_optimizer
+    solve = unrolled(
+        teacher,
+        inner_loss(learner, weight_decay=weight_decay),
+        optimizer,
+        calibrate=learner.calibrate,
+        remat=remat,
+        backprop_last=backprop_last,
+        random_window=random_window,
+    )
+    return bilevel(
+        teacher=teacher,
+        inner_optimizer=optimizer,
+        population=fresh(learner) if population is None else population,
+        objective=validation(learner, solve, microbatch=microbatch),
+        outer_optimizer=adam() if outer_optimizer is None else outer_optimizer,
+        num_learners=num_learners,
+        real_batch_size=real_batch_size,
+        strategy=strategy,
+        learner_chunk=learner_chunk,
+    )

@@ -1,0 +1,1 @@
+"""The scalar that the outer loop lowers, for one learner."""

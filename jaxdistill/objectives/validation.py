@@ -1,0 +1,42 @@
+"""The loss on real data of the learner that was trained on synthetic data."""
+
+from typing import Any
+
+import jax
+
+from jaxdistill.core.checks import at_least
+from jaxdistill.core.types import Array, Batch, Learner, Meta, Metrics, Objective, Params, Solve
+from jaxdistill.inner.losses import accuracy, cross_entropy
+from jaxdistill.inner.microbatch import mean_over_batch
+
+
+def validation(learner: Learner, solve: Solve, *, microbatch: int | None = None) -> Objective:
+    """L(phi) = cross-entropy of theta_T(phi) on a real batch: the objective of every bilevel method.
+
+    Args:
+      learner: the network.
+      solve: the inner training map, differentiated in its own way.
+      microbatch: real images per pass, so that activations stay in the cache (CPU) or in memory;
+        64 on the CPU and the whole batch elsewhere when None.
+
+    Returns:
+      (meta, start params, real Batch, probe, key) -> (loss, {"loss", "accuracy", "inner_loss"}), all scalar;
+      `accuracy` on the real batch, `inner_loss` before the last inner step.
+
+    References: Wang et al. 2018, equation 4.
+    """
+    if microbatch is None:
+        microbatch = 64 if jax.default_backend() == "cpu" else None
+    else:
+        at_least("validation", "microbatch", microbatch, 1)
+
+    def score(params: Params, batch: Batch) -> tuple[Array, Array]:
+        logits = learner.apply(params, batch.x)
+        return cross_entropy(logits, batch.y), accuracy(logits, batch.y)
+
+    def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
+        trained, info = solve(meta, params, probe, key)
+        loss, right = mean_over_batch(score, trained, real, microbatch)
+        return loss, {"loss": loss, "accuracy": right, "inner_loss": info.losses[-1]}
+
+    return objective

@@ -1,0 +1,1 @@
+"""Where the learners of an outer step come from."""

@@ -1,0 +1,96 @@
+"""Learned pixels: the teacher of Dataset Distillation and of the matching family."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.types import Array, Batch, Params, Teacher
+
+
+def images(
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    images_per_class: int = 1,
+    distill_steps: int = 1,
+    distill_epochs: int = 1,
+    start: Array | None = None,
+    soft_labels: bool = False,
+    label_confidence: float = 0.9,
+) -> Teacher:
+    """Synthetic images as free parameters, in `distill_steps` batches, gone over `distill_epochs` times.
+
+    Each batch holds the same number of images of every class, class by class; labels are fixed, or
+    softmax of learned logits. T = distill_steps * distill_epochs inner steps.
+
+    Args:
+      image_shape: (H, W, C).
+      num_classes: number of classes.
+      images_per_class: of the whole set; a multiple of `distill_steps`.
+      distill_steps: S, distinct batches.
+      distill_epochs: passes over them.
+      start: [classes, images_per_class, H, W, C] standardised images to start from (real ones, say);
+        standard normal noise when None.
+      soft_labels: whether labels are learned too.
+      label_confidence: with `soft_labels`, the probability of the true class at the start, in (1/classes, 1).
+
+    Returns:
+      A teacher with phi = {"x": [S, B, H, W, C]} and, with soft labels, "y": [S, B, classes] logits;
+      B = classes * images_per_class / S. `by_class` gives [classes, images_per_class, ...].
+
+    Raises:
+      UserError: counts below 1, images_per_class not a multiple of distill_steps, a start of another shape.
+
+    Example:
+      >>> teacher = images(image_shape=(8, 8, 1), num_classes=10, distill_epochs=3)
+      >>> teacher.batches(teacher.init(jax.random.key(0)), jax.random.key(1)).x.shape
+      (3, 10, 8, 8, 1)
+
+    References: Wang et al. 2018, section 3; Sucholutsky & Schonlau 2021 (soft labels).
+    """
+    for name, value in (
+        ("images_per_class", images_per_class),
+        ("distill_steps", distill_steps),
+        ("distill_epochs", distill_epochs),
+    ):
+        at_least("images", name, value, 1)
+    if images_per_class % distill_steps:
+        raise fail(
+            "images", f"images_per_class a multiple of distill_steps = {distill_steps}", images_per_class
+        )
+    per_step = images_per_class // distill_steps
+    if start is not None:
+        chex.assert_shape(start, (num_classes, images_per_class, *image_shape))
+    if soft_labels and not 1 / num_classes < label_confidence < 1:
+        raise fail("images", f"label_confidence in (1/{num_classes}, 1)", label_confidence)
+    # logits l on the true class and 0 elsewhere give it e^l / (e^l + classes - 1)
+    scale = np.log(label_confidence * (num_classes - 1) / (1 - label_confidence)) if soft_labels else 1.0
+    hard = jnp.tile(jnp.repeat(jnp.eye(num_classes), per_step, axis=0)[None], (distill_steps, 1, 1))
+
+    def init(key: Array) -> Params:
+        if start is None:
+            x = jax.random.normal(key, (distill_steps, num_classes * per_step, *image_shape))
+        else:
+            x = start.reshape(num_classes, distill_steps, per_step, *image_shape).swapaxes(0, 1)
+            x = x.reshape(distill_steps, num_classes * per_step, *image_shape)
+        return {"x": x, "y": scale * hard} if soft_labels else {"x": x}
+
+    def distinct(phi: Params) -> Batch:
+        return Batch(phi["x"], jax.nn.softmax(phi["y"]) if soft_labels else hard)
+
+    def batches(phi: Params, key: Array) -> Batch:
+        del key
+        return jax.tree.map(lambda a: jnp.tile(a, (distill_epochs,) + (1,) * (a.ndim - 1)), distinct(phi))
+
+    def by_class(phi: Params, key: Array) -> Batch:
+        del key
+
+        def arrange(a: Array) -> Array:
+            a = a.reshape(distill_steps, num_classes, per_step, *a.shape[2:]).swapaxes(0, 1)
+            return a.reshape(num_classes, images_per_class, *a.shape[3:])
+
+        return jax.tree.map(arrange, distinct(phi))
+
+    return Teacher(init=init, batches=batches, by_class=by_class)
