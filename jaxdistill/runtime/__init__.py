@@ -1,0 +1,1 @@
+"""Disk, clocks and devices: the only layer that prints, reads files or asks for the time."""

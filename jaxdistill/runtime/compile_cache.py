@@ -1,0 +1,70 @@
+"""Compiled programs kept between runs: compiling is most of a short run's time."""
+
+import os
+import platform
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from jaxdistill.runtime.progress import say as say_line
+
+
+def enable_compile_cache(
+    directory: str | os.PathLike | None = None, *, say: Callable[[str], None] = say_line
+) -> Path | None:
+    """Turns on JAX's persistent compilation cache; to be called before the first compilation.
+
+    Programs compiled for one CPU may not run on another, so each kind of CPU has a folder of its own
+    under `jaxdistill/compile` in the user's cache directory (`XDG_CACHE_HOME`, or `~/.cache`).
+    `JAX_COMPILATION_CACHE_DIR` in the environment wins over everything.
+
+    Args:
+      directory: another place for it.
+      say: called with a notice where there is no place to write; the run goes on without a cache.
+
+    Returns:
+      The directory in use, or None.
+    """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen:
+        jax.config.update("jax_compilation_cache_dir", chosen)
+        return Path(chosen)
+    path = Path(directory).absolute() if directory is not None else _default()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        say(
+            f"no compilation cache: {path} is not writable ({reason}); "
+            "JAX_COMPILATION_CACHE_DIR names another place"
+        )
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    return path
+
+
+def _default() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME")
+    cache = Path(root) if root and Path(root).is_absolute() else Path("~/.cache").expanduser()
+    return cache / "jaxdistill" / "compile" / _machine()
+
+
+def _machine() -> str:
+    """A short name of what this CPU can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    features = next(
+        (line for line in lines if line.startswith(("flags", "Features"))), lines[0] if lines else ""
+    )
+    return f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"

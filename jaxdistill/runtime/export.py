@@ -1,0 +1,257 @@
+"""Synthetic data as an `.npz` that any framework reads: the product of a run.
+
+    x               [N, H, W, C] float32, raw pixel units of the data set (0..255 for MNIST), not clipped
+    x_standardised  [N, H, W, C] float32, what the networks see: (x / scale - mean) / std
+    y, y_soft       [N] int64; [N, classes] float32, rows sum to 1, the labels that were trained on
+    order           [T, B] int32, rows of x in the batch of each inner step, in training order
+    hyper_<name>    [T] float32, a hyper-parameter of the inner optimiser at each inner step
+    scale, mean, std, class_names, dataset, method, learner (JSON), inner (JSON)
+
+Equal contents give equal bytes, and nothing in it is a pickle.
+"""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from jaxdistill.core.checks import fail
+from jaxdistill.core.types import Batch
+from jaxdistill.runtime.atomic import atomic_write, jsonable
+
+
+class Synthetic(NamedTuple):
+    """The content of a synthetic data file, ours or one that a user made."""
+
+    pixels: np.ndarray
+    """[N, H, W, C] float32, raw pixel units."""
+    images: np.ndarray | None
+    """[N, H, W, C] float32, standardised; None where the file does not have them."""
+    labels: np.ndarray
+    """[N, classes] float32, rows sum to 1."""
+    order: np.ndarray | None
+    """[T, B] int32, rows of the images per inner step; None where the file does not say."""
+    hyperparameters: dict[str, np.ndarray]
+    """Name to [T] float32; empty where the file has none."""
+    metadata: dict[str, Any]
+    """`scale`, `mean`, `std`, `class_names`, `dataset`, `method`, `learner`, `inner`: those it has."""
+
+
+def write_synthetic(
+    path: str | os.PathLike,
+    *,
+    images: Any,
+    labels: Any,
+    order: Any,
+    hyperparameters: Mapping[str, Any],
+    info: Any,
+    method: str,
+    learner: Mapping[str, Any],
+    inner: Mapping[str, Any],
+) -> None:
+    """Writes the synthetic data of a run, atomically.
+
+    Args:
+      path: the `.npz`.
+      images: [N, H, W, C] float32, standardised.
+      labels: [N, classes] float32, rows sum to 1.
+      order: [T, B] integers below N: the batch of each inner step, in training order.
+      hyperparameters: name to [T], or [1] for one that all steps share.
+      info: a `DatasetInfo`; of it `name`, `scale`, `mean`, `std` and `class_names` are used.
+      method: the method's name.
+      learner: its name and options.
+      inner: the inner optimiser's name and options.
+
+    Raises:
+      UserError: shapes do not fit, or a value is not finite.
+    """
+    where = "write_synthetic"
+    images, labels = np.asarray(images, np.float32), np.asarray(labels, np.float32)
+    order = np.asarray(order, np.int32)
+    _check(where, images, labels, order)
+    steps, channels = order.shape[0], (images.shape[-1],)
+    mean, std = (np.broadcast_to(np.asarray(v, np.float32), channels) for v in (info.mean, info.std))
+    scale = np.float32(info.scale)
+    arrays = {
+        "x": (images * std[None, None, None] + mean[None, None, None]) * scale,
+        "x_standardised": images,
+        "y": labels.argmax(axis=-1).astype(np.int64),
+        "y_soft": labels,
+        "order": order,
+    }
+    for name, value in hyperparameters.items():
+        value = np.asarray(value, np.float32)
+        if value.shape not in {(steps,), (1,), ()} or not np.isfinite(value).all():
+            raise fail(
+                where, f"{name} finite, of shape ({steps},) or (1,)", f"shape {value.shape}, {value.tolist()}"
+            )
+        arrays[f"hyper_{name}"] = np.broadcast_to(value, (steps,))
+    arrays |= {"scale": scale, "mean": mean, "std": std, "class_names": np.asarray(info.class_names, np.str_)}
+    texts = {"dataset": info.name, "method": method, "learner": _json(learner), "inner": _json(inner)}
+    arrays |= {name: np.asarray(text, np.str_) for name, text in texts.items()}
+    atomic_write(path, lambda file: _write_npz(file, arrays))
+
+
+def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -> Synthetic:
+    """Reads a synthetic data file: one of ours, or any `.npz` with images `x` and labels `y`.
+
+    Args:
+      path: the `.npz`. `x` is [N, H, W, C] or [N, H, W] in raw pixel units, of any numeric type; `y` is
+        [N] integers or [N, classes] probabilities (`y_soft` goes before it where both are there).
+      num_classes: how many classes there are, where `y` is integers; by default one more than the largest.
+
+    Returns:
+      The content, checked.
+
+    Raises:
+      UserError: the file is missing, damaged, lacks images or labels, or they do not fit together.
+    """
+    path = Path(path)
+    arrays = _load(path)
+    where = f"read_synthetic({path.name})"
+    if "x" not in arrays or not {"y", "y_soft"} & set(arrays):
+        raise fail(where, "arrays x and y", f"only {', '.join(sorted(arrays)) or 'an empty file'}")
+    pixels = _images(where, "x", arrays["x"])
+    images = (
+        _images(where, "x_standardised", arrays["x_standardised"]) if "x_standardised" in arrays else None
+    )
+    if images is not None and images.shape != pixels.shape:
+        raise fail(where, f"x_standardised of the shape of x, {pixels.shape}", images.shape)
+    labels = _labels(where, arrays.get("y_soft", arrays.get("y")), num_classes)
+    order = arrays.get("order")
+    if order is not None and order.dtype.kind not in "iu":
+        raise fail(where, "order as integers", order.dtype)
+    _check(where, pixels, labels, order)
+    names = ("scale", "mean", "std", "class_names", "dataset", "method", "learner", "inner")
+    return Synthetic(
+        pixels=pixels,
+        images=images,
+        labels=labels,
+        order=None if order is None else order.astype(np.int32),
+        hyperparameters={
+            name.removeprefix("hyper_"): np.asarray(value, np.float32)
+            for name, value in arrays.items()
+            if name.startswith("hyper_")
+        },
+        metadata={name: _plain(where, name, arrays[name]) for name in names if name in arrays},
+    )
+
+
+def dedupe(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct images behind the batches of all inner steps, and where each step takes them.
+
+    Several epochs over the same data give the same images again. Two equal ones inside one batch stay
+    two, so the number of images per class is what it was.
+
+    Args:
+      batch: `Batch` [T, B, ...].
+
+    Returns:
+      images [N, H, W, C] and labels [N, classes] in the order of first appearance, equal to the last bit,
+      and order [T, B] int32 such that `images[order]` is `batch.x`.
+    """
+    x, y = np.asarray(batch.x), np.asarray(batch.y)
+    found: dict[tuple[bytes, bytes, int], int] = {}
+    first: list[tuple[int, int]] = []
+    order = np.zeros(x.shape[:2], np.int32)
+    for step in range(x.shape[0]):
+        seen: dict[tuple[bytes, bytes], int] = {}
+        for i in range(x.shape[1]):
+            content = x[step, i].tobytes(), y[step, i].tobytes()
+            copy = seen[content] = seen.get(content, -1) + 1
+            if (*content, copy) not in found:
+                found[(*content, copy)] = len(first)
+                first.append((step, i))
+            order[step, i] = found[(*content, copy)]
+    steps, rows = np.asarray(first).T
+    return x[steps, rows], y[steps, rows], order
+
+
+def _write_npz(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
+    """`numpy.savez` stamps the time into the archive; here equal arrays are equal bytes."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.array(array, order="C"), version=(1, 0), allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system, entry.external_attr = 3, 0o644 << 16
+            archive.writestr(entry, buffer.getvalue())
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise fail("read_synthetic", "a synthetic data file", f"no file at {path}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array, not an archive")
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # a damaged archive raises what zipfile, zlib and numpy come upon
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise fail(
+            "read_synthetic", "an .npz of plain arrays", f"{path}, which does not read ({reason})"
+        ) from error
+
+
+def _images(where: str, name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "biuf":
+        raise fail(where, f"{name} as numbers", array.dtype)
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.size == 0:
+        raise fail(where, f"{name} of shape [N, H, W, C] or [N, H, W]", array.shape)
+    return array.astype(np.float32)
+
+
+def _labels(where: str, y: Any, num_classes: int | None) -> np.ndarray:
+    if y.dtype.kind not in "biuf":
+        raise fail(where, "y as integers or probabilities", y.dtype)
+    if y.ndim == 2 and y.shape[1] > 1:
+        if num_classes is not None and y.shape[1] != num_classes:
+            raise fail(where, f"labels for {num_classes} classes", y.shape[1])
+        return y.astype(np.float32)
+    y = y.reshape(-1)
+    if y.size == 0 or not np.isfinite(y).all() or (y != np.round(y)).any() or y.min() < 0:
+        raise fail(where, "y as integers from 0", y[:3].tolist())
+    classes = int(y.max()) + 1 if num_classes is None else num_classes
+    if y.max() >= classes:
+        raise fail(where, f"y below the number of classes, {classes}", int(y.max()))
+    return np.eye(classes, dtype=np.float32)[y.astype(np.int64)]
+
+
+def _check(where: str, images: np.ndarray, labels: np.ndarray, order: np.ndarray | None) -> None:
+    if images.ndim != 4:
+        raise fail(where, "images [N, H, W, C]", images.shape)
+    if labels.ndim != 2 or len(labels) != len(images):
+        raise fail(where, f"labels [{len(images)}, classes], one row per image", labels.shape)
+    for name, array in (("images", images), ("labels", labels)):
+        if not np.isfinite(array).all():
+            raise fail(
+                where, f"finite {name}", f"{int((~np.isfinite(array)).sum())} that are NaN or infinite"
+            )
+    if (np.abs(labels.sum(axis=-1) - 1) > 1e-3).any() or labels.min() < 0:
+        worst = labels[np.abs(labels.sum(axis=-1) - 1).argmax()]
+        raise fail(where, "labels that are >= 0 and sum to 1", np.round(worst, 4).tolist())
+    if order is None:
+        return
+    if order.ndim != 2 or order.size == 0 or order.min() < 0 or order.max() >= len(images):
+        bounds = f"shape {order.shape}" + (f", {order.min()}..{order.max()}" if order.size else "")
+        raise fail(where, f"order [T, B] with values in 0..{len(images) - 1}", bounds)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(jsonable(value), ensure_ascii=False, sort_keys=True, allow_nan=False)
+
+
+def _plain(where: str, name: str, array: np.ndarray) -> Any:
+    if name in ("learner", "inner"):
+        try:
+            return json.loads(str(array))
+        except ValueError as error:
+            raise fail(where, f"JSON in {name}", str(array)[:60]) from error
+    return tuple(array.tolist()) if array.ndim else array.item()

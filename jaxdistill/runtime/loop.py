@@ -1,0 +1,209 @@
+"""The outer loop: compiled chunks of outer steps; between chunks it logs, checkpoints and listens.
+
+A run is a function of its config and seed. No key lives in the state, batches are drawn inside the chunk
+from the step number, and chunks start at multiples of their length, so a run that was killed and resumed
+equals the uninterrupted one bit for bit.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdistill.core.checks import UserError, at_least, fail
+from jaxdistill.core.types import Array, Data, DistillState, Method, Metrics
+from jaxdistill.runtime.checkpoint import Checkpoints
+from jaxdistill.runtime.metrics import MetricsLog, read_metrics
+from jaxdistill.runtime.progress import Progress
+from jaxdistill.runtime.rundir import RunDir
+
+MOST_VALUES = 64
+"""Per-step hyper-parameters are logged whole up to so many values."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+    def __init__(self, step: int, number: int):
+        super().__init__(f"stopped after outer step {step}, saved; the same command goes on from there")
+        self.exit_code = 128 + number
+
+
+class Finished(NamedTuple):
+    """What the loop gives back."""
+
+    state: DistillState
+    seconds: float
+    """Time in outer steps, of all starts of this run, compilation apart."""
+    compile_seconds: float
+    """Time to compile (or to read from the cache) at this start; 0 if nothing was left to do."""
+
+
+def default_chunk_length() -> int:
+    """Outer steps per compiled chunk on this backend; `experiments/benchmark.py` has the measurement."""
+    return 20 if jax.default_backend() == "cpu" else 100
+
+
+def compiled_chunk(method: Method) -> Callable[[DistillState, Data, Array, int], tuple]:
+    """`length` outer steps as one compiled program.
+
+    Returns:
+      (state, data, key, length) -> (state, metrics [length], whether everything learned is finite).
+    """
+
+    @partial(jax.jit, static_argnums=3)
+    def chunk(
+        state: DistillState, data: Data, key: Array, length: int
+    ) -> tuple[DistillState, Metrics, Array]:
+        def step(state: DistillState, _: None) -> tuple[DistillState, Metrics]:
+            return method.update(state, data, key)
+
+        state, metrics = lax.scan(step, state, None, length=length)
+        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.meta)]
+        return state, metrics, jnp.all(jnp.stack(finite))
+
+    return chunk
+
+
+def distill(
+    method: Method,
+    data: Data,
+    key: Array,
+    run: RunDir,
+    *,
+    num_steps: int,
+    chunk_length: int | None = None,
+    checkpoint_every: int = 500,
+    label: str = "distill",
+    tensorboard: bool = False,
+    remedy: str = "",
+) -> Finished:
+    """Runs a method to `num_steps`, from the last checkpoint of the run where there is one.
+
+    Args:
+      method: what to run.
+      data: real data (and a bank), on the device.
+      key: root key of the run.
+      run: its directory, open.
+      num_steps: outer steps of the whole run, >= 1.
+      chunk_length: outer steps per compiled program; by backend when None.
+      checkpoint_every: outer steps between checkpoints, rounded up to whole chunks.
+      label: what the progress bar says.
+      tensorboard: also write TensorBoard events into the run directory.
+      remedy: what to lower if the run diverges, in the caller's words.
+
+    Returns:
+      The final state and the time it took.
+
+    Raises:
+      Interrupted: SIGINT or SIGTERM came; the state is saved.
+      UserError: a value is not finite; names the step and the quantity. The last good checkpoint stays.
+    """
+    at_least("distill", "num_outer_steps", num_steps, 1)
+    length = default_chunk_length() if chunk_length is None else chunk_length
+    at_least("distill", "chunk_length", length, 1)
+    at_least("distill", "checkpoint_every", checkpoint_every, 1)
+    every = -(-checkpoint_every // length) * length
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
+        state, step, notes = _start(method, key, checkpoints)
+        _check_end(step, num_steps, run)
+        log = stack.enter_context(
+            MetricsLog(
+                run.metrics,
+                step if step else -1,
+                tensorboard_dir=run.path / "tensorboard" if tensorboard else None,
+            )
+        )
+        spent = _spent(run) if step else 0.0
+        chunk, compiled, compile_seconds = compiled_chunk(method), {}, 0.0
+        stop = stack.enter_context(_signals())
+        progress = stack.enter_context(Progress(num_steps, step, label))
+        for note in notes:
+            progress.say(note)
+        if 0 < step < num_steps:
+            progress.say(f"goes on from outer step {step}")
+        while step < num_steps and not stop:
+            size = min(length, num_steps - step)
+            if size not in compiled:
+                began = time.perf_counter()
+                compiled[size] = chunk.lower(state, data, key, size).compile()
+                compile_seconds += time.perf_counter() - began
+            began = time.perf_counter()
+            new, metrics, finite = jax.block_until_ready(compiled[size](state, data, key))
+            spent += time.perf_counter() - began
+            _check_finite(metrics, bool(finite), step, checkpoints, remedy)
+            state, step = new, step + size
+            means = {name: float(np.mean(value)) for name, value in metrics.items()}
+            log.write(step, means | _hyperparameters(method, state) | {"seconds": round(spent, 3)})
+            progress.update(step, **{n: means[n] for n in ("loss", "accuracy") if n in means})
+            if step % every == 0 or step == num_steps:
+                checkpoints.save(step, state)
+        if stop and step < num_steps:
+            checkpoints.save(step, state)
+            raise Interrupted(step, stop[0])
+    return Finished(state, spent, compile_seconds)
+
+
+def _check_end(step: int, num_steps: int, run: RunDir) -> None:
+    """Raises where a checkpoint lies beyond the end of the run."""
+    if step > num_steps:
+        raise fail("distill", f"a checkpoint at or before outer step {num_steps} in {run.path}", step)
+
+
+def _start(method: Method, key: Array, checkpoints: Checkpoints) -> tuple[DistillState, int, list[str]]:
+    restored = checkpoints.restore(jax.eval_shape(method.init, key))
+    return restored if restored is not None else (jax.jit(method.init)(key), 0, [])
+
+
+def _spent(run: RunDir) -> float:
+    rows = read_metrics(run.metrics)
+    return float(rows[-1].get("seconds", 0.0)) if rows else 0.0
+
+
+def _hyperparameters(method: Method, state: DistillState) -> dict[str, Any]:
+    values = jax.device_get(method.hyperparameters(state))
+    return {name: value.tolist() for name, value in values.items() if value.size <= MOST_VALUES}
+
+
+def _check_finite(metrics: Metrics, finite: bool, step: int, checkpoints: Checkpoints, remedy: str) -> None:
+    bad = {name: np.flatnonzero(~np.isfinite(np.asarray(value))) for name, value in metrics.items()}
+    bad = {name: int(where[0]) for name, where in bad.items() if where.size}
+    if bad:
+        first = min(bad.values())
+        names = ", ".join(name for name, where in bad.items() if where == first)
+        found = f"{names} = NaN or infinite at outer step {step + first + 1}"
+    elif not finite:
+        found = f"NaN or infinite in what is learned by outer step {step + len(next(iter(metrics.values())))}"
+    else:
+        return
+    saved = checkpoints.latest_step()
+    kept = f"The checkpoint of step {saved} is kept." if saved else "There was no checkpoint yet."
+    raise UserError(f"{fail('distill', 'finite numbers', found, remedy)} {kept}")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGINT or SIGTERM puts its number in; a second one acts as it always did."""
+    caught: list[int] = []
+    previous = {}
+
+    def note(number: int, frame: Any) -> None:
+        caught.append(number)
+        for other, handler in previous.items():
+            signal.signal(other, handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,79 @@
+"""What a run runs on, and what it costs."""
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxdistill
+
+
+def device_description() -> str:
+    """The devices that JAX uses, in words: `"cpu"`, `"4 x NVIDIA H100 80GB HBM3 (gpu)"`."""
+    devices = jax.devices()
+    kind, backend = devices[0].device_kind, devices[0].platform
+    name = kind if kind.lower() == backend.lower() else f"{kind} ({backend})"
+    return name if len(devices) == 1 else f"{len(devices)} x {name}"
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident memory of this process so far, in bytes; compilation is part of it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_device_bytes() -> int | None:
+    """The peak of memory in use on the first device, in bytes; None where it does not tell (a CPU)."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use")
+
+
+def environment() -> dict[str, Any]:
+    """What besides the config decides a run's numbers: versions, device, commit.
+
+    It starts JAX's backend: a multi-host run calls `jax.distributed.initialize` before.
+
+    Returns:
+      `jaxdistill`, `jax`, `jaxlib`, `flax`, `optax` and `python` versions, `platform` and `device`
+      (kind), `device_count`, `process_count`, and `commit` of this checkout (ending in `-dirty` where
+      files are changed), None where there is none.
+    """
+    packages = ("jaxdistill", "jax", "jaxlib", "flax", "optax")
+    return {
+        **{name: _version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": jax.devices()[0].platform,
+        "device": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that `jaxdistill` is imported from, None where it is no checkout."""
+    root = Path(jaxdistill.__path__[0]).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None  # an installed copy that lies inside somebody else's repository
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,177 @@
+"""What a person sees while a run goes on: a bar on a terminal, a few lines in a log."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+WIDTH = 80
+"""Columns of a log."""
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints one line, flushed, to standard output or `file`."""
+    print(text, file=file or sys.stdout, flush=True)
+
+
+class Progress:
+    """Progress of the outer loop, a context manager.
+
+    On a terminal a bar with step, rate, remaining time and metrics; elsewhere plain lines, at most one per
+    5 seconds and fewer as the run gets longer. The rate leaves out what happens before the first update,
+    which is compilation.
+
+    Args:
+      total: the last step.
+      start: the step that the run goes on from.
+      label: the run in a word or two.
+      file: where to write, standard output by default.
+      clock: seconds, monotonic.
+
+    Example:
+      >>> with Progress(1000, label="dd") as progress:
+      ...     progress.update(10, loss=1.2, accuracy=0.31)
+    """
+
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        label: str = "distill",
+        *,
+        file: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.total, self.start, self.label = total, start, label
+        self._file = file or sys.stdout
+        self._clock = clock
+        self._began = clock()
+        self._first: tuple[float, int] | None = None
+        self._spoke = -float("inf")
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> "Progress":
+        self._began = self._clock()
+        if self.start >= self.total:
+            return self
+        if self._file.isatty():
+            columns = (
+                TextColumn("[bold]{task.description}"),
+                BarColumn(None),
+                TextColumn("{task.fields[text]}"),
+            )
+            self._bar = Bar(*columns, console=Console(file=self._file), expand=True, refresh_per_second=8)
+            self._task = self._bar.add_task(
+                self.label, total=self.total, completed=self.start, text="compiling ..."
+            )
+            self._bar.start()
+        else:
+            self._line(f"{self.label}: compiling ...")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, step: int, **metrics: Any) -> None:
+        """Tells that `step` outer steps are done; `metrics` are scalars, accuracies in [0, 1]."""
+        now = self._clock()
+        if self._first is None:
+            self._first = now, step
+        text = "  ".join([f"{step}/{self.total}", *self._pace(step, now), *map(_metric, metrics.items())])
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=text)
+        elif step >= self.total or now - self._spoke >= min(max(5.0, (now - self._began) / 20), 300.0):
+            self._spoke = now
+            self._line(f"{self.label}: {text}")
+
+    def say(self, text: str) -> None:
+        """Prints a line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(Text(text))
+        else:
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        say(text, self._file)
+
+    def _pace(self, step: int, now: float) -> list[str]:
+        since, first = self._first or (now, step)
+        if step <= first or now <= since:
+            return [] if step >= self.total else [f"{duration(now - self._began)} with compilation"]
+        rate = (step - first) / (now - since)
+        speed = f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s/step"
+        left = self.total - step
+        return [speed, f"{duration(left / rate)} left" if left > 0 else f"took {duration(now - self._began)}"]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `"4.2 s"`, `"3 min 05 s"`, `"2 h 07 min"`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, file: TextIO | None = None
+) -> None:
+    """Prints a table that keeps to one line per row: at most 80 columns in a log.
+
+    Numbers stand to the right. Where it is too wide, the longest texts are cut, ending in an ellipsis.
+
+    Args:
+      title: stands above; empty for none.
+      columns: their names.
+      rows: cells per row, as many as there are columns; floats are shown with 4 digits.
+      file: where to write, standard output by default.
+    """
+    out = file or sys.stdout
+    console = Console(file=out, width=None if out.isatty() else WIDTH, highlight=False)
+    cells = [list(map(str, columns)), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    while sum(widths) + 2 * (len(widths) - 1) > console.width and max(widths) > 4:
+        widths[widths.index(max(widths))] -= 1
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+
+    def line(row: list[str]) -> str:
+        cut = [
+            cell if len(cell) <= width else cell[: width - 1] + "…"
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        return "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(cut, widths, right, strict=True)
+        ).rstrip()
+
+    def put(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style), no_wrap=True, overflow="ignore", crop=False)
+
+    if title:
+        put(title, "bold")
+    put(line(cells[0]), "bold cyan")
+    put("-" * (sum(widths) + 2 * (len(widths) - 1)), "dim")
+    for row in cells[1:]:
+        put(line(row))
+
+
+def _metric(item: tuple[str, Any]) -> str:
+    name, value = item
+    return f"{name} {100 * float(value):.1f}%" if "accuracy" in name else f"{name} {_cell(value)}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or value is None or getattr(value, "shape", None) == ()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float) or getattr(getattr(value, "dtype", None), "kind", "") == "f":
+        return f"{float(value):.4g}"
+    return "-" if value is None else str(value)

@@ -1,0 +1,245 @@
+"""A run is a directory: one config, one writer, and everything that the run makes.
+
+runs/dd/
+  config.json      every choice and the seed; what the run started on
+  lock             held by the live run, free again as soon as it ends, however it ends
+  checkpoints/     the last states
+  metrics.jsonl    a row per logged outer step
+  synthetic.npz    the result, and images.png and curves.png to look at
+  result.json      the numbers at the end
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+
+from jaxdistill.core.checks import UserError, fail
+from jaxdistill.runtime import atomic, profile
+
+_ABSENT = object()
+
+
+class RunDir:
+    """An open run directory; made by `open_run`, and a context manager that lets the lock go.
+
+    Of a multi-host run only process 0 holds the lock and writes; the others have `primary` False, and
+    their `write_json` does nothing.
+    """
+
+    def __init__(self, path: Path, lock: BinaryIO | None, notes: list[str]):
+        self.path = path
+        self.notes = notes
+        """Lines worth telling the user: what differs from the environment the run started in."""
+        self._lock = lock
+
+    @property
+    def primary(self) -> bool:
+        """Whether this process writes."""
+        return jax.process_index() == 0
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def synthetic(self) -> Path:
+        return self.path / "synthetic.npz"
+
+    @property
+    def images(self) -> Path:
+        return self.path / "images.png"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    def write_json(self, path: str | os.PathLike, value: Any) -> None:
+        """Atomically writes `value` to `path`, taken relative to the run directory."""
+        if self.primary:
+            atomic.write_json(self.path / path, value)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The content of `result.json`; None where the run has not ended."""
+        return (
+            _read_json(self.result, "Delete it to have it written again.") if self.result.exists() else None
+        )
+
+    def close(self) -> None:
+        """Lets the lock go; harmless when called twice."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def open_run(
+    path: str | os.PathLike, config: Mapping[str, Any], *, free_fields: Collection[str] = ()
+) -> RunDir:
+    """Starts a run in `path`, or goes on with the one that is there if it is the same run.
+
+    Args:
+      path: the directory, made where it is missing.
+      config: every choice that the run's numbers depend on, with the seed; nested dicts are fine.
+      free_fields: names that may differ from the run already there (cadence of logs and the like);
+        a nested one is written `outer.inner`. The new values replace the old ones in `config.json`.
+
+    Returns:
+      The open run; use it in a `with` statement.
+
+    Raises:
+      UserError: another live process has the run, the directory is not writable or holds something else,
+        `config.json` is damaged, or the config differs from the one there; every difference is named.
+
+    Example:
+      >>> with open_run("runs/dd", {"seed": 0, "learner": "mlp"}) as run:
+      ...     run.write_json("result.json", {"accuracy": 0.9})
+    """
+    directory = Path(path).absolute()
+    plain = atomic.jsonable(config, nonfinite=str)
+    if jax.process_index() != 0:
+        return RunDir(directory, None, [])
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        others = [item.name for item in directory.iterdir() if not _own_leftover(item.name)]
+        if others and "config.json" not in others:
+            raise fail(
+                "open_run",
+                "a new or empty directory, or one that holds a run (config.json)",
+                f"{path} with {', '.join(sorted(others)[:3])} in it",
+                "Choose another directory.",
+            )
+        lock = (directory / "lock").open("ab+")
+    except OSError as error:
+        raise _unusable(path, error) from error
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(lock.close)
+        _take(lock, path)
+        run = RunDir(directory, lock, [])
+        try:
+            run.notes += _settle(run.config, plain, free_fields, path)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        on_error.pop_all()
+    return run
+
+
+def _take(lock: BinaryIO, path: Any) -> None:
+    """The kernel frees the lock when its process ends, `kill -9` included: a stale one cannot exist."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise _unusable(path, error) from error
+        lock.seek(0)
+        owner = lock.read().decode(errors="replace").strip() or "unknown"
+        raise fail(
+            "open_run",
+            f"{path} to be free",
+            f"a directory held by another live run (pid {owner})",
+            "Wait for it to end, stop it, or choose another directory.",
+        ) from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n".encode())
+    lock.flush()
+
+
+def _settle(file: Path, config: dict[str, Any], free: Collection[str], path: Any) -> list[str]:
+    """Writes `config.json`, or compares with the one there; returns notes about the environment."""
+    now = atomic.jsonable(profile.environment())
+    if not file.exists():
+        atomic.write_json(file, {"config": config, "environment": now})
+        return []
+    remedy = "Choose another directory, or restore that file."
+    stored = _read_json(file, remedy)
+    started = stored.get("config")
+    if not isinstance(started, dict):
+        raise fail("open_run", f'an object under "config" in {file}', json.dumps(started), remedy)
+    changes = _differences(started, config)
+    pinned = {name: pair for name, pair in changes.items() if not _is_free(name, free)}
+    if pinned:
+        listed = "; ".join(
+            f"{name}: {_show(old)} there, {_show(new)} here" for name, (old, new) in pinned.items()
+        )
+        raise fail(
+            "open_run",
+            f"the config that the run in {path} started with",
+            listed,
+            "Use the same values to go on with it, or another directory for a new run.",
+        )
+    environment = stored.get("environment")
+    if changes:
+        atomic.write_json(file, {"config": config, "environment": environment})
+    differing = _differences(environment if isinstance(environment, dict) else {}, now)
+    return [
+        f"{name}: started with {_show(old)}, goes on with {_show(new)}"
+        for name, (old, new) in differing.items()
+    ]
+
+
+def _read_json(file: Path, remedy: str) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise fail("open_run", f"a readable {file}", error.strerror or error) from error
+    except ValueError as error:  # bad JSON, or bytes that are no text
+        raise fail("open_run", f"JSON in {file}", f"a damaged file ({error})", remedy) from error
+    if not isinstance(content, dict):
+        raise fail("open_run", f"a JSON object in {file}", type(content).__name__, remedy)
+    return content
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in config.items():
+        nested = isinstance(value, Mapping) and value
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
+    return flat
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    before, after = _flat(old), _flat(new)
+    pairs = {name: (before.get(name, _ABSENT), after.get(name, _ABSENT)) for name in {**before, **after}}
+    return {name: pair for name, pair in pairs.items() if pair[0] is not pair[1] and pair[0] != pair[1]}
+
+
+def _is_free(name: str, free: Collection[str]) -> bool:
+    return any(name == field or name.startswith(f"{field}.") for field in free)
+
+
+def _show(value: Any) -> str:
+    return "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+
+
+def _own_leftover(name: str) -> bool:
+    """What a run killed before it wrote its config may leave."""
+    return name == "lock" or (name.startswith(".") and name.endswith(".tmp"))
+
+
+def _unusable(path: Any, error: OSError) -> UserError:
+    return fail(
+        "open_run", "a directory to write to", f"{path} ({error.strerror or error})", "Choose another one."
+    )
