@@ -1,0 +1,119 @@
+"""The command line of every experiment: flags from the table of options, one-line errors, exit codes."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags, logging
+
+from experiments.options import Groups, Option
+from jaxdistill.core.checks import UserError
+
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+
+
+def main(run: Callable[..., Any], groups: Groups, doc: str | None) -> None:
+    """Parses the command line, runs, and exits: 0, 1 on bad input (one line), 128 + n on signal n.
+
+    Args:
+      run: `run(**config)`, the experiment.
+      groups: its options, by what they choose.
+      doc: the module's docstring, for `--help`.
+    """
+    _use_huge_pages()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for options in groups.values():
+        for name, option in options.items():
+            _define(name, option)
+
+    def parse(arguments: list[str]) -> list[str]:
+        if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
+            print(_help(groups, doc or ""))
+            sys.exit(0)
+        try:
+            rest = flags.FLAGS(arguments)
+        except (flags.Error, OSError) as error:
+            _exit(f"{' '.join(str(error).split())} --help lists the flags.")
+        if len(rest) > 1:
+            _exit(f"command line: expected flags alone, got {rest[1]!r}. --help lists them.")
+        return rest
+
+    def start(_: list[str]) -> None:
+        from jaxdistill.runtime.compile_cache import enable_compile_cache
+        from jaxdistill.runtime.loop import Interrupted
+
+        logging.set_verbosity(logging.WARNING)
+        enable_compile_cache()
+        config = {name: flags.FLAGS[name].value for options in groups.values() for name in options}
+        try:
+            run(**config)
+        except UserError as error:
+            _exit(" ".join(str(error).split()))
+        except Interrupted as stop:
+            _exit(str(stop), stop.exit_code)
+        except BrokenPipeError:
+            os._exit(141)
+
+    app.run(start, flags_parser=parse)
+
+
+def _exit(line: str, code: int = 1) -> Any:
+    print(line, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _define(name: str, option: Option) -> None:
+    if isinstance(option.default, list):
+        parser, serializer = _List(option.kind), flags.CsvListSerializer(",")
+        default = ",".join(map(str, option.default))
+        flags.DEFINE(parser, name, default, option.help, serializer=serializer)
+    elif option.kind is bool:
+        flags.DEFINE_boolean(name, option.default, option.help)
+    else:
+        define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+        define[option.kind](name, option.default, option.help)
+
+
+class _List(flags.ArgumentParser):
+    """Values separated by commas; nothing gives an empty list."""
+
+    def __init__(self, kind: Callable[[str], Any]):
+        super().__init__()
+        self.kind = kind
+
+    def parse(self, argument: Any) -> list[Any]:
+        if isinstance(argument, list):
+            return argument
+        return [self.kind(part.strip()) for part in argument.split(",") if part.strip()]
+
+    def flag_type(self) -> str:
+        return "comma separated list"
+
+
+def _help(groups: Groups, doc: str) -> str:
+    lines = [doc.strip(), "", "Flags, by what they choose (--flagfile=FILE reads them from a preset):"]
+    for title, options in groups.items():
+        lines += ["", f"{title}:"]
+        for name, option in options.items():
+            shown = ",".join(map(str, option.default)) if isinstance(option.default, list) else option.default
+            default = "" if shown in (None, "") else f" [{shown}]"
+            lines.append(f"  --{'[no]' if option.kind is bool else ''}{name}{default}")
+            lines.append(f"      {option.help}")
+    return "\n".join(lines)
+
+
+def _use_huge_pages() -> None:
+    """Starts this process again with glibc's huge pages on (Linux, CPU; opt out: JAXDISTILL_HUGE_PAGES=0).
+
+    Page faults of large temporaries cost up to half of a step on the CPU; the tunable is read at start only.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    wanted = os.environ.get("JAXDISTILL_HUGE_PAGES", "1") != "0"
+    if not wanted or not sys.platform.startswith("linux") or re.search("malloc.hugetlb", tunables):
+        return
+    if os.confstr("CS_GNU_LIBC_VERSION") is None:
+        return
+    environment = os.environ | {"GLIBC_TUNABLES": f"{tunables}:{HUGE_PAGES}".strip(":")}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
