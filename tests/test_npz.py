@@ -116,14 +116,3 @@ def test_a_file_that_is_no_intact_npz_is_one_clear_line(kind, tmp_path):
         data.load(str(path))
     assert "\n" not in str(error.value)
     assert "file.npz" in str(error.value)
-
-
-def test_read_images_allows_missing_classes_and_shares_the_checks(tmp_path):
-    path = write(tmp_path / "synthetic.npz", x=arrays(3)["x"], y=np.array([2, 0, 2], np.uint8))
-    x, y = data.read_images(path, "evaluate", num_classes=10, image_shape=(8, 8, 1))
-    assert x.shape == (3, 8, 8, 1)
-    assert y.tolist() == [2, 0, 2]
-    with pytest.raises(UserError, match=r"evaluate: expected labels in 0\.\.1, got 2"):
-        data.read_images(path, "evaluate", num_classes=2)
-    with pytest.raises(UserError, match=r"evaluate: expected images of shape \(28, 28, 1\)"):
-        data.read_images(path, "evaluate", image_shape=(28, 28, 1))

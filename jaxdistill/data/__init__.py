@@ -1,6 +1,6 @@
 """Data sets: loading, splits, standardisation, sampling."""
 
-from jaxdistill.data.arrays import load_npz, read_images
+from jaxdistill.data.arrays import load_npz, read_npz
 from jaxdistill.data.dataset import (
     DatasetInfo,
     Splits,
@@ -22,7 +22,7 @@ __all__ = [
     "labels",
     "load",
     "load_npz",
-    "read_images",
+    "read_npz",
     "resize",
     "sample",
     "sample_per_class",

@@ -1,4 +1,4 @@
-"""A user's own `.npz`: as a data set, or as synthetic images to evaluate. Both share the checks."""
+"""A user's own `.npz` as a data set, and the checks of its arrays."""
 
 import os
 import zipfile
@@ -65,30 +65,6 @@ def load_npz(path: str | os.PathLike) -> Raw:
         x_test=x_test,
         y_test=y_test,
     )
-
-
-def read_images(
-    path: str | os.PathLike,
-    where: str,
-    *,
-    num_classes: int | None = None,
-    image_shape: tuple[int, ...] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labelled images `x`, `y` of an `.npz`, checked: synthetic ones, say, that need not have every class.
-
-    Args:
-      path: of the file.
-      where: who asks; starts the error messages.
-      num_classes: labels must lie below it, where given.
-      image_shape: (H, W, C) that the images must have, where given.
-
-    Returns:
-      x [N, H, W, C], uint8 or float32 and as stored (not standardised), and y [N] int64.
-
-    Raises:
-      UserError: as `load_npz`, but classes may be missing.
-    """
-    return check_images(read_npz(path, where), where, num_classes=num_classes, image_shape=image_shape)
 
 
 def read_npz(path: str | os.PathLike, where: str) -> dict[str, np.ndarray]:

@@ -65,11 +65,11 @@ def train(
 
     first = {name: value[0] for name, value in steps[1].items()}
     carry = (params, optimizer.build(first).init(params))
-    if backprop_last is None:
+    if backprop_last is not None and not 1 <= backprop_last <= num_steps:
+        raise fail("train", f"backprop_last in 1 ... {num_steps} (inner steps)", backprop_last)
+    if backprop_last is None or backprop_last == num_steps:
         (params, _), losses = _scan(step, carry, steps, remat)
         return params, losses
-    if not 1 <= backprop_last <= num_steps:
-        raise fail("train", f"backprop_last in 1 ... {num_steps} (inner steps)", backprop_last)
     before = num_steps - backprop_last
     if window_key is None:
         carry, early = lax.scan(step, lax.stop_gradient(carry), _slice(lax.stop_gradient(steps), 0, before))

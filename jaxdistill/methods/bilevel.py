@@ -81,7 +81,7 @@ def bilevel(
         metrics, gradient = jax.tree.map(lambda a: jnp.mean(a, axis=0), mapped(contexts, keys))
         updates, opt_state = outer_optimizer.update(gradient, state.opt_state, state.meta)
         meta = optax.apply_updates(state.meta, updates)
-        metrics = metrics | {"gradient_norm": optax.global_norm(gradient)}
+        metrics = metrics | {"gradient_norm": optax.tree.norm(gradient)}
         new = state._replace(
             meta=meta,
             opt_state=opt_state,

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Batch
+from jaxdistill.data import read_npz
 from jaxdistill.runtime.atomic import atomic_write, jsonable
 
 
@@ -111,9 +112,8 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
     Raises:
       UserError: the file is missing, damaged, lacks images or labels, or they do not fit together.
     """
-    path = Path(path)
-    arrays = _load(path)
-    where = f"read_synthetic({path.name})"
+    where = f"read_synthetic({Path(path).name})"
+    arrays = read_npz(path, where)
     if "x" not in arrays or not {"y", "y_soft"} & set(arrays):
         raise fail(where, "arrays x and y", f"only {', '.join(sorted(arrays)) or 'an empty file'}")
     pixels = _images(where, "x", arrays["x"])
@@ -181,21 +181,6 @@ def _write_npz(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             archive.writestr(entry, buffer.getvalue())
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise fail("read_synthetic", "a synthetic data file", f"no file at {path}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, not an archive")
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged archive raises what zipfile, zlib and numpy come upon
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise fail(
-            "read_synthetic", "an .npz of plain arrays", f"{path}, which does not read ({reason})"
-        ) from error
 
 
 def _images(where: str, name: str, array: np.ndarray) -> np.ndarray:

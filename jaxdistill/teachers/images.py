@@ -1,6 +1,5 @@
 """Learned pixels: the teacher of Dataset Distillation and of the matching family."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,8 +60,9 @@ def images(
             "images", f"images_per_class a multiple of distill_steps = {distill_steps}", images_per_class
         )
     per_step = images_per_class // distill_steps
-    if start is not None:
-        chex.assert_shape(start, (num_classes, images_per_class, *image_shape))
+    shape = (num_classes, images_per_class, *image_shape)
+    if start is not None and start.shape != shape:
+        raise fail("images", f"start of shape {shape}", start.shape)
     if soft_labels and not 1 / num_classes < label_confidence < 1:
         raise fail("images", f"label_confidence in (1/{num_classes}, 1)", label_confidence)
     # logits l on the true class and 0 elsewhere give it e^l / (e^l + classes - 1)

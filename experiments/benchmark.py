@@ -1,0 +1,400 @@
+"""Where the time and the memory go: one outer step, its parts, and the same step in PyTorch.
+
+Question: how long does an outer step take against a plain PyTorch implementation, how does it grow with K
+learners and T inner steps, what does `remat` save, how long should a compiled chunk be, and which
+formulation of the convolution is right for this backend?
+
+    python -m experiments.benchmark                         all parts, about 8 minutes on 2 cores
+    python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
+
+Expected, 2 cores: `torch` at most 0.8 times PyTorch's time, about 0.6; `conv` gradients in a scan less than
+2 times those outside. Rows are appended to RUN_DIR/rows.json. The sides of every comparison take turns;
+compilation (without the cache) is apart. Keep the machine quiet: PyTorch's threads wait for one another and
+lose most on a busy one, so its ratio flatters us there; `load` in a row says how busy it was at the start.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments import build, cli
+from experiments.options import DATA, INNER, LEARNER, OUTER, RUN, TEACHER, Groups, Option, complete, defaults
+from experiments.torch_reference import TorchReference, available
+from jaxdistill.core.checks import at_least, fail, one_of
+from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.types import Array, Data, Method
+from jaxdistill.data import sample
+from jaxdistill.data.dataset import from_arrays
+from jaxdistill.inner.train import REMAT
+from jaxdistill.layers.conv import FORMULATIONS, LAYOUTS, Layout, conv2d
+from jaxdistill.layers.pool import max_pool
+from jaxdistill.learners import learner
+from jaxdistill.methods.dd import dd
+from jaxdistill.methods.outer import adam
+from jaxdistill.populations.fixed import fixed
+from jaxdistill.runtime import profile, progress
+from jaxdistill.runtime.atomic import atomic_write
+from jaxdistill.runtime.loop import compiled_chunk
+from jaxdistill.teachers.images import images
+
+GROUPS: Groups = {
+    "benchmark": {
+        "what": Option([], str, "torch, outer, remat, chunk, conv (default: all; torch where it is there)"),
+        "repeats": Option(7, int, "rounds of each comparison, after one that warms up"),
+        "smoke": Option(False, bool, "everything tiny, 2 rounds: does it run?"),
+    },
+    "run": {"run_dir": Option("runs/benchmark", str, "rows.json is there"), "seed": RUN["seed"]},
+}
+SHAPES = {"mlp": (8, 8, 1), "lenet": (28, 28, 1)}
+PATIENCE = 25.0
+"""Seconds after which a comparison ends early, with 3 rounds or more; the one with PyTorch never does."""
+REMEDY = 'pip install -e ".[torch]" adds it.'
+Row = dict[str, Any]
+
+
+class Program(NamedTuple):
+    """A compiled program and its arguments."""
+
+    call: Callable[..., Any]
+    arguments: tuple
+    steps: int
+    """Units of work per call; times are of one."""
+    compile_seconds: float
+    temp_bytes: int
+
+    def seconds(self) -> float:
+        """Time of one unit of work, to the end of the computation."""
+        began = time.perf_counter()
+        jax.block_until_ready(self.call(*self.arguments))
+        return (time.perf_counter() - began) / self.steps
+
+
+def compiled(function: Any, arguments: tuple, static: tuple = (), *, steps: int = 1) -> Program:
+    """Compiles a jitted function for its arguments; `static` ones are the last."""
+    began = time.perf_counter()
+    call = function.lower(*arguments, *static).compile()
+    seconds = time.perf_counter() - began
+    return Program(call, arguments, steps, seconds, call.memory_analysis().temp_size_in_bytes)
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], float]], repeats: int, *, patience: float = PATIENCE
+) -> dict[str, list[float]]:
+    """Times of all sides, which take turns, after one round that warms up.
+
+    A side runs once and returns its time. Once `patience` seconds are over, 3 rounds are enough.
+    """
+    for seconds in sides.values():
+        seconds()
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    began = time.perf_counter()
+    for done in range(repeats):
+        if done >= 3 and time.perf_counter() - began > patience:
+            break
+        for name, seconds in sides.items():
+            times[name].append(seconds())
+    return times
+
+
+def row(
+    what: str, variant: str, times: Sequence[float] = (), program: Program | None = None, **more: Any
+) -> Row:
+    """One result: `more` are its settings or further numbers."""
+    return {
+        "what": what,
+        "variant": variant,
+        **more,
+        "seconds_median": statistics.median(times) if times else None,
+        "seconds_min": min(times) if times else None,
+        "repeats": len(times),
+        "compile_seconds": round(program.compile_seconds, 3) if program else None,
+        "temp_bytes": program.temp_bytes if program else None,
+    }
+
+
+def problem(
+    name: str, seed: int, *, num_steps: int, num_learners: int = 1, real_batch_size: int = 256, **options: Any
+) -> tuple[Method, Data]:
+    """Dataset Distillation of ten images, one per class, on random pixels; `options` are those of `dd`."""
+    shape, generator = SHAPES[name], np.random.default_rng(seed)
+    size = max(2 * real_batch_size, 10)
+    pixels = generator.standard_normal((size, *shape), np.float32)
+    network = learner(name, image_shape=shape, num_classes=10, initialization="xavier")
+    method = dd(
+        network,
+        images(image_shape=shape, num_classes=10, distill_epochs=num_steps),
+        num_steps=num_steps,
+        population=fixed(network) if num_learners == 1 else None,
+        num_learners=num_learners,
+        real_batch_size=real_batch_size,
+        **options,
+    )
+    return method, Data(from_arrays(pixels, np.arange(size) % 10, 10), None)
+
+
+def outer_steps(method: Method, data: Data, seed: int, length: int) -> Program:
+    """A compiled chunk of so many outer steps."""
+    key = jax.random.key(seed)
+    return compiled(compiled_chunk(method), (jax.jit(method.init)(key), data, key), (length,), steps=length)
+
+
+def torch(config: Mapping[str, Any]) -> Iterator[Row]:
+    """LeNet, DD, one fixed initialisation: ours against PyTorch, after a check that both compute the same."""
+    seed, smoke = config["seed"], config["smoke"]
+    num_steps, batch_size, length = (2, 16, 1) if smoke else (10, 1024, 10)
+    rates: dict[str, Any] = {"learning_rate": 0.01, "b1": 0.5, "b2": 0.999}
+    method, data = problem(
+        "lenet", seed, num_steps=num_steps, real_batch_size=batch_size, outer_optimizer=adam(**rates)
+    )
+    once = outer_steps(method, data, seed, 1)
+    ours = outer_steps(method, data, seed, length) if length > 1 else once
+    state, _, key = once.arguments
+    after, metrics, _ = once.call(*once.arguments)
+    # Adam's first moment after one step is (1 - b1) times the hypergradient
+    moment = optax.tree_utils.tree_get(after.opt_state, "mu")
+    hypergradient = jax.tree.map(lambda m: m / (1 - rates["b1"]), moment)
+    real = sample(data.real, stream(at_step(key, state.step), "real"), batch_size)
+    with TorchReference(state, data.real, batch_size=batch_size, seed=seed, **rates) as reference:
+        errors = reference.check(real, metrics["loss"][0], hypergradient)
+        shown = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+        progress.say(f"torch: both compute the same; relative {shown}")
+        sides = {"pytorch": partial(reference.seconds, length), "jaxdistill": ours.seconds}
+        times = interleaved(sides, config["repeats"], patience=float("inf"))
+    common = {"learner": "lenet", "K": 1, "T": num_steps, "real_batch_size": batch_size}
+    yield row("torch", "pytorch", times["pytorch"], **common, ratio=1.0, torch=reference.version)
+    errors["ratio"] = ratio_of_medians(times, "jaxdistill", "pytorch")
+    yield row("torch", "jaxdistill", times["jaxdistill"], ours, **common, **errors)
+
+
+def outer(config: Mapping[str, Any]) -> Iterator[Row]:
+    """One outer step by number of learners, inner steps and strategy."""
+    seed, smoke = config["seed"], config["smoke"]
+    grid = itertools.product((2,) if smoke else (1, 4, 16), (2,) if smoke else (10, 30))
+    sets = {"mlp": 5} if smoke else {"mlp": 10, "lenet": 2}
+    for (name, length), (num_learners, num_steps) in itertools.product(sets.items(), list(grid)):
+        settings = {"num_steps": num_steps, "num_learners": num_learners}
+        problems = {s: problem(name, seed, strategy=s, **settings) for s in ("vmap", "map")}
+        programs = {s: outer_steps(*parts, seed, length) for s, parts in problems.items()}
+        times = interleaved({s: p.seconds for s, p in programs.items()}, config["repeats"])
+        for strategy, program in programs.items():
+            yield row("outer", strategy, times[strategy], program, learner=name, K=num_learners, T=num_steps)
+
+
+def remat(config: Mapping[str, Any]) -> Iterator[Row]:
+    """Memory and time of an outer step with each way of keeping the inner steps."""
+    seed, smoke = config["seed"], config["smoke"]
+    name, lengths = ("mlp", (6,)) if smoke else ("lenet", (10, 30, 100, 300))
+    variants: dict[str, dict[str, Any]] = {mode: {"remat": mode} for mode in REMAT}
+    variants["last 5"] = {"backprop_last": 5}
+    for num_steps in lengths:
+        programs = {
+            variant: outer_steps(*problem(name, seed, num_steps=num_steps, **options), seed, 2)
+            for variant, options in variants.items()
+        }
+        timed = {v: p.seconds for v, p in programs.items()} if num_steps <= 100 else {}
+        times = interleaved(timed, config["repeats"])
+        for variant, program in programs.items():
+            yield row("remat", variant, times.get(variant, ()), program, learner=name, K=1, T=num_steps)
+
+
+def chunk(config: Mapping[str, Any]) -> Iterator[Row]:
+    """Time per outer step of `experiments.distill`'s default run, by outer steps per compiled chunk."""
+    seed, smoke = config["seed"], config["smoke"]
+    choices = defaults({"": DATA | TEACHER | LEARNER | INNER | OUTER})
+    data, key = build.splits(choices), jax.random.key(seed)
+    method = build.method(choices, data, build.learner(choices, data.info), stream(key, "teacher start"))
+    total, lengths = (2, (1, 2)) if smoke else (100, (1, 5, 20, 100))
+    programs = {length: outer_steps(method, Data(data.train, None), seed, length) for length in lengths}
+
+    def seconds(length: int) -> float:
+        state, *rest = programs[length].arguments
+        began = time.perf_counter()
+        for _ in range(total // length):
+            state, metrics, finite = programs[length].call(state, *rest)
+            jax.device_get((metrics, finite))
+        return (time.perf_counter() - began) / total
+
+    sides = {str(length): partial(seconds, length) for length in lengths}
+    times = interleaved(sides, config["repeats"])
+    settings = {"learner": "mlp", "K": choices["num_learners"], "T": build.num_inner_steps(choices)}
+    for length, program in programs.items():
+        yield row("chunk", f"{length} a chunk", times[str(length)], program, **settings)
+
+
+def conv(config: Mapping[str, Any]) -> Iterator[Row]:
+    """Gradients of a convolution, first and second order, in a scan and outside; then LeNet's two layouts."""
+    smoke = config["smoke"]
+    size = {"channels": 4, "side": 4, "batch": 2} if smoke else {"channels": 128, "side": 16, "batch": 32}
+    for order in (1, 2):
+        for formulation in FORMULATIONS:
+            programs, times = conv_times(formulation, order, config["repeats"], seed=config["seed"], **size)
+            for where, program in programs.items():
+                more = {"ratio": ratio_of_medians(times, where, "outside")}
+                yield row("conv", f"{formulation}, order {order}, {where}", times[where], program, **more)
+    batches = (1, 4) if smoke else (8, 64)
+    programs = {layout: lenet_convolutions(layout, *batches, seed=config["seed"]) for layout in LAYOUTS}
+    times = interleaved({layout: p.seconds for layout, p in programs.items()}, config["repeats"])
+    for layout, program in programs.items():
+        more = {"ratio": ratio_of_medians(times, layout, "NHWC")}
+        yield row("conv", f"LeNet's convolutions, {layout}", times[layout], program, **more)
+
+
+def conv_times(
+    formulation: str | None, order: int, repeats: int, *, channels: int, side: int, batch: int, seed: int = 0
+) -> tuple[dict[str, Program], dict[str, list[float]]]:
+    """Gradient steps of one 3x3 convolution: in one `lax.scan`, and as calls one after another.
+
+    Order 2 is the gradient of the gradient's squared norm; `formulation` None is this backend's own.
+    Returns programs and times of ONE gradient step, each by `"scan"` and `"outside"`.
+    """
+    keys, length = jax.random.split(jax.random.key(seed), 2), 4
+    x = jax.random.normal(keys[0], (batch, side, side, channels))
+    start = (x, jax.random.normal(keys[1], (3, 3, channels, channels)) / (3 * channels**0.5))
+
+    def loss(arguments: tuple[Array, Array]) -> Array:
+        return jnp.mean(conv2d(*arguments, padding=1, formulation=formulation) ** 2)
+
+    def squared_gradient(arguments: tuple[Array, Array]) -> Array:
+        return sum((jnp.vdot(g, g) for g in jax.grad(loss)(arguments)), start=jnp.zeros(()))
+
+    gradient = jax.grad(loss if order == 1 else squared_gradient)
+
+    def step(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jax.tree.map(lambda a, g: a - 1e-3 * g, arguments, gradient(arguments))
+
+    def scan(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
+        return lax.scan(lambda carry, _: (step(carry), None), arguments, None, length=length)[0]
+
+    once, looped = (compiled(jax.jit(f), (start,), steps=length) for f in (step, scan))
+
+    def calls(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
+        for _ in range(length):
+            arguments = once.call(arguments)
+        return arguments
+
+    programs = {"scan": looped, "outside": once._replace(call=calls)}
+    return programs, interleaved({where: p.seconds for where, p in programs.items()}, repeats)
+
+
+def lenet_convolutions(layout: Layout, num_batches: int, batch: int, *, seed: int) -> Program:
+    """Gradient steps of LeNet's two convolutions and poolings over 28x28 images, batch by batch in a scan."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shape = (num_batches, 1, 28, 28, batch) if layout == "CHWB" else (num_batches, batch, 28, 28, 1)
+    x, first = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (5, 5, 1, 6)) / 5
+    second = jax.random.normal(keys[2], (5, 5, 6, 16)) / 12
+
+    def loss(kernels: tuple[Array, Array], x: Array) -> Array:
+        x = max_pool(jax.nn.relu(conv2d(x, kernels[0], padding=2, layout=layout)))
+        return jnp.mean(max_pool(jax.nn.relu(conv2d(x, kernels[1], layout=layout))) ** 2)
+
+    def step(kernels: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], None]:
+        return jax.tree.map(lambda k, g: k - 1e-3 * g, kernels, jax.grad(loss)(kernels, x)), None
+
+    return compiled(jax.jit(partial(lax.scan, step)), ((first, second), x))
+
+
+def ratio_of_medians(times: Mapping[str, Sequence[float]], side: str, other: str) -> float:
+    """How many times as long `side` takes as `other`."""
+    return statistics.median(times[side]) / statistics.median(times[other])
+
+
+PARTS = {"torch": torch, "outer": outer, "remat": remat, "chunk": chunk, "conv": conv}
+
+
+def run(**chosen: Any) -> list[Row]:
+    """Measures the chosen parts (options of `GROUPS`), prints a table of each, appends to rows.json.
+
+    Returns:
+      The new rows.
+
+    Raises:
+      UserError: bad input, before anything is measured; PyTorch asked for and missing, or not agreeing.
+    """
+    config = complete(GROUPS, chosen)
+    for name in config["what"]:
+        one_of("benchmark what", name, PARTS)
+    at_least("benchmark", "repeats", config["repeats"], 1)
+    if "torch" in config["what"] and not available():
+        raise fail("benchmark torch", "PyTorch", "none", REMEDY)
+    if config["smoke"]:
+        config["repeats"] = min(config["repeats"], 2)
+    file, load = Path(config["run_dir"]) / "rows.json", round(os.getloadavg()[0], 2)
+    saved = _append(file, [])
+    about = profile.environment()
+    told = {name: about[name] for name in ("jaxdistill", "jax", "python", "commit")}
+    told |= {"device": profile.device_description(), "cores": os.cpu_count(), "load": load}
+    told |= {name: config[name] for name in ("seed", "smoke")}
+    if load > 0.25 * (os.cpu_count() or 1):
+        progress.say(f"note: the machine is busy (load {load:g}): these times mean little")
+    rows = []
+    for name in config["what"] or PARTS:
+        if name == "torch" and not available():
+            progress.say(f"torch: left out, PyTorch is not installed. {REMEDY}")
+            continue
+        progress.say(f"{name}: measuring ...")
+        with contextlib.nullcontext() if config["smoke"] else no_compile_cache():
+            new = [found | told for found in PARTS[name](config)]
+        rows += new
+        saved = _append(file, new)
+        show(name, new)
+    progress.say(f"{len(rows)} rows measured; {file} has {len(saved)}")
+    return rows
+
+
+@contextlib.contextmanager
+def no_compile_cache() -> Iterator[None]:
+    """Inside, every program is compiled anew, so that compile times are real."""
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def show(name: str, rows: Sequence[Row]) -> None:
+    """Prints the rows of a part; columns that say nothing are left out."""
+    scales = {"seconds_median": 1e3, "seconds_min": 1e3, "temp_bytes": 2.0**-20}
+    titles = {"variant": "variant", "learner": "learner", "K": "K", "T": "T", "seconds_median": "median ms"}
+    titles |= {"seconds_min": "min ms", "compile_seconds": "compile s", "temp_bytes": "MiB", "ratio": "ratio"}
+    columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
+
+    def cell(value: Any, column: str) -> Any:
+        return value * scales[column] if column in scales and value is not None else value
+
+    cells = [[cell(r.get(c), c) for c in columns] for r in rows]
+    progress.table(f"\n{name}: {(PARTS[name].__doc__ or '').strip()}", [titles[c] for c in columns], cells)
+
+
+def _append(file: Path, rows: Sequence[Row]) -> list[Row]:
+    """Adds rows to a JSON list, a line each; returns the whole list."""
+    try:
+        saved = json.loads(file.read_text()) if file.exists() else []
+        saved = [*map(dict, saved), *rows]
+        text = "[" + ",".join(f"\n{json.dumps(r, allow_nan=False)}" for r in saved) + "\n]\n"
+        atomic_write(file, lambda out: out.write(text.encode()))
+    except OSError as error:
+        raise fail("benchmark", "a run_dir to write to", f"{file.parent} ({error.strerror})") from error
+    except (TypeError, ValueError) as error:
+        raise fail("benchmark", "a JSON list of rows", f"{file} ({error})", "Move it away.") from error
+    return saved
+
+
+if __name__ == "__main__":
+    cli.main(run, GROUPS, __doc__)
