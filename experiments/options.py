@@ -75,7 +75,7 @@ OUTER = {
     "outer_learning_rate": Option(0.01, float, "Adam's learning rate"),
     "schedule": Option("cosine", str, f"of the outer learning rate: {_known(SCHEDULES)}"),
     "clip": Option(1.0, float, "largest global norm of the hypergradient; 0 for no clip"),
-    "max_inner_learning_rate": Option(1.0, float, "bound on learned step sizes; 0 for none"),
+    "max_inner_learning_rate": Option(2.0, float, "bound on learned step sizes; 0 for none"),
     "real_batch_size": Option(256, int, "real images per outer step"),
     "num_learners": Option(8, int, "K, learners per outer step"),
     "strategy": Option("auto", str, f"how the K axis is computed: {_known(STRATEGIES)}"),

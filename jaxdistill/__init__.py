@@ -1,3 +1,113 @@
-"""jaxdistill: dataset distillation in JAX, as pure functions."""
+"""jaxdistill: dataset distillation in JAX, as pure functions.
+
+One bilevel problem, five independent choices: teacher, learner, solve, objective, population. Each is a
+NamedTuple of pure functions; `bilevel` composes them into a `Method`, whose `update` is one outer step.
+"""
+
+from jaxdistill.baselines.random_real import random_real
+from jaxdistill.core.checks import UserError
+from jaxdistill.core.types import (
+    Batch,
+    Data,
+    Dataset,
+    DistillState,
+    InnerOptimizer,
+    Learner,
+    Meta,
+    Method,
+    Population,
+    Teacher,
+)
+from jaxdistill.data import (
+    DATASETS,
+    DatasetInfo,
+    Splits,
+    choose_per_class,
+    from_arrays,
+    load,
+    sample,
+    sample_per_class,
+    standardise,
+    to_pixels,
+)
+from jaxdistill.evaluation import (
+    Evaluation,
+    accuracy_on,
+    as_distilled,
+    dc,
+    epochs,
+    evaluator,
+    everything,
+    random_of_each_class,
+    score,
+    summarize,
+    tuned,
+)
+from jaxdistill.inner.losses import accuracy, cross_entropy, inner_loss
+from jaxdistill.inner.optimizers import adam, keep_in_range, sgd
+from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.inner.train import train
+from jaxdistill.inner.unrolled import unrolled
+from jaxdistill.learners import LEARNERS, from_flax, learner
+from jaxdistill.methods.bilevel import bilevel
+from jaxdistill.methods.dd import dd
+from jaxdistill.objectives.validation import validation
+from jaxdistill.populations.fixed import fixed
+from jaxdistill.populations.fresh import fresh
+from jaxdistill.teachers.images import images
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DATASETS",
+    "LEARNERS",
+    "Batch",
+    "Data",
+    "Dataset",
+    "DatasetInfo",
+    "DistillState",
+    "Evaluation",
+    "InnerOptimizer",
+    "Learner",
+    "Meta",
+    "Method",
+    "Population",
+    "Splits",
+    "Teacher",
+    "UserError",
+    "accuracy",
+    "accuracy_on",
+    "adam",
+    "as_distilled",
+    "bilevel",
+    "choose_per_class",
+    "cross_entropy",
+    "dc",
+    "dd",
+    "epochs",
+    "evaluator",
+    "everything",
+    "fixed",
+    "fresh",
+    "from_arrays",
+    "from_flax",
+    "images",
+    "inner_loss",
+    "keep_in_range",
+    "learner",
+    "load",
+    "over_learners",
+    "random_of_each_class",
+    "random_real",
+    "sample",
+    "sample_per_class",
+    "score",
+    "sgd",
+    "standardise",
+    "summarize",
+    "to_pixels",
+    "train",
+    "tuned",
+    "unrolled",
+    "validation",
+]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from jaxdistill.core.checks import above, at_least, fail, lookup, one_of
 from jaxdistill.core.types import Array, InnerOptimizer, Params
@@ -34,8 +35,8 @@ POSITIVE: dict[str, Positive] = {
 def sgd(
     *,
     num_steps: int,
-    learning_rate: float | Sequence[float] | Array = 0.02,
-    momentum: float | Sequence[float] | Array = 0.0,
+    learning_rate: ArrayLike | Sequence[float] = 0.02,
+    momentum: ArrayLike | Sequence[float] = 0.0,
     learned: Sequence[str] = ("learning_rate",),
     per_step: bool = True,
     positive: str = "softplus",
@@ -77,7 +78,7 @@ def sgd(
 def adam(
     *,
     num_steps: int,
-    learning_rate: float | Sequence[float] | Array = 1e-3,
+    learning_rate: ArrayLike | Sequence[float] = 1e-3,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -127,7 +128,7 @@ def keep_in_range(low: float, high: float) -> optax.GradientTransformation:
 
 def _optimizer(
     name: str,
-    values: Mapping[str, float | Sequence[float] | Array],
+    values: Mapping[str, ArrayLike | Sequence[float]],
     build: Callable[[dict[str, Array]], optax.GradientTransformation],
     num_steps: int,
     learned: Sequence[str],
@@ -161,7 +162,7 @@ def _optimizer(
     return InnerOptimizer(init=init, values=current, build=build)
 
 
-def _per_step(where: str, name: str, value: float | Sequence[float] | Array, num_steps: int) -> np.ndarray:
+def _per_step(where: str, name: str, value: ArrayLike | Sequence[float], num_steps: int) -> np.ndarray:
     array = np.atleast_1d(np.asarray(value, np.float32))
     if array.shape not in ((1,), (num_steps,)):
         raise fail(where, f"one {name} or {num_steps} of them (one per inner step)", f"{array.size}")

@@ -1,5 +1,7 @@
 """The outer step that every method shares: K learners, one hypergradient, one Optax update."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -80,7 +82,7 @@ def bilevel(
         mapped = over_learners(hypergradient, strategy=strategy, chunk=learner_chunk)
         metrics, gradient = jax.tree.map(lambda a: jnp.mean(a, axis=0), mapped(contexts, keys))
         updates, opt_state = outer_optimizer.update(gradient, state.opt_state, state.meta)
-        meta = optax.apply_updates(state.meta, updates)
+        meta = cast(Meta, optax.apply_updates(state.meta, updates))
         metrics = metrics | {"gradient_norm": optax.tree.norm(gradient)}
         new = state._replace(
             meta=meta,

@@ -169,8 +169,10 @@ def _spent(run: RunDir) -> float:
 
 
 def _hyperparameters(method: Method, state: DistillState) -> dict[str, Any]:
+    """The learned ones; those that are fixed are in the config."""
     values = jax.device_get(method.hyperparameters(state))
-    return {name: value.tolist() for name, value in values.items() if value.size <= MOST_VALUES}
+    learned = {name: value for name, value in values.items() if name in state.meta.inner}
+    return {name: value.tolist() for name, value in learned.items() if value.size <= MOST_VALUES}
 
 
 def _check_finite(metrics: Metrics, finite: bool, step: int, checkpoints: Checkpoints, remedy: str) -> None:
