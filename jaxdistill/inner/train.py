@@ -31,7 +31,7 @@ def train(
     *,
     remat: str = "none",
     backprop_last: int | None = None,
-    window_key: Array | None = None,
+    length: Array | None = None,
 ) -> tuple[Params, Array]:
     """Trains a learner: theta_{t+1} = theta_t - optimiser(grad loss(theta_t, steps_t)).
 
@@ -43,11 +43,12 @@ def train(
       values: hyper-parameters as used, each [T] or [1].
       remat: one of `REMAT`, see above.
       backprop_last: how many last steps the gradient goes through; all when None.
-      window_key: with `backprop_last`, draws the length of the run from [backprop_last, T] uniformly
-        instead of T, so that the differentiated window lies anywhere (Feng et al. 2023); fixed when None.
+      length: with `backprop_last`, train only the first so many steps: an int32 scalar in
+        [backprop_last, T], traced, so that a drawn length puts the differentiated window anywhere (Feng et
+        al. 2023); all T when None.
 
     Returns:
-      (theta_T, [T] losses before each step; 0 for steps that a drawn length leaves out).
+      (theta_length, [T] losses before each step; steps beyond `length` repeat the last one).
 
     Raises:
       UserError: an unknown remat, or `backprop_last` outside [1, T].
@@ -71,11 +72,11 @@ def train(
         (params, _), losses = _scan(step, carry, steps, remat)
         return params, losses
     before = num_steps - backprop_last
-    if window_key is None:
+    if length is None:
         carry, early = lax.scan(step, lax.stop_gradient(carry), _slice(lax.stop_gradient(steps), 0, before))
         (params, _), late = _scan(step, lax.stop_gradient(carry), _slice(steps, before, backprop_last), remat)
         return params, jnp.concatenate([early, late])
-    start = jax.random.randint(window_key, (), 0, before + 1)
+    start = length - backprop_last
     frozen = lax.stop_gradient(steps)
 
     def warm(t: Array, carry_losses: Any) -> Any:
@@ -86,7 +87,8 @@ def train(
     blank = jnp.zeros((num_steps,), jax.tree.leaves(params)[0].dtype)
     carry, losses = lax.stop_gradient(lax.fori_loop(0, start, warm, (lax.stop_gradient(carry), blank)))
     (params, _), late = _scan(step, carry, _slice(steps, start, backprop_last), remat)
-    return params, lax.dynamic_update_slice_in_dim(losses, late, start, 0)
+    losses = lax.dynamic_update_slice_in_dim(losses, late, start, 0)
+    return params, jnp.where(jnp.arange(num_steps) < length, losses, late[-1])
 
 
 def _slice(steps: Steps, start: Array | int, length: int) -> Steps:

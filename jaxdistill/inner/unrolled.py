@@ -27,7 +27,7 @@ def unrolled(
       teacher: makes the T batches, once per solve.
       inner_loss: what each step lowers.
       optimizer: the update rule, with its learned or fixed hyper-parameters.
-      calibrate: the learner's; called with the last inner batch (batch normalisation).
+      calibrate: the learner's; called with the last batch trained on (batch normalisation).
       remat: `none`, `step` or `sqrt`, see `jaxdistill.inner.train`.
       backprop_last: truncated backpropagation through the last so many steps; exact when None.
       random_window: with `backprop_last`, the run's length is drawn from [backprop_last, T].
@@ -45,8 +45,12 @@ def unrolled(
 
     def solve(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Params, SolveInfo]:
         del probe
-        teacher_key, window_key = jax.random.split(key)
+        teacher_key, length_key = jax.random.split(key)
         batches = teacher.batches(meta.teacher, teacher_key)
+        length = None
+        if random_window and backprop_last is not None:
+            num_steps = batches.y.shape[0]
+            length = jax.random.randint(length_key, (), backprop_last, num_steps + 1)
         params, losses = train(
             lambda params, batch: inner_loss(meta, params, batch),
             params,
@@ -55,8 +59,9 @@ def unrolled(
             optimizer.values(meta.inner),
             remat=remat,
             backprop_last=backprop_last,
-            window_key=window_key if random_window else None,
+            length=length,
         )
-        return calibrate(params, batches.x[-1]), SolveInfo(losses=losses)
+        last = batches.x[-1 if length is None else length - 1]
+        return calibrate(params, last), SolveInfo(losses=losses)
 
     return solve

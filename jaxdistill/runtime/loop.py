@@ -146,7 +146,7 @@ def distill(
             progress.update(step, **{n: means[n] for n in ("loss", "accuracy") if n in means})
             if step % every == 0 or step == num_steps:
                 checkpoints.save(step, state)
-        if stop and step < num_steps:
+        if stop:
             checkpoints.save(step, state)
             raise Interrupted(step, stop[0])
     return Finished(state, spent, compile_seconds)

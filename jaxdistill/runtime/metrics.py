@@ -121,7 +121,12 @@ def _nan(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def _board(directory: str | os.PathLike, resume_step: int) -> Any:
+def require_tensorboard() -> Any:
+    """The class that writes event files.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
@@ -131,4 +136,8 @@ def _board(directory: str | os.PathLike, resume_step: int) -> Any:
             "no such package",
             'pip install "jaxdistill[tensorboard]"',
         ) from error
-    return SummaryWriter(str(directory), purge_step=resume_step + 1 if resume_step >= 0 else None)
+    return SummaryWriter
+
+
+def _board(directory: str | os.PathLike, resume_step: int) -> Any:
+    return require_tensorboard()(str(directory), purge_step=resume_step + 1 if resume_step >= 0 else None)

@@ -43,8 +43,9 @@ def environment() -> dict[str, Any]:
       (kind), `device_count`, `process_count`, and `commit` of this checkout (ending in `-dirty` where
       files are changed), None where there is none.
     """
-    packages = ("jaxdistill", "jax", "jaxlib", "flax", "optax")
+    packages = ("jax", "jaxlib", "flax", "optax")
     return {
+        "jaxdistill": jaxdistill.__version__,
         **{name: _version(name) for name in packages},
         "python": platform.python_version(),
         "platform": jax.devices()[0].platform,

@@ -1,0 +1,108 @@
+"""Metrics on disk and progress on the screen."""
+
+import io
+import math
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import message
+
+from jaxdistill.core.checks import UserError
+from jaxdistill.runtime import metrics, progress
+
+
+def test_metrics_resume_drops_later_rows_and_a_torn_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with metrics.MetricsLog(path) as log:
+        for step in (0, 10, 20, 30):
+            log.write(step, {"loss": jnp.float32(step), "rates": jnp.arange(2.0), "bad": jnp.nan})
+    with path.open("a") as file:
+        file.write('{"step": 40, "lo')
+    assert [row["step"] for row in metrics.read_metrics(path)] == [0, 10, 20, 30]
+    with metrics.MetricsLog(path, resume_step=20) as log:
+        log.write(30, {"loss": np.float64(0.5)})
+    rows = metrics.read_metrics(path)
+    assert [row["step"] for row in rows] == [0, 10, 20, 30]
+    assert rows[3] == {"step": 30, "loss": 0.5}
+    assert math.isnan(rows[1].pop("bad")) and rows[1] == {"step": 10, "loss": 10.0, "rates": [0.0, 1.0]}
+    assert "NaN" not in path.read_text()
+    metrics.MetricsLog(path).close()
+    assert metrics.read_metrics(path) == []
+
+
+def test_metrics_errors(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(UserError) as error:
+        metrics.read_metrics(path)
+    assert "no file at" in message(error)
+    path.write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
+    with pytest.raises(UserError) as error:
+        metrics.MetricsLog(path, resume_step=1)
+    assert "line 2" in message(error)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError) as error:
+        metrics.MetricsLog(tmp_path / "other", tensorboard_dir=tmp_path / "board")
+    assert 'pip install "jaxdistill[tensorboard]"' in message(error)
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    pytest.importorskip("tensorboardX", reason="an optional extra")
+    with metrics.MetricsLog(tmp_path / "m", tensorboard_dir=tmp_path / "board") as log:
+        log.write(1, {"loss": 1.0, "rates": [1.0, 2.0], "bad": math.nan})
+    (events,) = (tmp_path / "board").iterdir()
+    assert b"loss" in events.read_bytes() and b"rates" not in events.read_bytes()
+
+
+# ---------------------------------------------------------------- progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_in_a_log_is_few_plain_lines():
+    out, now = io.StringIO(), [0.0]
+    with progress.Progress(1000, label="dd", file=out, clock=lambda: now[0]) as bar:
+        for step in range(1, 1001):
+            now[0] = 9.0 + step  # 9 s of compilation, then a step per second
+            bar.update(step, loss=1.0 / step, accuracy=0.5)
+        bar.say("done")
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "dd: compiling ..."
+    assert lines[1] == "dd: 1/1000  10.0 s with compilation  loss 1  accuracy 50.0%"
+    assert lines[2] == "dd: 6/1000  1/s  16 min 34 s left  loss 0.1667  accuracy 50.0%"
+    assert lines[-2].startswith("dd: 1000/1000  1/s  took 16 min 49 s") and lines[-1] == "done"
+    assert len(lines) < 90 and max(map(len, lines)) <= 80
+
+
+def test_progress_on_a_terminal_is_a_bar():
+    out = Terminal()
+    with progress.Progress(4, label="dd", file=out) as bar:
+        bar.update(2, loss=0.5)
+        bar.say("[not markup]")
+        bar.update(4, loss=0.25)
+    text = out.getvalue()
+    assert "compiling ..." in text and "4/4" in text and "loss 0.25" in text and "[not markup]" in text
+    with progress.Progress(4, start=4, file=out) as bar:
+        bar.update(4)
+
+
+def test_table_never_wraps(capsys):
+    rows = [["a method with a long name " * 5, 0.123456, 3], ["b", None, 1200]]
+    progress.table("Results", ["method", "accuracy", "steps"], rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and max(map(len, lines)) <= 80
+    assert lines[0] == "Results" and "…" in lines[3] and lines[3].endswith("0.1235      3")
+    assert lines[4].endswith("-   1200")
+
+
+def test_duration():
+    assert [progress.duration(s) for s in (0.04, 59.96, 185, 7620)] == [
+        "0.0 s",
+        "1 min 00 s",
+        "3 min 05 s",
+        "2 h 07 min",
+    ]

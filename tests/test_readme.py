@@ -1,0 +1,74 @@
+"""What the README shows is real: its Python runs as written, its numbers are those of committed results."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxdistill.data import load
+from jaxdistill.runtime.export import write_synthetic
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
+
+
+def block(containing: str) -> str:
+    (found,) = [code for code in BLOCKS if containing in code]
+    return found
+
+
+def percent(printed: str) -> float:
+    return float(re.search(r"(\d+)% ", printed)[1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_library_example_learns(capsys):
+    code = block("import jaxdistill as jd")
+    shorter = code.replace("range(300)", "range(120)")  # the test has less patience than a reader
+    assert shorter != code
+    import jax
+
+    with jax.numpy_rank_promotion("allow"):  # the session forbids it for our code, not for a user's
+        exec(compile(shorter, "README.md", "exec"), {})
+    # an untrained network reads 10%; 300 steps give what the README prints
+    assert percent(capsys.readouterr().out) > 60
+
+
+def test_the_numpy_example_trains_from_a_file(tmp_path, monkeypatch, capsys):
+    splits = load("digits")
+    label = np.asarray(splits.train.y).argmax(-1)
+    means = np.stack([np.asarray(splits.train.x)[label == c].mean(axis=0) for c in range(10)])
+    (tmp_path / "runs" / "readme").mkdir(parents=True)
+    write_synthetic(
+        tmp_path / "runs" / "readme" / "synthetic.npz",
+        images=means,
+        labels=np.eye(10),
+        order=[range(10)],
+        hyperparameters={"learning_rate": [0.1]},
+        info=splits.info,
+        method="mean",
+        learner={},
+        inner={},
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block("import numpy as np"), "README.md", "exec"), {})
+    assert percent(capsys.readouterr().out) > 80  # class means separate digits well; chance is 10%
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_are_whole_and_the_readme_quotes_them(path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if "test_accuracy_mean" not in result:
+        return  # not a distillation
+    assert (ROOT / "experiments" / "presets" / f"{path.stem}.cfg").is_file()
+    assert {"config", "environment", "seconds", "compile_seconds", "outer_steps"} <= set(result)
+    every = np.asarray(result["test_accuracies"])
+    assert result["num_learners"] == len(every)
+    np.testing.assert_allclose(result["test_accuracy_mean"], every.mean(), atol=1e-6)
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{path.stem}` |"))
+    for name in ("test_accuracy", "random_real", "full_data"):
+        assert f"{100 * result[f'{name}_mean']:.1f}" in row
