@@ -44,7 +44,7 @@ from jaxdistill.layers.conv import FORMULATIONS, LAYOUTS, Layout, conv2d
 from jaxdistill.layers.pool import max_pool
 from jaxdistill.learners import learner
 from jaxdistill.methods.dd import dd
-from jaxdistill.methods.outer import adam
+from jaxdistill.methods.outer import outer_adam
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.atomic import atomic_write
@@ -61,7 +61,7 @@ GROUPS: Groups = {
 }
 SHAPES = {"mlp": (8, 8, 1), "lenet": (28, 28, 1)}
 PATIENCE = 25.0
-"""Seconds after which a comparison ends early, with 3 rounds or more; the one with PyTorch never does."""
+"""Seconds after which a comparison ends early; the one with PyTorch never does."""
 REMEDY = 'pip install -e ".[torch]" adds it.'
 Row = dict[str, Any]
 
@@ -96,18 +96,25 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Times of all sides, which take turns, after one round that warms up.
 
-    A side runs once and returns its time. Once `patience` seconds are over, 3 rounds are enough.
+    A side runs once and returns its time. Once `patience` seconds are over, 3 rounds are enough, and 1 where
+    the warm-up alone took so long.
     """
+    began = time.perf_counter()
     for seconds in sides.values():
         seconds()
     times: dict[str, list[float]] = {name: [] for name in sides}
-    began = time.perf_counter()
+    least = 1 if time.perf_counter() - began > patience else 3
     for done in range(repeats):
-        if done >= 3 and time.perf_counter() - began > patience:
+        if done >= least and time.perf_counter() - began > patience:
             break
         for name, seconds in sides.items():
             times[name].append(seconds())
     return times
+
+
+def timed(programs: Mapping[str, Program], repeats: int) -> dict[str, list[float]]:
+    """`interleaved`, of programs."""
+    return interleaved({name: program.seconds for name, program in programs.items()}, repeats)
 
 
 def row(
@@ -137,7 +144,6 @@ def problem(
     method = dd(
         network,
         images(image_shape=shape, num_classes=10, distill_epochs=num_steps),
-        num_steps=num_steps,
         population=fixed(network) if num_learners == 1 else None,
         num_learners=num_learners,
         real_batch_size=real_batch_size,
@@ -157,11 +163,9 @@ def torch(config: Mapping[str, Any]) -> Iterator[Row]:
     seed, smoke = config["seed"], config["smoke"]
     num_steps, batch_size, length = (2, 16, 1) if smoke else (10, 1024, 10)
     rates: dict[str, Any] = {"learning_rate": 0.01, "b1": 0.5, "b2": 0.999}
-    method, data = problem(
-        "lenet", seed, num_steps=num_steps, real_batch_size=batch_size, outer_optimizer=adam(**rates)
-    )
-    once = outer_steps(method, data, seed, 1)
-    ours = outer_steps(method, data, seed, length) if length > 1 else once
+    options = {"num_steps": num_steps, "real_batch_size": batch_size, "outer_optimizer": outer_adam(**rates)}
+    method, data = problem("lenet", seed, **options)
+    once, ours = (outer_steps(method, data, seed, steps) for steps in (1, length))
     state, _, key = once.arguments
     after, metrics, _ = once.call(*once.arguments)
     # Adam's first moment after one step is (1 - b1) times the hypergradient
@@ -189,7 +193,7 @@ def outer(config: Mapping[str, Any]) -> Iterator[Row]:
         settings = {"num_steps": num_steps, "num_learners": num_learners}
         problems = {s: problem(name, seed, strategy=s, **settings) for s in ("vmap", "map")}
         programs = {s: outer_steps(*parts, seed, length) for s, parts in problems.items()}
-        times = interleaved({s: p.seconds for s, p in programs.items()}, config["repeats"])
+        times = timed(programs, config["repeats"])
         for strategy, program in programs.items():
             yield row("outer", strategy, times[strategy], program, learner=name, K=num_learners, T=num_steps)
 
@@ -201,12 +205,9 @@ def remat(config: Mapping[str, Any]) -> Iterator[Row]:
     variants: dict[str, dict[str, Any]] = {mode: {"remat": mode} for mode in REMAT}
     variants["last 5"] = {"backprop_last": 5}
     for num_steps in lengths:
-        programs = {
-            variant: outer_steps(*problem(name, seed, num_steps=num_steps, **options), seed, 2)
-            for variant, options in variants.items()
-        }
-        timed = {v: p.seconds for v, p in programs.items()} if num_steps <= 100 else {}
-        times = interleaved(timed, config["repeats"])
+        problems = {v: problem(name, seed, num_steps=num_steps, **options) for v, options in variants.items()}
+        programs = {v: outer_steps(*parts, seed, 2) for v, parts in problems.items()}
+        times = timed(programs, config["repeats"]) if num_steps <= 100 else {}
         for variant, program in programs.items():
             yield row("remat", variant, times.get(variant, ()), program, learner=name, K=1, T=num_steps)
 
@@ -230,24 +231,26 @@ def chunk(config: Mapping[str, Any]) -> Iterator[Row]:
 
     sides = {str(length): partial(seconds, length) for length in lengths}
     times = interleaved(sides, config["repeats"])
-    settings = {"learner": "mlp", "K": choices["num_learners"], "T": build.num_inner_steps(choices)}
+    more = {"learner": "mlp", "K": choices["num_learners"], "T": build.num_inner_steps(choices)}
     for length, program in programs.items():
-        yield row("chunk", f"{length} a chunk", times[str(length)], program, **settings)
+        yield row("chunk", f"{length} a chunk", times[str(length)], program, **more)
 
 
 def conv(config: Mapping[str, Any]) -> Iterator[Row]:
     """Gradients of a convolution, first and second order, in a scan and outside; then LeNet's two layouts."""
     smoke = config["smoke"]
-    size = {"channels": 4, "side": 4, "batch": 2} if smoke else {"channels": 128, "side": 16, "batch": 32}
-    for order in (1, 2):
+    size = {"channels": 4, "side": 4} if smoke else {"channels": 128, "side": 16}
+    batches = {1: 2, 2: 2} if smoke else {1: 32, 2: 8}  # a second-order `lax` of 32 takes minutes
+    for order, batch in batches.items():
+        size |= {"batch": batch, "seed": config["seed"]}
         for formulation in FORMULATIONS:
-            programs, times = conv_times(formulation, order, config["repeats"], seed=config["seed"], **size)
+            programs, times = conv_times(formulation, order, config["repeats"], **size)
             for where, program in programs.items():
-                more = {"ratio": ratio_of_medians(times, where, "outside")}
+                more = {"batch": batch, "ratio": ratio_of_medians(times, where, "outside")}
                 yield row("conv", f"{formulation}, order {order}, {where}", times[where], program, **more)
-    batches = (1, 4) if smoke else (8, 64)
-    programs = {layout: lenet_convolutions(layout, *batches, seed=config["seed"]) for layout in LAYOUTS}
-    times = interleaved({layout: p.seconds for layout, p in programs.items()}, config["repeats"])
+    parts = (1, 4) if smoke else (8, 64)
+    programs = {layout: lenet_convolutions(layout, *parts, seed=config["seed"]) for layout in LAYOUTS}
+    times = timed(programs, config["repeats"])
     for layout, program in programs.items():
         more = {"ratio": ratio_of_medians(times, layout, "NHWC")}
         yield row("conv", f"LeNet's convolutions, {layout}", times[layout], program, **more)
@@ -261,7 +264,7 @@ def conv_times(
     Order 2 is the gradient of the gradient's squared norm; `formulation` None is this backend's own.
     Returns programs and times of ONE gradient step, each by `"scan"` and `"outside"`.
     """
-    keys, length = jax.random.split(jax.random.key(seed), 2), 4
+    keys, length = jax.random.split(jax.random.key(seed), 2), 2
     x = jax.random.normal(keys[0], (batch, side, side, channels))
     start = (x, jax.random.normal(keys[1], (3, 3, channels, channels)) / (3 * channels**0.5))
 
@@ -287,7 +290,7 @@ def conv_times(
         return arguments
 
     programs = {"scan": looped, "outside": once._replace(call=calls)}
-    return programs, interleaved({where: p.seconds for where, p in programs.items()}, repeats)
+    return programs, timed(programs, repeats)
 
 
 def lenet_convolutions(layout: Layout, num_batches: int, batch: int, *, seed: int) -> Program:
@@ -318,8 +321,7 @@ PARTS = {"torch": torch, "outer": outer, "remat": remat, "chunk": chunk, "conv":
 def run(**chosen: Any) -> list[Row]:
     """Measures the chosen parts (options of `GROUPS`), prints a table of each, appends to rows.json.
 
-    Returns:
-      The new rows.
+    Returns: the new rows.
 
     Raises:
       UserError: bad input, before anything is measured; PyTorch asked for and missing, or not agreeing.
@@ -347,10 +349,10 @@ def run(**chosen: Any) -> list[Row]:
             continue
         progress.say(f"{name}: measuring ...")
         with contextlib.nullcontext() if config["smoke"] else no_compile_cache():
-            new = [found | told for found in PARTS[name](config)]
-        rows += new
-        saved = _append(file, new)
-        show(name, new)
+            for found in PARTS[name](config):
+                rows.append(found | told)
+                saved = _append(file, rows[-1:])
+        show(name, [r for r in rows if r["what"] == name])
     progress.say(f"{len(rows)} rows measured; {file} has {len(saved)}")
     return rows
 
@@ -375,10 +377,8 @@ def show(name: str, rows: Sequence[Row]) -> None:
     titles |= {"seconds_min": "min ms", "compile_seconds": "compile s", "temp_bytes": "MiB", "ratio": "ratio"}
     columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
 
-    def cell(value: Any, column: str) -> Any:
-        return value * scales[column] if column in scales and value is not None else value
-
-    cells = [[cell(r.get(c), c) for c in columns] for r in rows]
+    scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]
+    cells = [[r.get(c) for c in columns] for r in scaled]
     progress.table(f"\n{name}: {(PARTS[name].__doc__ or '').strip()}", [titles[c] for c in columns], cells)
 
 

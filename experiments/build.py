@@ -3,25 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
 from jaxdistill.baselines.random_real import random_real
-from jaxdistill.core.checks import fail, lookup, one_of
+from jaxdistill.core.checks import above, fail, lookup, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, InnerOptimizer, Learner, Method, Population, Teacher
 from jaxdistill.data import DatasetInfo, Splits, load
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.learners import learner as make_learner
-from jaxdistill.methods.dd import dd
-from jaxdistill.methods.outer import adam, schedule
-from jaxdistill.populations.fixed import fixed
-from jaxdistill.populations.fresh import fresh
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.outer import outer_adam, outer_schedule
+from jaxdistill.populations import POPULATIONS
 from jaxdistill.teachers.images import images
 
 Config = Mapping[str, Any]
 LEARNER_OPTIONS = ("width", "depth", "norm", "activation", "pooling", "initialization")
-POPULATIONS = {"fresh": fresh, "fixed": fixed}
-METHODS = {"dd": dd}
+STARTS = ("noise", "real")
 
 
 def splits(config: Config) -> Splits:
@@ -42,6 +38,14 @@ def learner(config: Config, info: DatasetInfo) -> Learner:
     )
 
 
+def check_step_sizes(config: Config) -> None:
+    """Raises unless there are step sizes to search over, all of them positive."""
+    if not config["step_sizes"]:
+        raise fail("evaluation", "at least one of step_sizes", "none")
+    for step_size in config["step_sizes"]:
+        above("evaluation", "step_sizes", step_size, 0.0)
+
+
 def num_inner_steps(config: Config) -> int:
     """T."""
     return config["distill_steps"] * config["distill_epochs"]
@@ -51,7 +55,12 @@ def teacher(config: Config, data: Splits, key: Array) -> Teacher:
     """Learned images."""
     info, per_class = data.info, config["images_per_class"]
     start = None
-    if one_of("teacher start", config["start"], ("noise", "real")) == "real":
+    if one_of("teacher start", config["start"], STARTS) == "real":
+        smallest = int(data.train.counts.min())
+        if per_class > smallest:
+            name = info.class_names[int(data.train.counts.argmin())]
+            expected = f"images_per_class <= {smallest}, the training images of class {name}, with start=real"
+            raise fail("teacher", expected, per_class, "Ask for fewer, or add --start=noise.")
         real = random_real(data.train, stream(key, "start"), per_class)
         start = real.x.reshape(info.num_classes, per_class, *info.image_shape)
     return images(
@@ -96,18 +105,25 @@ def population(config: Config, learner: Learner) -> Population:
 
 def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method:
     """The method, whole."""
-    rate = schedule(
+    bound = config["max_inner_learning_rate"]
+    if "learning_rate" in config["learned"] and 0 < bound < config["inner_learning_rate"]:
+        raise fail(
+            "method",
+            f"inner_learning_rate <= max_inner_learning_rate = {bound:g}",
+            config["inner_learning_rate"],
+            "Raise the bound; 0 is none.",
+        )
+    rate = outer_schedule(
         config["schedule"], learning_rate=config["outer_learning_rate"], num_steps=config["num_outer_steps"]
     )
-    outer = adam(
+    outer = outer_adam(
         learning_rate=rate,
         clip=config["clip"] or None,
-        max_step_size=config["max_inner_learning_rate"] or None,
+        max_inner_learning_rate=bound or None,
     )
     return lookup("method", config["method"], METHODS)(
         learner,
         teacher(config, data, key),
-        num_steps=num_inner_steps(config),
         inner_optimizer=inner_optimizer(config),
         weight_decay=config["weight_decay"],
         population=population(config, learner),
@@ -121,9 +137,3 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
         learner_chunk=config["learner_chunk"],
         microbatch=config["microbatch"],
     )
-
-
-def fixed_values(optimizer: InnerOptimizer, hyperparameters: Mapping[str, Any]) -> dict[str, Array]:
-    """Saved hyper-parameters as arrays, for the optimiser that they belong to."""
-    known = optimizer.values(optimizer.init())
-    return {name: jnp.asarray(hyperparameters[name]) for name in known}

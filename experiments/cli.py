@@ -2,78 +2,89 @@
 
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from experiments.options import Groups, Option
 from jaxdistill.core.checks import UserError
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
+INDENT = " " * 6
 
 
-def main(run: Callable[..., Any], groups: Groups, doc: str | None) -> None:
-    """Parses the command line, runs, and exits: 0, 1 on bad input (one line), 128 + n on signal n.
+def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequence[str] | None = None) -> None:
+    """Parses the command line and runs; exits with 1 on bad input (one line), with 128 + n on signal n.
 
     Args:
       run: `run(**config)`, the experiment.
       groups: its options, by what they choose.
       doc: the module's docstring, for `--help`.
+      argv: the command line, `sys.argv` when None.
     """
     _use_huge_pages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    config = _parse(groups, doc or "", list(sys.argv if argv is None else argv))
+
+    from jaxdistill.runtime.compile_cache import enable_compile_cache
+    from jaxdistill.runtime.loop import Interrupted
+
+    logging.set_verbosity(logging.WARNING)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    enable_compile_cache()
+    try:
+        run(**config)
+    except UserError as error:
+        _exit(" ".join(str(error).split()))
+    except Interrupted as stop:
+        _exit(str(stop), stop.exit_code)
+    except BrokenPipeError:
+        os._exit(141)
+
+
+def _parse(groups: Groups, doc: str, arguments: list[str]) -> dict[str, Any]:
+    """The value of every option; exits on `--help` and on flags that cannot be read."""
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
+        print(_help(groups, doc))
+        sys.exit(0)
+    values = flags.FlagValues()
     for options in groups.values():
         for name, option in options.items():
-            _define(name, option)
-
-    def parse(arguments: list[str]) -> list[str]:
-        if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
-            print(_help(groups, doc or ""))
-            sys.exit(0)
-        try:
-            rest = flags.FLAGS(arguments)
-        except (flags.Error, OSError) as error:
-            _exit(f"{' '.join(str(error).split())} --help lists the flags.")
-        if len(rest) > 1:
-            _exit(f"command line: expected flags alone, got {rest[1]!r}. --help lists them.")
-        return rest
-
-    def start(_: list[str]) -> None:
-        from jaxdistill.runtime.compile_cache import enable_compile_cache
-        from jaxdistill.runtime.loop import Interrupted
-
-        logging.set_verbosity(logging.WARNING)
-        enable_compile_cache()
-        config = {name: flags.FLAGS[name].value for options in groups.values() for name in options}
-        try:
-            run(**config)
-        except UserError as error:
-            _exit(" ".join(str(error).split()))
-        except Interrupted as stop:
-            _exit(str(stop), stop.exit_code)
-        except BrokenPipeError:
-            os._exit(141)
-
-    app.run(start, flags_parser=parse)
+            _define(values, name, option)
+    try:
+        rest = values(arguments)
+    except (flags.Error, OSError) as error:
+        _exit(f"{' '.join(str(error).split())} --help lists the flags.")
+    if len(rest) > 1:
+        _exit(f"command line: expected flags alone, got {rest[1]!r}. --help lists them.")
+    return {name: values[name].value for options in groups.values() for name in options}
 
 
-def _exit(line: str, code: int = 1) -> Any:
+def _exit(line: str, code: int = 1) -> NoReturn:
     print(line, file=sys.stderr, flush=True)
     sys.exit(code)
 
 
-def _define(name: str, option: Option) -> None:
+def _stop(number: int, frame: Any) -> None:
+    """Where the loop is not there to save first: while data load, or while networks are evaluated."""
+    _exit(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+
+def _define(values: flags.FlagValues, name: str, option: Option) -> None:
     if isinstance(option.default, list):
         parser, serializer = _List(option.kind), flags.CsvListSerializer(",")
         default = ",".join(map(str, option.default))
-        flags.DEFINE(parser, name, default, option.help, serializer=serializer)
+        flags.DEFINE(parser, name, default, option.help, serializer=serializer, flag_values=values)
     elif option.kind is bool:
-        flags.DEFINE_boolean(name, option.default, option.help)
+        flags.DEFINE_boolean(name, option.default, option.help, flag_values=values)
     else:
         define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
-        define[option.kind](name, option.default, option.help)
+        define[option.kind](name, option.default, option.help, flag_values=values)
 
 
 class _List(flags.ArgumentParser):
@@ -100,7 +111,8 @@ def _help(groups: Groups, doc: str) -> str:
             shown = ",".join(map(str, option.default)) if isinstance(option.default, list) else option.default
             default = "" if shown in (None, "") else f" [{shown}]"
             lines.append(f"  --{'[no]' if option.kind is bool else ''}{name}{default}")
-            lines.append(f"      {option.help}")
+            known = f": {', '.join(option.known)}" if option.known else ""
+            lines += textwrap.wrap(option.help + known, 96, initial_indent=INDENT, subsequent_indent=INDENT)
     return "\n".join(lines)
 
 
@@ -113,7 +125,7 @@ def _use_huge_pages() -> None:
     wanted = os.environ.get("JAXDISTILL_HUGE_PAGES", "1") != "0"
     if not wanted or not sys.platform.startswith("linux") or re.search("malloc.hugetlb", tunables):
         return
-    if os.confstr("CS_GNU_LIBC_VERSION") is None:
+    if "CS_GNU_LIBC_VERSION" not in os.confstr_names:
         return
     environment = os.environ | {"GLIBC_TUNABLES": f"{tunables}:{HUGE_PAGES}".strip(":")}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -10,6 +10,7 @@ the matching papers' (SGD, 300 epochs, decay at half), its step size searched on
 the random real images. Under a minute for ten digits; about 20 minutes for a ConvNet-3 on MNIST on 2 cores.
 """
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from experiments import build, cli
 from experiments.options import DATA, EVALUATION, OUTER, RUN, Groups, Option, complete
-from jaxdistill.core.checks import at_least, fail, lookup, one_of
+from jaxdistill.core.checks import UserError, fail, lookup, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Learner
 from jaxdistill.data import Splits, standardise
@@ -53,15 +54,15 @@ GROUPS: Groups = {
         "learners": Option(
             ["convnet", "mlp", "linear"],
             str,
-            "architectures, a table row each; options with colons: convnet:width=32",
+            f"table rows, among {', '.join(LEARNERS)}; options with colons: convnet:width=32",
         ),
     },
     "evaluation": {
-        "protocols": Option([], str, f"{', '.join(PROTOCOLS)} (default: all that the file allows)"),
-        "num_learners": Option(20, int, "networks per cell"),
+        "protocols": Option([], str, "how they train (default: all that the file allows)", PROTOCOLS),
+        "num_learners": Option(20, int, "networks per cell", low=1),
         "num_search_learners": EVALUATION["num_search_learners"],
         "step_sizes": EVALUATION["step_sizes"],
-        "num_epochs": Option(300, int, "epochs of the dc protocol"),
+        "num_epochs": Option(300, int, "epochs of the dc protocol", low=1),
         "strategy": OUTER["strategy"],
         "learner_chunk": OUTER["learner_chunk"],
     },
@@ -91,40 +92,68 @@ def run(**chosen: Any) -> dict[str, Any]:
         config |= SMOKE
     if not config["synthetic"]:
         raise fail("evaluate", "--synthetic=FILE.npz", "nothing")
-    at_least("evaluate", "num_learners", config["num_learners"], 1)
-    at_least("evaluate", "num_search_learners", config["num_search_learners"], 1)
-    if not config["step_sizes"]:
-        raise fail("evaluate", "at least one of step_sizes", "none")
+    build.check_step_sizes(config)
     if not config["learners"]:
         raise fail("evaluate", f"learners among {', '.join(sorted(LEARNERS))}", "none")
     synthetic = read_synthetic(config["synthetic"])
-    config["dataset"] = config["dataset"] or synthetic.metadata.get("dataset")
-    if not config["dataset"]:
-        raise fail("evaluate", "--dataset=NAME with a file that does not name its set", "nothing")
-    data = build.splits(config)
+    height, width = synthetic.pixels.shape[1:3]
+    if config["image_size"] is None and synthetic.order is not None and height == width:
+        config["image_size"] = height  # a run's own images tell what its set was resized to
+    data = real_data(config, synthetic)
     images = standardised(synthetic, data)
     protocols = chosen_protocols(config, synthetic, len(images.y))
     learners = {text: parse_learner(text, data) for text in config["learners"]}
+    if synthetic.fixed_start:
+        progress.say("note: distilled for one fixed initialisation (start/ in the file); these start fresh")
+    folder = None if config["run_dir"] is None else writable(config["run_dir"])
     rows = [row(text, net, config, data, images, protocols) for text, net in learners.items()]
     result = {"rows": rows, "config": _portable(config), "environment": profile.environment()}
-    if config["run_dir"]:
-        folder = Path(config["run_dir"])
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "evaluation.json", result)
-        except OSError as error:
-            raise fail("evaluate", "a run_dir to write to", f"{folder} ({error.strerror})") from error
+    if folder is not None:
+        write_json(folder / "evaluation.json", result)
     show(result, synthetic, protocols)
     return result
 
 
+def real_data(config: dict[str, Any], synthetic: Synthetic) -> Splits:
+    """The set to test on; `config["dataset"]` becomes its name where only the file says it."""
+    if config["dataset"] is not None:
+        return build.splits(config)
+    config["dataset"] = synthetic.metadata.get("dataset")
+    if not config["dataset"]:
+        raise fail("evaluate", "--dataset=NAME with a file that does not name its set", "nothing")
+    try:
+        return build.splits(config)
+    except UserError as error:
+        remedy = "The file names this set; --dataset chooses another, a path that ends in .npz, say."
+        raise UserError(f"{error} {remedy}") from error
+
+
+def writable(run_dir: str) -> Path:
+    """The folder, made; one that cannot be written to is found before hours of training."""
+    folder = Path(run_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise fail("evaluate", "a run_dir to write to", f"{folder} ({error.strerror})") from error
+
+
 def standardised(synthetic: Synthetic, data: Splits) -> Batch:
-    """The file's images as the networks see them, checked against the data set."""
+    """The file's images as the networks see them, checked against the data set.
+
+    Standardised ones are taken as they are. Others are in the units that the file's `scale` says (white),
+    in 0..1 where none lies outside of it, and otherwise in those of the data set.
+    """
     info = data.info
     if synthetic.pixels.shape[1:] != info.image_shape:
         got = "x".join(map(str, synthetic.pixels.shape[1:]))
         raise fail("evaluate", f"images {'x'.join(map(str, info.image_shape))} as in {info.name}", got)
-    x = synthetic.images if synthetic.images is not None else standardise(synthetic.pixels, info)
+    pixels, scale = synthetic.pixels, synthetic.metadata.get("scale", info.scale)
+    if "scale" not in synthetic.metadata and pixels.min() >= 0 and pixels.max() <= 1 < info.scale:
+        progress.say(f"note: images lie in 0..1; white is 1 in the file and {info.scale:g} in {info.name}")
+        scale = 1.0
+    x = synthetic.images if synthetic.images is not None else standardise(pixels * (info.scale / scale), info)
     y = synthetic.labels
     if y.shape[1] > info.num_classes:
         raise fail("evaluate", f"labels of {info.num_classes} classes as in {info.name}", y.shape[1])
@@ -185,7 +214,7 @@ def row(
     population = fresh(net)
     evaluation = Evaluation(
         learner=net,
-        contexts=lambda key, count: population.context((), None, key, count),
+        contexts=jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1),
         validation=data.validation,
         test=data.test,
         key=stream(jax.random.key(config["seed"]), "evaluation"),

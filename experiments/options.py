@@ -3,10 +3,14 @@
 An option, a keyword argument of an experiment's `run` and a field of its config share one name.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import numbers
+import os
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from jaxdistill.core.checks import fail
+from experiments.build import METHODS, POPULATIONS, STARTS
+from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.data import DATASETS
 from jaxdistill.evaluation import STEP_SIZES
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
@@ -25,74 +29,81 @@ class Option(NamedTuple):
     kind: Callable[[str], Any]
     """Parses one value; a list option has a list as its default."""
     help: str
-
-
-def _known(names: Sequence[str] | Mapping[str, Any]) -> str:
-    return ", ".join(names)
+    known: Collection[str] = ()
+    """The names to choose from, if it is a name; the help lists them."""
+    low: float | None = None
+    """The smallest value, if it is a number."""
+    high: float | None = None
+    """The largest."""
 
 
 DATA = {
     "dataset": Option(
-        "digits", str, f"{_known(DATASETS)}; any prepared TFDS set; or a path to an .npz with x and y"
+        "digits", str, f"{', '.join(DATASETS)}; any prepared TFDS set; or a path to an .npz with x and y"
     ),
     "data_dir": Option(None, str, "where prepared sets are kept (default: the user's cache directory)"),
     "manual_dir": Option(None, str, "folder with the original files of the set: no network is used"),
-    "image_size": Option(None, int, "resize images to this side, pixels"),
+    "image_size": Option(None, int, "resize images to this side, pixels", low=1),
 }
 TEACHER = {
-    "images_per_class": Option(1, int, "synthetic images per class, in all batches together"),
-    "distill_steps": Option(1, int, "distinct batches; images_per_class is a multiple of it"),
-    "distill_epochs": Option(10, int, "passes over them: inner steps = distill_steps x distill_epochs"),
-    "start": Option("noise", str, "what learned images start from: noise or real"),
+    "images_per_class": Option(1, int, "synthetic images per class, in all batches together", low=1),
+    "distill_steps": Option(1, int, "distinct batches; images_per_class is a multiple of it", low=1),
+    "distill_epochs": Option(
+        10, int, "passes over them: inner steps = distill_steps x distill_epochs", low=1
+    ),
+    "start": Option("noise", str, "what learned images start from", STARTS),
     "soft_labels": Option(False, bool, "learn the labels too"),
 }
 LEARNER = {
-    "learner": Option("mlp", str, _known(LEARNERS)),
-    "width": Option(None, int, "hidden units or channels, for learners that have it"),
-    "depth": Option(None, int, "layers or blocks, for learners that have it"),
-    "norm": Option(None, str, f"{_known(NORMS)}, for learners that have it"),
-    "activation": Option(None, str, _known(ACTIVATIONS)),
-    "pooling": Option(None, str, f"{_known(POOLINGS)}, for learners that have it"),
-    "initialization": Option(None, str, _known(INITIALIZATIONS)),
-    "population": Option("fresh", str, "where learners come from: fresh (initialisations) or fixed (one)"),
+    "learner": Option("mlp", str, "the network", LEARNERS),
+    "width": Option(None, int, "hidden units or channels, for learners that have it", low=1),
+    "depth": Option(None, int, "layers or blocks, for learners that have it", low=1),
+    "norm": Option(None, str, "for learners that have it", NORMS),
+    "activation": Option(None, str, "for learners that have it", ACTIVATIONS),
+    "pooling": Option(None, str, "for learners that have it", POOLINGS),
+    "initialization": Option(None, str, "of the network's weights", INITIALIZATIONS),
+    "population": Option("fresh", str, "initialisations: new ones every outer step, or one", POPULATIONS),
 }
 INNER = {
-    "inner_optimizer": Option("sgd", str, _known(INNER_OPTIMIZERS)),
+    "inner_optimizer": Option("sgd", str, "optimiser of the inner loop", INNER_OPTIMIZERS),
     "inner_learning_rate": Option(
         0.05, float, "step size of the inner loop, or its start where it is learned"
     ),
-    "inner_momentum": Option(0.0, float, "momentum of the inner loop (sgd), or its start"),
+    "inner_momentum": Option(0.0, float, "momentum of the inner loop (sgd), or its start", low=0),
     "learned": Option(["learning_rate"], str, "inner hyper-parameters that are learned; empty for none"),
     "per_step": Option(True, bool, "learn one value per inner step, not one for all"),
-    "weight_decay": Option(0.0, float, "L2 coefficient of the inner loss"),
-    "remat": Option("none", str, f"memory of the reverse pass: {_known(REMAT)}"),
-    "backprop_last": Option(None, int, "truncate: backpropagate through the last so many inner steps"),
+    "weight_decay": Option(0.0, float, "L2 coefficient of the inner loss", low=0),
+    "remat": Option("none", str, "memory of the reverse pass", REMAT),
+    "backprop_last": Option(None, int, "truncate: backpropagate through the last so many inner steps", low=1),
     "random_window": Option(False, bool, "with backprop_last: draw where the window ends"),
 }
 OUTER = {
-    "method": Option("dd", str, "dd"),
-    "num_outer_steps": Option(1500, int, "outer steps"),
+    "method": Option("dd", str, "how it is distilled", METHODS),
+    "num_outer_steps": Option(1500, int, "outer steps", low=1),
     "outer_learning_rate": Option(0.01, float, "Adam's learning rate"),
-    "schedule": Option("cosine", str, f"of the outer learning rate: {_known(SCHEDULES)}"),
-    "clip": Option(1.0, float, "largest global norm of the hypergradient; 0 for no clip"),
-    "max_inner_learning_rate": Option(2.0, float, "bound on learned step sizes; 0 for none"),
-    "real_batch_size": Option(256, int, "real images per outer step"),
-    "num_learners": Option(8, int, "K, learners per outer step"),
-    "strategy": Option("auto", str, f"how the K axis is computed: {_known(STRATEGIES)}"),
-    "learner_chunk": Option(None, int, "learners at a time"),
-    "microbatch": Option(None, int, "real images at a time (default: by backend)"),
+    "schedule": Option("cosine", str, "of the outer learning rate", SCHEDULES),
+    "clip": Option(1.0, float, "largest global norm of the hypergradient; 0 for no clip", low=0),
+    "max_inner_learning_rate": Option(2.0, float, "bound on learned step sizes; 0 for none", low=0),
+    "real_batch_size": Option(256, int, "real images per outer step", low=1),
+    "num_learners": Option(8, int, "K, learners per outer step", low=1),
+    "strategy": Option("auto", str, "how the K axis is computed", STRATEGIES),
+    "learner_chunk": Option(None, int, "learners at a time", low=1),
+    "microbatch": Option(None, int, "real images at a time (default: by backend)", low=1),
 }
 EVALUATION = {
-    "num_eval_learners": Option(20, int, "networks per row of the table"),
-    "num_search_learners": Option(5, int, "networks per candidate of a search on validation"),
+    "num_eval_learners": Option(20, int, "networks that are trained on the distilled images", low=1),
+    "num_baseline_learners": Option(20, int, "networks per baseline", low=1),
+    "num_search_learners": Option(5, int, "networks per candidate of a search on validation", low=1),
     "step_sizes": Option(list(STEP_SIZES), float, "step sizes that a baseline is searched over"),
-    "full_data_epochs": Option(20, int, "epochs of training on the full training set; 0 leaves the row out"),
+    "full_data_epochs": Option(
+        20, int, "epochs of training on the full training set; 0 leaves the row out", low=0
+    ),
 }
 RUN = {
     "run_dir": Option(None, str, "where everything is written; a run that is there goes on"),
-    "seed": Option(0, int, "root of all randomness"),
-    "chunk_length": Option(None, int, "outer steps per compiled program (default: by backend)"),
-    "checkpoint_every": Option(500, int, "outer steps between checkpoints"),
+    "seed": Option(0, int, "root of all randomness", low=0, high=2**32 - 1),
+    "chunk_length": Option(None, int, "outer steps per compiled program (default: by backend)", low=1),
+    "checkpoint_every": Option(500, int, "outer steps between checkpoints", low=1),
     "tensorboard": Option(
         False, bool, 'also write TensorBoard events (pip install "jaxdistill[tensorboard]")'
     ),
@@ -108,16 +119,51 @@ def defaults(groups: Groups) -> dict[str, Any]:
 
 
 def complete(groups: Groups, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """`chosen` over the defaults.
+    """`chosen` over the defaults, every value checked as far as it can be on its own.
 
     Raises:
-      UserError: a name that is none of the experiment's options.
+      UserError: a name that is none of the experiment's options, a value of another type, an unknown name,
+        a number out of range.
     """
-    config = defaults(groups)
+    options = {name: option for group in groups.values() for name, option in group.items()}
     for name in chosen:
-        if name not in config:
-            raise fail("run", f"options among {', '.join(config)}", repr(name))
-    return config | dict(chosen)
+        if name not in options:
+            raise fail("run", f"options among {', '.join(options)}", repr(name))
+    config = defaults(groups) | dict(chosen)
+    return {name: _checked(name, options[name], value) for name, value in config.items()}
 
+
+def _checked(name: str, option: Option, value: Any) -> Any:
+    if value is None and option.default is None:
+        return None
+    if not isinstance(option.default, list):
+        return _checked_one(name, option, value)
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise fail("options", f"{name} as a list", repr(value))
+    return [_checked_one(name, option, part) for part in value]
+
+
+def _checked_one(name: str, option: Option, value: Any) -> Any:
+    fits, word = KINDS[option.kind]
+    if not isinstance(value, fits) or (isinstance(value, bool) and option.kind is not bool):
+        raise fail("options", f"{name} as {word}", repr(value))
+    value = os.fspath(value) if isinstance(value, os.PathLike) else option.kind(value)
+    if option.known:
+        one_of(name, value, option.known)
+    if option.kind is float and not math.isfinite(value):
+        raise fail("options", f"a finite {name}", value)
+    if option.low is not None:
+        at_least("options", name, value, option.low)
+    if option.high is not None and value > option.high:
+        raise fail("options", f"{name} <= {option.high}", value)
+    return value
+
+
+KINDS: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str | os.PathLike, "text"),
+}
 
 __all__ = ["DATA", "EVALUATION", "INNER", "LEARNER", "OUTER", "RUN", "TEACHER", "Groups", "Option"]

@@ -15,7 +15,10 @@ from jaxdistill.core.types import (
     Learner,
     Meta,
     Method,
+    Objective,
     Population,
+    Solve,
+    SolveInfo,
     Teacher,
 )
 from jaxdistill.data import (
@@ -32,6 +35,8 @@ from jaxdistill.data import (
 )
 from jaxdistill.evaluation import (
     Evaluation,
+    Protocol,
+    Score,
     accuracy_on,
     as_distilled,
     dc,
@@ -51,6 +56,7 @@ from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.learners import LEARNERS, from_flax, learner
 from jaxdistill.methods.bilevel import bilevel
 from jaxdistill.methods.dd import dd
+from jaxdistill.methods.outer import outer_adam, outer_schedule
 from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.populations.fresh import fresh
@@ -71,7 +77,12 @@ __all__ = [
     "Learner",
     "Meta",
     "Method",
+    "Objective",
     "Population",
+    "Protocol",
+    "Score",
+    "Solve",
+    "SolveInfo",
     "Splits",
     "Teacher",
     "UserError",
@@ -96,6 +107,8 @@ __all__ = [
     "keep_in_range",
     "learner",
     "load",
+    "outer_adam",
+    "outer_schedule",
     "over_learners",
     "random_of_each_class",
     "random_real",

@@ -1,6 +1,6 @@
 """What every member of every registry owes: pure, jit equals eager, vmap equals loop, stable, finite.
 
-Learners have their own table in `test_learners.py`. A new teacher gets a line in `TEACHERS`; inner
+Learners have their own table in `test_learners.py`. A new teacher gets a line in `OPTIONS`; inner
 optimisers, populations and methods are picked up from the registries.
 """
 
@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 from helpers import CLASSES, SHAPE, same_bits, tiny_data, tiny_net
 
-from experiments.build import METHODS, POPULATIONS
 from jaxdistill.core.types import Data, Meta
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.inner.train import train
-from jaxdistill.teachers.images import images
+from jaxdistill.methods import METHODS
+from jaxdistill.populations import POPULATIONS
+from jaxdistill.teachers import TEACHERS
 
 KEY = jax.random.key(0)
 STEPS = 2
 START = jnp.linspace(-1, 1, CLASSES * 2 * np.prod(SHAPE)).reshape(CLASSES, 2, *SHAPE)
-TEACHERS = {
+OPTIONS = {
     "images": {"distill_epochs": 2},
-    "images, soft labels": {"images_per_class": 2, "distill_steps": 2, "soft_labels": True},
-    "images from real ones": {"images_per_class": 2, "distill_steps": 2, "start": START},
+    "images: soft labels": {"images_per_class": 2, "distill_steps": 2, "soft_labels": True},
+    "images: from real ones": {"images_per_class": 2, "distill_steps": 2, "start": START},
 }
 
 
@@ -97,9 +98,13 @@ def test_inner_optimizers(name):
     assert all(value.shape in ((STEPS,), (1,)) for value in optimizer.values(raw).values())
 
 
-@pytest.mark.parametrize("name", sorted(TEACHERS))
+def test_every_teacher_has_a_row():
+    assert {name.partition(":")[0] for name in OPTIONS} == set(TEACHERS)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_teachers(name):
-    teacher = images(image_shape=SHAPE, num_classes=CLASSES, **TEACHERS[name])
+    teacher = TEACHERS[name.partition(":")[0]](image_shape=SHAPE, num_classes=CLASSES, **OPTIONS[name])
     phi = teacher.init(KEY)
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(teacher.init, KEY), phi)
     same_bits(teacher.init(KEY), phi)
@@ -136,8 +141,8 @@ def test_populations(name):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_methods(name):
     net = tiny_net("linear")
-    teacher = images(image_shape=SHAPE, num_classes=CLASSES)
-    method = METHODS[name](net, teacher, num_steps=1, num_learners=2, real_batch_size=6)
+    teacher = TEACHERS["images"](image_shape=SHAPE, num_classes=CLASSES)
+    method = METHODS[name](net, teacher, num_learners=2, real_batch_size=6)
     data = Data(tiny_data(), None)
     state = method.init(KEY)
     new, metrics = check(lambda state, key: method.update(state, data, key), state, KEY)

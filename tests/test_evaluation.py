@@ -184,12 +184,12 @@ def test_strategies_agree_and_networks_differ():
     np.testing.assert_allclose(scores[0], scores[1], atol=1.01 / 120)
 
 
-def test_a_network_that_diverged_scores_chance():
+def test_a_network_that_diverged_is_not_hidden():
     net, images = tiny_net(), tiny_batch(4)
     protocol = epochs(4, num_epochs=3, batch_size=4, learning_rate=0.1)
     values = protocol.values | {"learning_rate": jnp.full(3, 3e38)}
     scores = run(net, protocol, starts(net, 2), images, tiny_data(), values)
-    np.testing.assert_array_equal(scores, np.float32(1 / CLASSES))
+    assert np.isnan(scores).all()
 
 
 def test_values_have_one_length_per_protocol():

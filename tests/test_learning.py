@@ -25,7 +25,7 @@ from jaxdistill.inner.optimizers import adam as inner_adam
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.learners import learner
 from jaxdistill.methods.dd import dd
-from jaxdistill.methods.outer import adam, schedule
+from jaxdistill.methods.outer import outer_adam, outer_schedule
 from jaxdistill.teachers.images import images
 
 KEY = jax.random.key(0)
@@ -41,13 +41,12 @@ def settings(num_outer_steps, *, distill_epochs=10, net=None, teacher=None, opti
     shape = {"image_shape": (8, 8, 1), "num_classes": 10}
     net = learner(**({"name": "mlp"} | (net or {})), **shape)
     optimizer = sgd(num_steps=distill_epochs, learning_rate=0.05) if optimizer is None else optimizer
-    rate = schedule("cosine", learning_rate=options.pop("rate", 0.01), num_steps=num_outer_steps)
+    rate = outer_schedule("cosine", learning_rate=options.pop("rate", 0.01), num_steps=num_outer_steps)
     method = dd(
         net,
         images(**shape, distill_epochs=distill_epochs, **(teacher or {})),
-        num_steps=distill_epochs,
         inner_optimizer=optimizer,
-        outer_optimizer=adam(learning_rate=rate, clip=1.0, max_step_size=1.0),
+        outer_optimizer=outer_adam(learning_rate=rate, clip=1.0, max_inner_learning_rate=1.0),
         **({"num_learners": 8, "real_batch_size": 256} | options),
     )
     return net, optimizer, method

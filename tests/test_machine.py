@@ -33,8 +33,6 @@ def test_compile_cache_is_the_users_or_none(tmp_path, monkeypatch, cache_config)
 
 def test_profile():
     assert jax.devices()[0].platform in profile.device_description().lower()
-    assert profile.peak_rss_bytes() > 2**26  # JAX alone takes more than 64 MiB
-    assert profile.peak_device_bytes() is None or profile.peak_device_bytes() >= 0
     commit = profile.environment()["commit"]
     assert commit is None or len(commit.removesuffix("-dirty")) == 40
 

@@ -88,7 +88,7 @@ DATA = Data(tiny_data(), jnp.asarray(1.0))
 def tiny_dd(**options):
     net = tiny_net("linear")
     teacher = images(image_shape=SHAPE, num_classes=CLASSES, distill_epochs=2)
-    return dd(net, teacher, num_steps=2, **({"num_learners": 2, "real_batch_size": 12} | options))
+    return dd(net, teacher, **({"num_learners": 2, "real_batch_size": 12} | options))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,6 @@ def test_an_update_follows_the_hypergradient(x64):
     method = dd(
         net,
         teacher,
-        num_steps=1,
         population=fixed(net),
         num_learners=1,
         real_batch_size=5,

@@ -29,7 +29,7 @@ def test_npz_with_a_test_part_and_class_names(tmp_path):
     path = write(tmp_path / "mine.npz", **arrays(), **test, class_names=np.array(["a", "b", "c", "d"]))
     splits = data.load(path)
     assert [len(part.x) for part in splits[:3]] == [33, 7, 8]
-    assert splits.info[:5] == ("mine", (8, 8, 1), 4, ("a", "b", "c", "d"), 255.0)
+    assert splits.info[:5] == ("mine.npz", (8, 8, 1), 4, ("a", "b", "c", "d"), 255.0)
     assert splits.test.counts.tolist() == [2] * 4
     assert rows(np.rint(data.to_pixels(splits.test.x, splits.info))) == rows(
         test["x_test"].astype(np.float32)

@@ -57,7 +57,7 @@ def load_npz(path: str | os.PathLike) -> Raw:
             raise fail(where, f"x_test of dtype {x.dtype}, as x", str(x_test.dtype))
     largest = max(float(part.max()) for part in (x, x_test) if part is not None)
     return Raw(
-        name=Path(path).stem,
+        name=Path(path).name,
         x=x,
         y=y,
         class_names=_class_names(content, num_classes, where),

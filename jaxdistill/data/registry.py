@@ -93,7 +93,7 @@ def load(
     train, validation = _split(raw, y, validation_fraction, seed)
     if image_size is not None:
         x, x_test = resize(x, image_size), resize(x_test, image_size)
-    mean, std = NORMALISATION.get(raw.name) or statistics(x[train], raw.scale)
+    mean, std = NORMALISATION.get(name) or statistics(x[train], raw.scale)
     height, width, channels = x.shape[1:]
     info = DatasetInfo(
         name=raw.name,

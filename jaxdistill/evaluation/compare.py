@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.evaluation.evaluate import Score, evaluator, search, summarize
@@ -67,7 +68,8 @@ def tuned(
     """Test accuracy of K networks under the protocol and step size that are best on validation.
 
     The search uses other networks and other draws than the test. A protocol's schedule keeps its shape:
-    its first step size becomes the candidate.
+    its first step size becomes the candidate. Where the best candidate is the largest or the smallest, the
+    search goes on beyond it, see `search`.
 
     Args:
       evaluation: networks, splits, key, K and how many networks the search uses.
@@ -91,7 +93,8 @@ def tuned(
 
         def on_validation(step_size: float, run=run, protocol=protocol) -> float:
             values = with_step_size(protocol, step_size).values
-            return float(jnp.mean(run(params, images, rows, values, evaluation.validation, key)))
+            found = run(params, images, rows, values, evaluation.validation, key)
+            return summarize(found, evaluation.validation.y.shape[1]).mean
 
         choice, scores = search(step_sizes, on_validation)
         searched[protocol.name] = scores
@@ -119,17 +122,28 @@ def everything(num_images: int) -> Subsets:
 def random_of_each_class(dataset: Dataset, images_per_class: int) -> Subsets:
     """Every network is trained on its own random real images, n different ones of every class.
 
-    The compiled form of `jaxdistill.baselines.random_real`; n must not exceed the smallest class.
+    The compiled form of `jaxdistill.baselines.random_real`.
+
+    Raises:
+      UserError: n below 1, or above the size of the smallest class.
     """
-    classes = dataset.starts.shape[0]
+    at_least("random_of_each_class", "images_per_class", images_per_class, 1)
+    smallest = int(dataset.counts.min())
+    if images_per_class > smallest:
+        expected = f"images_per_class <= {smallest}, the size of the smallest class"
+        raise fail("random_of_each_class", expected, images_per_class)
     label = jnp.argmax(dataset.y, axis=-1)
     picks = (dataset.starts[:, None] + jnp.arange(images_per_class, dtype=jnp.int32)[None]).reshape(-1)
+    return lambda key, num_networks: _draw(label, picks, jax.random.split(key, num_networks))
 
+
+@jax.jit
+def _draw(label: Array, picks: Array, keys: Array) -> Array:
     def subset(key: Array) -> Array:
         shuffled = jnp.lexsort((jax.random.uniform(key, label.shape), label))  # within each class
-        return shuffled[picks].reshape(classes * images_per_class).astype(jnp.int32)
+        return shuffled[picks].astype(jnp.int32)
 
-    return lambda key, num_networks: jax.lax.map(subset, jax.random.split(key, num_networks))
+    return jax.lax.map(subset, keys)
 
 
 def _test(
@@ -138,4 +152,5 @@ def _test(
     key = stream(evaluation.key, "test")
     params = evaluation.contexts(stream(key, "learners"), evaluation.num_learners)
     rows = subsets(stream(key, "images"), evaluation.num_learners)
-    return summarize(run(params, images, rows, protocol.values, evaluation.test, key))
+    found = run(params, images, rows, protocol.values, evaluation.test, key)
+    return summarize(found, evaluation.test.y.shape[1])

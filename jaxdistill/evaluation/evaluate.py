@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.core.checks import fail
-from jaxdistill.core.keys import stream
+from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Meta, Params
 from jaxdistill.evaluation.protocols import Protocol
 from jaxdistill.inner.losses import accuracy, inner_loss
@@ -28,18 +28,16 @@ class Score(NamedTuple):
     """Over the K networks (biased); 0 for one network."""
     every: list[float]
     """[K], in [0, 1]."""
+    num_diverged: int
+    """How many of the K diverged to NaN; each counts as chance, 1 / classes."""
 
 
-def summarize(accuracies: Array) -> Score:
-    """Mean, standard deviation and every value of [K] accuracies.
-
-    Raises:
-      UserError: an accuracy is not finite.
-    """
+def summarize(accuracies: Array, num_classes: int) -> Score:
+    """Mean, standard deviation and every value of [K] accuracies, NaN for a network that diverged."""
     values = np.asarray(accuracies, np.float64)
-    if not np.isfinite(values).all():
-        raise fail("evaluation", "finite accuracies", values.tolist())
-    return Score(mean=float(values.mean()), std=float(values.std()), every=values.tolist())
+    diverged = np.isnan(values)
+    values = np.where(diverged, 1 / num_classes, values)
+    return Score(float(values.mean()), float(values.std()), values.tolist(), int(diverged.sum()))
 
 
 def accuracy_on(learner: Learner, params: Params, dataset: Dataset, *, microbatch: int = 256) -> Array:
@@ -74,15 +72,15 @@ def evaluator(
 
     Returns:
       (params [K, ...], images Batch [M, ...], subsets [K, N] int32, values, test, key) -> [K] accuracies.
-      Network k is trained on `images[subsets[k]]` with `values` for the optimiser's hyper-parameters. A
-      network whose training diverged to NaN scores as chance does: 1 / classes.
+      Network k is trained on `images[subsets[k]]` with `values` for the optimiser's hyper-parameters. NaN
+      for a network whose training diverged.
     """
 
     def one(
         params: Params, subset: Array, key: Array, images: Batch, values: dict[str, Array], test: Dataset
     ) -> Array:
         order = subset[protocol.order(stream(key, "order"))]
-        keys = jax.random.split(stream(key, "augment"), order.shape[0])
+        keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(order.shape[0]))
         data_loss = inner_loss(learner, weight_decay=protocol.weight_decay)
 
         def batch_of(step: tuple[Array, Array]) -> Batch:
@@ -100,8 +98,7 @@ def evaluator(
             part = jax.tree.map(lambda a, low=low, high=high: a[low:high], ((order, keys), values))
             params, _ = train(loss, params, part[0], protocol.optimizer, part[1])
         trained = learner.calibrate(params, batch_of((order[-1], keys[-1])).x)
-        score = accuracy_on(learner, trained, test)
-        return jnp.where(jnp.isnan(score), 1.0 / test.y.shape[1], score)
+        return accuracy_on(learner, trained, test)
 
     @jax.jit
     def evaluate(
@@ -118,12 +115,23 @@ def evaluator(
     return evaluate
 
 
-def search(candidates: Sequence[float], score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+def search(
+    candidates: Sequence[float], score: Callable[[float], float], *, widen: int = 2
+) -> tuple[float, dict[float, float]]:
     """The candidate with the highest score, and every score; the first of equals.
 
     Args:
       candidates: step sizes, at least one.
       score: mean VALIDATION accuracy of a candidate; the test set never selects anything.
+      widen: so many times, where the best of several candidates is the largest (smallest), three times
+        (a third of) it is tried too: a baseline whose best lies outside the grid would be starved.
     """
     scores = {candidate: score(candidate) for candidate in candidates}
-    return max(scores, key=lambda candidate: scores[candidate]), scores
+    best = max(scores, key=scores.__getitem__)
+    for _ in range(widen if len(scores) > 1 else 0):
+        if best not in (min(scores), max(scores)):
+            break
+        beyond = best * 3 if best == max(scores) else best / 3
+        scores[beyond] = score(beyond)
+        best = max(scores, key=scores.__getitem__)
+    return best, scores

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.keys import at_step
 from jaxdistill.core.types import Array, Batch, InnerOptimizer
 from jaxdistill.inner.optimizers import sgd
 
@@ -88,11 +89,11 @@ def epochs(
     half = (num_epochs // 2) * batches if decay_at_half else 0
 
     def order(key: Array) -> Array:
-        def epoch(key: Array) -> Array:
-            shuffled = jax.random.permutation(key, num_images)
+        def epoch(number: Array) -> Array:
+            shuffled = jax.random.permutation(at_step(key, number), num_images)
             return jnp.resize(shuffled, (batches, size)).astype(jnp.int32)
 
-        return jax.lax.map(epoch, jax.random.split(key, num_epochs)).reshape(num_steps, size)
+        return jax.lax.map(epoch, jnp.arange(num_epochs)).reshape(num_steps, size)
 
     rates = np.full(num_steps, learning_rate, np.float32)
     rates[half:] *= 0.1 if half else 1.0
@@ -111,7 +112,8 @@ def dc(
     """The protocol of the matching papers (DC, DSA, DM).
 
     SGD, momentum .9, weight decay 5e-4, batch 256, step size x .1 after half of the epochs (momentum
-    restarts there); 300 epochs, or 1000 with augmentation.
+    restarts there); 300 epochs, or 1000 with augmentation. Where 256 does not divide N, batches are equal
+    parts instead (500 images are 2 x 250), see `epochs`.
 
     References: Zhao et al. 2021, "Dataset Condensation with Gradient Matching", section 4.1.
     """

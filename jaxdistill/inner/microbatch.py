@@ -20,7 +20,8 @@ def mean_over_batch(
     """Mean of `score` over a batch, computed so many images at a time.
 
     The gradient is accumulated while the value is computed, so nothing is kept per image and nothing is
-    computed twice. It flows into `params` alone, to first order: real data are constants.
+    computed twice. It flows from the loss into `params` alone, to first order: real data are constants, and
+    the other scalar is only reported.
 
     Args:
       score: (params, Batch) -> (loss, anything scalar), both means over that batch.
@@ -33,7 +34,8 @@ def mean_over_batch(
     """
     size = batch.y.shape[0]
     if microbatch is None or microbatch >= size:
-        return score(params, lax.stop_gradient(batch))
+        loss, other = score(params, lax.stop_gradient(batch))
+        return loss, lax.stop_gradient(other)
     return _accumulated(score, microbatch, params, batch)
 
 

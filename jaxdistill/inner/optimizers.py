@@ -1,7 +1,8 @@
 """Optimisers of the inner loop, whose hyper-parameters the outer loop may learn.
 
-A learned hyper-parameter is kept positive by learning a raw value `r`: `softplus(r)` (Dataset
-Distillation) or `exp(r)` (Generative Teaching Networks). It has one value per inner step, or one for all.
+A learned step size is kept positive by learning a raw value `r`: `softplus(r)` (Dataset Distillation) or
+`exp(r)` (Generative Teaching Networks); a learned momentum is `sigmoid(r)`, in (0, 1). Each has one value per
+inner step, or one for all.
 Weight decay belongs to the inner loss (`jaxdistill.inner.losses`), where every solve sees it.
 """
 
@@ -18,18 +19,19 @@ from jaxdistill.core.checks import above, at_least, fail, lookup, one_of
 from jaxdistill.core.types import Array, InnerOptimizer, Params
 
 
-class Positive(NamedTuple):
-    """A bijection between the real line and the positive numbers."""
+class Bijection(NamedTuple):
+    """Between the real line and the values that a hyper-parameter may take."""
 
     to_raw: Callable[[Array], Array]
     from_raw: Callable[[Array], Array]
 
 
-POSITIVE: dict[str, Positive] = {
+POSITIVE: dict[str, Bijection] = {
     # log(e^v - 1), written so that it stays finite for large and small v
-    "softplus": Positive(lambda v: v + jnp.log(-jnp.expm1(-v)), jax.nn.softplus),
-    "exp": Positive(jnp.log, jnp.exp),
+    "softplus": Bijection(lambda v: v + jnp.log(-jnp.expm1(-v)), jax.nn.softplus),
+    "exp": Bijection(jnp.log, jnp.exp),
 }
+BELOW_ONE = Bijection(jax.scipy.special.logit, jax.nn.sigmoid)
 
 
 def sgd(
@@ -49,7 +51,7 @@ def sgd(
       momentum: mu in [0, 1); a number, or one per inner step. Must be positive where it is learned.
       learned: names of the hyper-parameters that the outer loop learns; empty for none.
       per_step: whether a learned hyper-parameter has one value per inner step or one for all.
-      positive: how learned values stay positive, a key of `POSITIVE`.
+      positive: how a learned step size stays positive, a key of `POSITIVE`.
 
     Returns:
       The optimiser; `init()` holds only what is learned.
@@ -105,11 +107,6 @@ def adam(
 INNER_OPTIMIZERS: dict[str, Callable[..., InnerOptimizer]] = {"sgd": sgd, "adam": adam}
 
 
-def with_values(optimizer: InnerOptimizer, values: Mapping[str, Array]) -> InnerOptimizer:
-    """The same optimiser with its hyper-parameters fixed to `values` (each [T] or [1]), none learned."""
-    return optimizer._replace(init=dict, values=lambda raw: dict(values))
-
-
 def keep_in_range(low: float, high: float) -> optax.GradientTransformation:
     """Outer transformation, last in a chain: projects the updated parameters onto [low, high].
 
@@ -138,7 +135,7 @@ def _optimizer(
     at_least(name, "num_steps", num_steps, 1)
     for learned_name in learned:
         one_of(f"{name} learned", learned_name, tuple(values))
-    bijection = lookup(f"{name} positive", positive, POSITIVE)
+    bijections = {"learning_rate": lookup(f"{name} positive", positive, POSITIVE), "momentum": BELOW_ONE}
     start = {key: _per_step(name, key, value, num_steps) for key, value in values.items()}
     for key, value in start.items():
         if key == "momentum":
@@ -148,16 +145,19 @@ def _optimizer(
             above(name, key, float(value.min()), 0.0)
         if key in learned:
             above(name, f"a learned {key}", float(value.min()), 0.0)
+            if not per_step and value.size > 1:
+                raise fail(name, f"one {key}, since all steps share it", value.size, "Or set per_step.")
 
     def init() -> Params:
         length = num_steps if per_step else 1
         return {
-            key: jnp.broadcast_to(bijection.to_raw(jnp.asarray(start[key])), (length,)) for key in learned
+            key: jnp.broadcast_to(bijections[key].to_raw(jnp.asarray(start[key])), (length,))
+            for key in learned
         }
 
     def current(raw: Params) -> dict[str, Array]:
         fixed = {key: jnp.asarray(value) for key, value in start.items() if key not in learned}
-        return fixed | {key: bijection.from_raw(raw[key]) for key in learned}
+        return fixed | {key: bijections[key].from_raw(raw[key]) for key in learned}
 
     return InnerOptimizer(init=init, values=current, build=build)
 

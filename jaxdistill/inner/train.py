@@ -7,6 +7,7 @@ values unchanged: `step` keeps only the learner's state between steps and recomp
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -51,10 +52,13 @@ def train(
       (theta_length, [T] losses before each step; steps beyond `length` repeat the last one).
 
     Raises:
-      UserError: an unknown remat, or `backprop_last` outside [1, T].
+      UserError: an unknown remat, hyper-parameters of another length, or `backprop_last` outside [1, T].
     """
     one_of("train remat", remat, REMAT)
     num_steps = jax.tree.leaves(steps)[0].shape[0]
+    for name, value in values.items():
+        if value.shape not in ((1,), (num_steps,)):
+            raise fail("train", f"1 or {num_steps} values of {name} (one per inner step)", value.shape)
     steps = (steps, {name: jnp.broadcast_to(value, (num_steps,)) for name, value in values.items()})
 
     def step(carry: tuple[Params, Any], inputs: Any) -> tuple[tuple[Params, Any], Array]:
@@ -108,10 +112,13 @@ def _scan(step: Callable, carry: Any, steps: Steps, remat: str) -> tuple[Any, Ar
     head = jax.tree.map(lambda a: a[:whole].reshape(whole // segment, segment, *a.shape[1:]), steps)
     tail = jax.tree.map(lambda a: a[whole:], steps)
 
-    @jax.checkpoint
+    @partial(jax.checkpoint, prevent_cse=False)
     def run(carry: Any, part: Steps) -> tuple[Any, Array]:
         return lax.scan(step, carry, part)
 
     carry, losses = lax.scan(run, carry, head)
+    losses = losses.reshape(-1)
+    if whole == num_steps:
+        return carry, losses
     carry, rest = lax.scan(step, carry, tail)
-    return carry, jnp.concatenate([losses.reshape(-1), rest])
+    return carry, jnp.concatenate([losses, rest])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from jaxdistill.core.checks import fail
+from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, InnerLoss, InnerOptimizer, Meta, Params, Solve, SolveInfo, Teacher
 from jaxdistill.inner.train import train
 
@@ -45,12 +46,11 @@ def unrolled(
 
     def solve(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Params, SolveInfo]:
         del probe
-        teacher_key, length_key = jax.random.split(key)
-        batches = teacher.batches(meta.teacher, teacher_key)
+        batches = teacher.batches(meta.teacher, stream(key, "teacher"))
         length = None
         if random_window and backprop_last is not None:
             num_steps = batches.y.shape[0]
-            length = jax.random.randint(length_key, (), backprop_last, num_steps + 1)
+            length = jax.random.randint(stream(key, "length"), (), backprop_last, num_steps + 1)
         params, losses = train(
             lambda params, batch: inner_loss(meta, params, batch),
             params,

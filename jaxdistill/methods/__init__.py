@@ -1,1 +1,8 @@
 """Published methods: recipes that compose teacher, learner, solve, objective and population."""
+
+from collections.abc import Callable
+
+from jaxdistill.core.types import Method
+from jaxdistill.methods.dd import dd
+
+METHODS: dict[str, Callable[..., Method]] = {"dd": dd}

@@ -26,6 +26,12 @@ from jaxdistill.data import sample
 from jaxdistill.inner.over_learners import over_learners
 
 
+def num_inner_steps(teacher: Teacher) -> int:
+    """T, the number of batches that the teacher makes; from its shapes alone."""
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda: teacher.batches(teacher.init(key), key)).y.shape[0]
+
+
 def bilevel(
     *,
     teacher: Teacher,

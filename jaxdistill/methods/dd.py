@@ -10,8 +10,9 @@
 | sum over j of the sampled theta_0^(j) | `num_learners`, mean | methods/bilevel.py |
 
 Deviations: the mean over initialisations in place of their sum (Adam does not feel it); real batches are
-drawn with replacement in place of shuffled epochs; clip and cosine schedule are options of
-`methods/outer.py` that the paper does not have.
+drawn with replacement in place of shuffled epochs, and from the training set without its validation split
+(50,000 of MNIST's 60,000); the learning rate is constant unless `outer_optimizer` has the authors' schedule,
+`outer_schedule("halving", ...)`; clip, cosine and the bound on step sizes are options that the paper lacks.
 """
 
 import optax
@@ -20,8 +21,8 @@ from jaxdistill.core.types import InnerOptimizer, Learner, Method, Population, T
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.unrolled import unrolled
-from jaxdistill.methods.bilevel import bilevel
-from jaxdistill.methods.outer import adam
+from jaxdistill.methods.bilevel import bilevel, num_inner_steps
+from jaxdistill.methods.outer import outer_adam
 from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.fresh import fresh
 
@@ -30,7 +31,6 @@ def dd(
     learner: Learner,
     teacher: Teacher,
     *,
-    num_steps: int,
     inner_optimizer: InnerOptimizer | None = None,
     weight_decay: float = 0.0,
     population: Population | None = None,
@@ -49,8 +49,8 @@ def dd(
     Args:
       learner: the network.
       teacher: what is learned; `images(...)` in the paper.
-      num_steps: T, inner steps: distill_steps * distill_epochs of the teacher.
-      inner_optimizer: SGD with one learned step size per step, started at 0.02, when None.
+      inner_optimizer: made for the teacher's T inner steps; SGD with one learned step size per step,
+        started at 0.02, when None.
       weight_decay: L2 of the inner loss.
       population: `fresh(learner)` when None.
       outer_optimizer: Adam 0.01, betas (0.5, 0.999), when None.
@@ -63,9 +63,17 @@ def dd(
     Returns:
       The method: `init`, `update`, `synthesize`, `hyperparameters`.
 
+    Raises:
+      UserError: an option out of range, or an inner optimiser made for another number of steps (when traced).
+
+    Example:
+      >>> net = learner("mlp", image_shape=(8, 8, 1), num_classes=10)
+      >>> method = dd(net, images(image_shape=(8, 8, 1), num_classes=10, distill_epochs=10))
+      >>> state = method.init(jax.random.key(0))
+
     References: Wang, Zhu, Torralba & Efros 2018, "Dataset Distillation", algorithm 1, section 4.
     """
-    optimizer = sgd(num_steps=num_steps) if inner_optimizer is None else inner_optimizer
+    optimizer = sgd(num_steps=num_inner_steps(teacher)) if inner_optimizer is None else inner_optimizer
     solve = unrolled(
         teacher,
         inner_loss(learner, weight_decay=weight_decay),
@@ -80,7 +88,7 @@ def dd(
         inner_optimizer=optimizer,
         population=fresh(learner) if population is None else population,
         objective=validation(learner, solve, microbatch=microbatch),
-        outer_optimizer=adam() if outer_optimizer is None else outer_optimizer,
+        outer_optimizer=outer_adam() if outer_optimizer is None else outer_optimizer,
         num_learners=num_learners,
         real_batch_size=real_batch_size,
         strategy=strategy,

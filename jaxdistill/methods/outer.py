@@ -11,7 +11,7 @@ from jaxdistill.inner.optimizers import POSITIVE, keep_in_range
 SCHEDULES = ("constant", "cosine", "halving")
 
 
-def schedule(name: str, *, learning_rate: float, num_steps: int) -> optax.Schedule:
+def outer_schedule(name: str, *, learning_rate: float, num_steps: int) -> optax.Schedule:
     """The outer learning rate by step.
 
     Args:
@@ -31,13 +31,13 @@ def schedule(name: str, *, learning_rate: float, num_steps: int) -> optax.Schedu
     return lookup("schedule", name, table)()
 
 
-def adam(
+def outer_adam(
     *,
     learning_rate: optax.ScalarOrSchedule = 0.01,
     b1: float = 0.5,
     b2: float = 0.999,
     clip: float | None = None,
-    max_step_size: float | None = None,
+    max_inner_learning_rate: float | None = None,
     positive: str = "softplus",
 ) -> optax.GradientTransformation:
     """Adam on the whole `Meta`, after a clip by global norm, before a bound on learned step sizes.
@@ -46,20 +46,22 @@ def adam(
       learning_rate: a number or a schedule.
       b1, b2: Adam's averages; the defaults are those of Wang et al. 2018.
       clip: largest global norm of the hypergradient; None for no clip.
-      max_step_size: upper bound of learned inner step sizes, kept by projection; None for none.
+      max_inner_learning_rate: upper bound of learned inner step sizes, kept by projection; None for none.
       positive: how the inner optimiser keeps them positive (it maps the bound to raw values).
 
     Returns:
-      The transformation. Any other learned inner hyper-parameter is not bounded.
+      The transformation; it bounds no other inner hyper-parameter.
     """
     parts = []
     if clip is not None:
-        above("outer adam", "clip", clip, 0.0)
+        above("outer_adam", "clip", clip, 0.0)
         parts.append(optax.clip_by_global_norm(clip))
     parts.append(optax.adam(learning_rate, b1=b1, b2=b2))
-    if max_step_size is not None:
-        above("outer adam", "max_step_size", max_step_size, 0.0)
-        bound = float(lookup("outer adam positive", positive, POSITIVE).to_raw(jnp.asarray(max_step_size)))
+    if max_inner_learning_rate is not None:
+        above("outer_adam", "max_inner_learning_rate", max_inner_learning_rate, 0.0)
+        bound = float(
+            lookup("outer_adam positive", positive, POSITIVE).to_raw(jnp.asarray(max_inner_learning_rate))
+        )
 
         def step_sizes(meta: Meta) -> Meta:
             return Meta(teacher=False, inner={name: name == "learning_rate" for name in meta.inner})

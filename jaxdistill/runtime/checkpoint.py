@@ -183,7 +183,7 @@ def _raw_shape(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _device(array: np.ndarray, like: Any) -> jax.Array:
-    """A fresh buffer (not a view of numpy's memory: the state is donated), of `like`'s key type if any."""
+    """A fresh buffer (not a view of numpy's memory), of `like`'s key type if any."""
     raw = jnp.array(array)
     if not _is_key(like):
         return raw

@@ -5,6 +5,7 @@
     y, y_soft       [N] int64; [N, classes] float32, rows sum to 1, the labels that were trained on
     order           [T, B] int32, rows of x in the batch of each inner step, in training order
     hyper_<name>    [T] float32, a hyper-parameter of the inner optimiser at each inner step
+    start/<path>    the initial weights, where the images were distilled for one fixed initialisation
     scale, mean, std, class_names, dataset, method, learner (JSON), inner (JSON)
 
 Equal contents give equal bytes, and nothing in it is a pickle.
@@ -18,11 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Batch
-from jaxdistill.data import read_npz
+from jaxdistill.data import read_npz, to_pixels
 from jaxdistill.runtime.atomic import atomic_write, jsonable
 
 
@@ -39,6 +41,8 @@ class Synthetic(NamedTuple):
     """[T, B] int32, rows of the images per inner step; None where the file does not say."""
     hyperparameters: dict[str, np.ndarray]
     """Name to [T] float32; empty where the file has none."""
+    fixed_start: bool
+    """Whether the images were distilled for one fixed initialisation."""
     metadata: dict[str, Any]
     """`scale`, `mean`, `std`, `class_names`, `dataset`, `method`, `learner`, `inner`: those it has."""
 
@@ -54,6 +58,7 @@ def write_synthetic(
     method: str,
     learner: Mapping[str, Any],
     inner: Mapping[str, Any],
+    start: Any = None,
 ) -> None:
     """Writes the synthetic data of a run, atomically.
 
@@ -67,6 +72,7 @@ def write_synthetic(
       method: the method's name.
       learner: its name and options.
       inner: the inner optimiser's name and options.
+      start: the weights that the data were distilled for, a nested dict, where it was one initialisation.
 
     Raises:
       UserError: shapes do not fit, or a value is not finite.
@@ -79,7 +85,7 @@ def write_synthetic(
     mean, std = (np.broadcast_to(np.asarray(v, np.float32), channels) for v in (info.mean, info.std))
     scale = np.float32(info.scale)
     arrays = {
-        "x": (images * std[None, None, None] + mean[None, None, None]) * scale,
+        "x": to_pixels(images, info),
         "x_standardised": images,
         "y": labels.argmax(axis=-1).astype(np.int64),
         "y_soft": labels,
@@ -93,6 +99,8 @@ def write_synthetic(
             )
         arrays[f"hyper_{name}"] = np.broadcast_to(value, (steps,))
     arrays |= {"scale": scale, "mean": mean, "std": std, "class_names": np.asarray(info.class_names, np.str_)}
+    for keys, weights in jax.tree_util.tree_leaves_with_path(start):
+        arrays["/".join(["start", *(str(k.key) for k in keys)])] = np.asarray(weights)
     texts = {"dataset": info.name, "method": method, "learner": _json(learner), "inner": _json(inner)}
     arrays |= {name: np.asarray(text, np.str_) for name, text in texts.items()}
     atomic_write(path, lambda file: _write_npz(file, arrays))
@@ -138,6 +146,7 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
             for name, value in arrays.items()
             if name.startswith("hyper_")
         },
+        fixed_start=any(name.startswith("start/") for name in arrays),
         metadata={name: _plain(where, name, arrays[name]) for name in names if name in arrays},
     )
 

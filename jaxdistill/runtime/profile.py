@@ -2,9 +2,7 @@
 
 import importlib.metadata
 import platform
-import resource
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,6 @@ def device_description() -> str:
     kind, backend = devices[0].device_kind, devices[0].platform
     name = kind if kind.lower() == backend.lower() else f"{kind} ({backend})"
     return name if len(devices) == 1 else f"{len(devices)} x {name}"
-
-
-def peak_rss_bytes() -> int:
-    """The largest resident memory of this process so far, in bytes; compilation is part of it."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def peak_device_bytes() -> int | None:
-    """The peak of memory in use on the first device, in bytes; None where it does not tell (a CPU)."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use")
 
 
 def environment() -> dict[str, Any]:

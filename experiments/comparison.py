@@ -1,0 +1,158 @@
+"""The table at the end of a distillation: distilled images, random real ones, the full training set."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import build
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Batch, DistillState, Learner, Method
+from jaxdistill.data import Splits
+from jaxdistill.evaluation import (
+    Evaluation,
+    Score,
+    Tuned,
+    as_distilled,
+    dc,
+    epochs,
+    everything,
+    random_of_each_class,
+    score,
+    tuned,
+)
+from jaxdistill.runtime import progress
+
+
+def compare(
+    choices: dict[str, Any],
+    data: Splits,
+    learner: Learner,
+    method: Method,
+    state: DistillState,
+    synthetic: tuple[np.ndarray, np.ndarray, np.ndarray],
+    key: jax.Array,
+) -> dict[str, Any]:
+    """Test accuracies of networks trained on each set, every baseline's step size searched on validation.
+
+    Random real images are as many as the distilled ones, new ones for every network, and are trained on for
+    the same steps or by the `dc` protocol, whichever validation prefers. The full training set is all of it
+    but the validation split.
+
+    Args:
+      choices: the run's config.
+      data: its data.
+      learner: its network.
+      method: what distilled.
+      state: its final state.
+      synthetic: (images, labels, order) of `dedupe`.
+      key: root key of the run.
+
+    Returns:
+      The accuracy fields of `result.json`; a row that was left out has a mean of None.
+    """
+    population = build.population(choices, learner)
+    contexts = jax.jit(
+        lambda key, count: population.context(state.population, None, key, count), static_argnums=1
+    )
+    distilled = Evaluation(
+        learner=learner,
+        contexts=contexts,
+        validation=data.validation,
+        test=data.test,
+        key=stream(key, "evaluation"),
+        # networks of a fixed initialisation would all be the same one
+        num_learners=1 if choices["population"] == "fixed" else choices["num_eval_learners"],
+        search_learners=choices["num_search_learners"],
+        strategy=choices["strategy"],
+        learner_chunk=choices["learner_chunk"],
+    )
+    baseline = distilled._replace(num_learners=choices["num_baseline_learners"])
+    images, labels, order = synthetic
+    progress.say("evaluating: distilled images ...")
+    plan = as_distilled(
+        jnp.asarray(order),
+        build.inner_optimizer(choices),
+        method.hyperparameters(state),
+        weight_decay=choices["weight_decay"],
+    )
+    batch = Batch(jnp.asarray(images), jnp.asarray(labels))
+    found = score(distilled, plan, batch, everything(len(images)))
+
+    real, rates = Batch(data.train.x, data.train.y), choices["step_sizes"]
+    random = full = None
+    per_class, smallest = choices["images_per_class"], int(data.train.counts.min())
+    count = per_class * data.info.num_classes
+    if per_class > smallest:
+        progress.say(f"note: no random real images, since a class has only {smallest} of them")
+    else:
+        progress.say("evaluating: random real images, step size searched on validation ...")
+        equal_steps = epochs(
+            count,
+            num_epochs=choices["distill_epochs"],
+            batch_size=count // choices["distill_steps"],
+            momentum=0.0,
+            weight_decay=choices["weight_decay"],
+            name="equal steps",
+        )
+        subsets = random_of_each_class(data.train, per_class)
+        random = tuned(baseline, [equal_steps, dc(count)], real, subsets, step_sizes=rates)
+    if choices["full_data_epochs"]:
+        progress.say("evaluating: full training set, step size searched on validation ...")
+        size, passes = data.train.y.shape[0], choices["full_data_epochs"]
+        plan = epochs(size, num_epochs=passes, decay_at_half=True, name=f"{passes} epochs")
+        full = tuned(baseline, [plan], real, everything(size), step_sizes=rates)
+    return {
+        **_score("test_accuracy", found),
+        "num_learners": len(found.every),
+        "test_accuracies": found.every,
+        **_tuned("random_real", random),
+        **_tuned("full_data", full),
+    }
+
+
+def _score(name: str, found: Score) -> dict[str, Any]:
+    return {f"{name}_mean": found.mean, f"{name}_std": found.std, f"{name}_num_diverged": found.num_diverged}
+
+
+def _tuned(name: str, row: Tuned | None) -> dict[str, Any]:
+    if row is None:
+        return {f"{name}_mean": None, f"{name}_std": None}
+    return _score(name, row.score) | {
+        f"{name}_num_learners": len(row.score.every),
+        f"{name}_accuracies": row.score.every,
+        f"{name}_protocol": row.protocol,
+        f"{name}_step_size": row.step_size,
+        f"{name}_validation": {p: {f"{k:g}": v for k, v in s.items()} for p, s in row.searched.items()},
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints the table of a result."""
+    config = result["config"]
+
+    def cells(title: str, how: str, prefix: str) -> list[str]:
+        mean, std, diverged = (result[f"{prefix}_{part}"] for part in ("mean", "std", "num_diverged"))
+        count = result["num_learners" if prefix == "test_accuracy" else f"{prefix}_num_learners"]
+        lost = f" ({diverged} diverged)" if diverged else ""
+        return [title, f"{100 * mean:.1f}", f"{100 * std:.1f}", str(count), how + lost]
+
+    def searched(prefix: str) -> str:
+        return f"{result[f'{prefix}_protocol']}, step size {result[f'{prefix}_step_size']:.3g}"
+
+    rows = [cells("distilled images", "the learned schedule", "test_accuracy")]
+    for title, prefix in (("random real images", "random_real"), ("full training set", "full_data")):
+        if result[f"{prefix}_mean"] is not None:
+            rows.append(cells(title, searched(prefix), prefix))
+    where = "the fixed initialisation" if config["population"] == "fixed" else "fresh networks"
+    progress.table(
+        f"\nTest accuracy (%) of {where}: {config['learner']} on {config['dataset']}",
+        ["trained on", "mean", "std", "K", "trained by"],
+        rows,
+    )
+    speed = result["outer_steps"] / max(result["seconds"], 1e-9)
+    progress.say(
+        f"{result['outer_steps']} outer steps in {progress.duration(result['seconds'])} ({speed:.3g}/s), "
+        f"compiled in {progress.duration(result['compile_seconds'])}"
+    )

@@ -1,0 +1,152 @@
+"""Bad input of `experiments.distill`: one line that says what is wrong, and nothing is written."""
+
+import sys
+
+import numpy as np
+import pytest
+from helpers import message
+from runs import TINY
+
+from experiments import distill
+from jaxdistill.core.checks import UserError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """The default run directory would be made here."""
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(tmp_path, **options) -> str:
+    """The line; `run` is not made, nor is a default directory."""
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError) as error:
+        distill.run(**options)
+    assert sorted(tmp_path.rglob("*")) == before
+    return message(error)
+
+
+OPTIONS = [
+    ({"dataset": "mnistt"}, "digits, fashion_mnist, kmnist, mnist"),
+    ({"method": "dx"}, "method: expected one of dd"),
+    ({"learner": "mpl"}, "learner: expected one of alexnet, convnet"),
+    ({"learner": "convnet", "norm": "batchnorm"}, "norm: expected one of batch, group, instance"),
+    ({"learner": "convnet", "activation": "gelu2"}, "activation: expected one of"),
+    ({"learner": "convnet", "pooling": "min"}, "pooling: expected one of"),
+    ({"initialization": "zeros"}, "initialization: expected one of"),
+    ({"population": "pool"}, "population: expected one of fixed, fresh"),
+    ({"start": "zeros"}, "start: expected one of noise, real"),
+    ({"remat": "all"}, "remat: expected one of none, sqrt, step"),
+    ({"strategy": "pmap"}, "strategy: expected one of auto, map, vmap"),
+    ({"schedule": "linear"}, "schedule: expected one of constant, cosine, halving"),
+    ({"inner_optimizer": "lion"}, "inner_optimizer: expected one of adam, sgd"),
+    ({"learned": ["nonsense"]}, "expected one of learning_rate, momentum"),
+    ({"norm": "instance"}, "learner mlp: expected options among"),
+    ({"width": 0}, "width >= 1, got 0"),
+    ({"image_size": 0}, "image_size >= 1, got 0"),
+    ({"learner": "convnet", "depth": 5}, "depth <= 3 for images of 8x8x1, got 5"),
+    ({"learner": "alexnet"}, "alexnet"),
+    ({"images_per_class": 0}, "images_per_class >= 1, got 0"),
+    ({"images_per_class": 1000, "start": "real"}, "images_per_class <= 116, the training images of class"),
+    ({"images_per_class": 3, "distill_steps": 2}, "a multiple of distill_steps = 2, got 3"),
+    ({"distill_steps": 0}, "distill_steps >= 1, got 0"),
+    ({"distill_epochs": 0}, "distill_epochs >= 1, got 0"),
+    ({"num_outer_steps": 0}, "num_outer_steps >= 1, got 0"),
+    ({"num_outer_steps": -5}, "num_outer_steps >= 1, got -5"),
+    ({"num_learners": 0}, "num_learners >= 1, got 0"),
+    ({"population": "fixed", "num_learners": 4}, "num_learners 1, since all of them are equal, got 4"),
+    ({"real_batch_size": 0}, "real_batch_size >= 1, got 0"),
+    ({"microbatch": 0}, "microbatch >= 1, got 0"),
+    ({"learner_chunk": 0}, "learner_chunk >= 1, got 0"),
+    ({"chunk_length": 0}, "chunk_length >= 1, got 0"),
+    ({"checkpoint_every": 0}, "checkpoint_every >= 1, got 0"),
+    ({"seed": -1}, "seed >= 0, got -1"),
+    ({"seed": 2**32}, "seed <= 4294967295"),  # JAX would take it for seed 0
+    ({"backprop_last": 0}, "backprop_last >= 1, got 0"),
+    ({"backprop_last": 3}, "backprop_last in 1 ... 2 (inner steps), got 3"),
+    ({"random_window": True}, "backprop_last with random_window"),
+    ({"inner_learning_rate": 0.0}, "learning_rate > 0.0, got 0.0"),
+    ({"inner_learning_rate": 3.0}, "inner_learning_rate <= max_inner_learning_rate = 2, got 3.0"),
+    ({"inner_momentum": 1.0}, "momentum in [0, 1)"),
+    ({"inner_momentum": -0.1}, "inner_momentum >= 0, got -0.1"),
+    ({"learned": ["momentum"]}, "a learned momentum > 0"),
+    ({"inner_optimizer": "adam", "inner_momentum": 0.5}, "inner_momentum 0 with adam, got 0.5"),
+    ({"inner_optimizer": "adam", "learned": ["momentum"]}, "expected one of learning_rate"),
+    ({"outer_learning_rate": 0.0}, "outer_learning_rate > 0"),
+    ({"outer_learning_rate": float("inf")}, "a finite outer_learning_rate, got inf"),
+    ({"clip": -1.0}, "clip >= 0, got -1"),
+    ({"max_inner_learning_rate": -1.0}, "max_inner_learning_rate >= 0, got -1"),
+    ({"weight_decay": -1e-3}, "weight_decay >= 0, got -0.001"),
+    ({"weight_decay": float("nan")}, "a finite weight_decay, got nan"),
+    ({"num_eval_learners": 0}, "num_eval_learners >= 1, got 0"),
+    ({"num_baseline_learners": 0}, "num_baseline_learners >= 1, got 0"),
+    ({"num_search_learners": 0}, "num_search_learners >= 1, got 0"),
+    ({"step_sizes": []}, "at least one of step_sizes, got none"),
+    ({"step_sizes": [0.1, 0.0]}, "step_sizes > 0"),
+    ({"full_data_epochs": -1}, "full_data_epochs >= 0, got -1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"), OPTIONS, ids=lambda value: ",".join(value) if isinstance(value, dict) else ""
+)
+def test_options_that_cannot_be(tmp_path, chosen, says):
+    assert says in refused(tmp_path, **(TINY | {"run_dir": "run"} | chosen))
+
+
+def images(n=40, classes=4):
+    generator = np.random.default_rng(0)
+    return {"x": generator.integers(0, 256, (n, 8, 8, 1), np.uint8), "y": np.arange(n) % classes}
+
+
+def with_nan():
+    x = images()["x"].astype(np.float32)
+    x[3, 0, 0, 0] = np.nan
+    return {**images(), "x": x}
+
+
+FILES = {
+    "no x": (lambda: {"y": images()["y"]}, "arrays x and y, got only y"),
+    "no y": (lambda: {"x": images()["x"]}, "arrays x and y, got only x"),
+    "NaN": (with_nan, "finite pixels in x, got a NaN or an infinity in image 3"),
+    "negative label": (lambda: {**images(), "y": np.arange(40) - 1}, "labels >= 0, got -1"),
+    "a class missing": (lambda: {**images(), "y": np.arange(40) % 2 * 2}, "none of class 1"),
+    "label of no class in test": (
+        lambda: {**images(), "x_test": images()["x"][:4], "y_test": np.arange(4) + 1},
+        "labels in 0..3, got 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_arrays_that_cannot_be(tmp_path, name):
+    make, says = FILES[name]
+    np.savez(tmp_path / "mine.npz", **make())
+    assert says in refused(tmp_path, **TINY, dataset="mine.npz", run_dir="run")
+
+
+def test_files_that_are_not_there_or_not_whole(tmp_path):
+    assert "no file of that name" in refused(tmp_path, **TINY, dataset="none.npz", run_dir="run")
+    np.savez(tmp_path / "mine.npz", **images())
+    whole = (tmp_path / "mine.npz").read_bytes()
+    (tmp_path / "mine.npz").write_bytes(whole[: len(whole) // 2])
+    assert "an intact .npz archive" in refused(tmp_path, **TINY, dataset="mine.npz", run_dir="run")
+    (tmp_path / "empty").mkdir()
+    text = refused(
+        tmp_path, **TINY, dataset="mnist", manual_dir=str(tmp_path / "empty"), data_dir=str(tmp_path / "data")
+    )
+    assert "train-images" in text
+
+
+def test_run_directories_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "a directory to write to" in refused(tmp_path, **TINY, run_dir="file/run")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("mine")
+    assert "chapter.tex" in refused(tmp_path, **TINY, run_dir="thesis")
+
+
+def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    text = refused(tmp_path, **TINY, run_dir="run", tensorboard=True)
+    assert 'pip install "jaxdistill[tensorboard]"' in text
