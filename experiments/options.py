@@ -26,7 +26,7 @@ class Option(NamedTuple):
     """One choice."""
 
     default: Any
-    kind: Callable[[str], Any]
+    kind: Callable[[Any], Any]
     """Parses one value; a list option has a list as its default."""
     help: str
     known: Collection[str] = ()

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import message
-from runs import TINY
+from tiny_runs import TINY
 
 from experiments import distill
 from jaxdistill.core.checks import UserError

@@ -8,7 +8,7 @@ import jax
 import pytest
 from conftest import CACHE
 from helpers import message
-from runs import ROOT, command
+from tiny_runs import ROOT, command
 
 from experiments import build, cli, distill, evaluate
 from experiments.options import complete

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import message
-from runs import TINY, tiny_run
+from tiny_runs import TINY, tiny_run
 
 from experiments import comparison, distill, evaluate
 from jaxdistill.core.checks import UserError
@@ -223,7 +223,7 @@ def test_a_colour_set_of_a_user_with_many_options(tmp_path, untuned):
     options = {"synthetic": str(tmp_path / "run/synthetic.npz"), "learners": ["linear"], "smoke": True}
     with pytest.raises(UserError) as error:  # the file knows the set by its name alone
         evaluate.run(**options)
-    assert "'mine'" in message(error) and "--dataset" in message(error)
+    assert "load(mine.npz)" in message(error) and "--dataset" in message(error)
     (row,) = evaluate.run(dataset=dataset, protocols=["as_distilled"], **options)["rows"]
     assert len(row["as_distilled"]["every"]) == 2
 

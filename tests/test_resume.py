@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import message
-from runs import TINY, command, flags, tiny_run, wait_until
+from tiny_runs import TINY, command, flags, tiny_run, wait_until
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.runtime.metrics import read_metrics
