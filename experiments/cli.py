@@ -50,7 +50,10 @@ def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequenc
 def _parse(groups: Groups, doc: str, arguments: list[str]) -> dict[str, Any]:
     """The value of every option; exits on `--help` and on flags that cannot be read."""
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
-        print(_help(groups, doc))
+        try:
+            print(_help(groups, doc), flush=True)
+        except BrokenPipeError:  # a reader that had enough, such as `head`
+            os._exit(0)
         sys.exit(0)
     values = flags.FlagValues()
     for options in groups.values():
@@ -59,7 +62,7 @@ def _parse(groups: Groups, doc: str, arguments: list[str]) -> dict[str, Any]:
     try:
         rest = values(arguments)
     except (flags.Error, OSError) as error:
-        _exit(f"{' '.join(str(error).split())} --help lists the flags.")
+        _exit(f"{' '.join(str(error).split()).rstrip('.')}. --help lists the flags.")
     if len(rest) > 1:
         _exit(f"command line: expected flags alone, got {rest[1]!r}. --help lists them.")
     return {name: values[name].value for options in groups.values() for name in options}

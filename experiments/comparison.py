@@ -101,7 +101,7 @@ def compare(
     if choices["full_data_epochs"]:
         progress.say("evaluating: full training set, step size searched on validation ...")
         size, passes = data.train.y.shape[0], choices["full_data_epochs"]
-        plan = epochs(size, num_epochs=passes, decay_at_half=True, name=f"{passes} epochs")
+        plan = epochs(size, num_epochs=passes, decay_at_half=True, name=f"{passes} epoch{'s' * (passes > 1)}")
         full = tuned(baseline, [plan], real, everything(size), step_sizes=rates)
     return {
         **_score("test_accuracy", found),

@@ -91,7 +91,9 @@ OUTER = {
     "microbatch": Option(None, int, "real images at a time (default: by backend)", low=1),
 }
 EVALUATION = {
-    "num_eval_learners": Option(20, int, "networks that are trained on the distilled images", low=1),
+    "num_eval_learners": Option(
+        20, int, "networks that are trained on the distilled images (baselines: num_baseline_learners)", low=1
+    ),
     "num_baseline_learners": Option(20, int, "networks per baseline", low=1),
     "num_search_learners": Option(5, int, "networks per candidate of a search on validation", low=1),
     "step_sizes": Option(list(STEP_SIZES), float, "step sizes that a baseline is searched over"),

@@ -123,7 +123,7 @@ class Checkpoints:
             "Checkpoints.restore",
             f"a whole checkpoint in {self.directory}",
             "; ".join(reasons),
-            "Start again in another directory, or delete this one.",
+            "Start again in another run_dir, or delete the checkpoints folder.",
         )
 
     def close(self) -> None:
