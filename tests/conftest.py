@@ -7,8 +7,8 @@ from pathlib import Path
 # Compiling is most of what the tests cost, and they run what they compile for milliseconds.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
-import jax  # noqa: E402 - reads XLA_FLAGS
-import pytest  # noqa: E402
+import jax
+import pytest
 
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
     Path(tempfile.gettempdir()) / "jaxdistill-test-cache"

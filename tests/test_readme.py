@@ -62,7 +62,7 @@ def test_the_numpy_example_trains_from_a_file(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_results_are_whole_and_the_readme_quotes_them(path):
     result = json.loads(path.read_text(encoding="utf-8"))
-    if "test_accuracy_mean" not in result:
+    if isinstance(result, list) or "test_accuracy_mean" not in result:
         return  # not a distillation
     assert (ROOT / "experiments" / "presets" / f"{path.stem}.cfg").is_file()
     assert {"config", "environment", "seconds", "compile_seconds", "outer_steps"} <= set(result)
