@@ -12,7 +12,7 @@ from jaxdistill.runtime import compile_cache, profile
 @pytest.fixture
 def cache_config(monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    before = jax.config.jax_compilation_cache_dir
     yield
     jax.config.update("jax_compilation_cache_dir", before)
 
@@ -21,7 +21,7 @@ def test_compile_cache_is_the_users_or_none(tmp_path, monkeypatch, cache_config)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = compile_cache.enable_compile_cache()
     assert path is not None and path.is_dir() and path.parent == tmp_path / "jaxdistill" / "compile"
-    assert jax.config.jax_compilation_cache_dir == str(path)  # type: ignore[attr-defined]
+    assert jax.config.jax_compilation_cache_dir == str(path)
     (tmp_path / "file").write_text("")
     said = []
     assert compile_cache.enable_compile_cache(tmp_path / "file" / "cache", say=said.append) is None

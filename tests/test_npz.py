@@ -1,5 +1,7 @@
 """A user's own `.npz`: as a data set, and as synthetic images."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -109,7 +111,7 @@ def test_a_file_that_is_no_intact_npz_is_one_clear_line(kind, tmp_path):
         with path.open("wb") as file:
             np.save(file, np.zeros(3))
     elif kind in ("cut", "flipped"):
-        content = bytearray(open(write(path, **arrays()), "rb").read())  # noqa: PTH123, SIM115
+        content = bytearray(Path(write(path, **arrays())).read_bytes())
         content[len(content) // 2] ^= 255
         path.write_bytes(content[:-200] if kind == "cut" else content)
     with pytest.raises(UserError, match=r"npz") as error:

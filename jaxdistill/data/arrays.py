@@ -10,6 +10,7 @@ import numpy as np
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.data.dataset import Raw, check_labels
 
+# what zipfile, zlib and numpy raise on damage; NotImplementedError: an unknown compression
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 

@@ -66,6 +66,7 @@ def jsonable(value: Any, nonfinite: Callable[[float], Any] = lambda number: None
     if isinstance(value, Mapping):
         return {str(name): jsonable(part, nonfinite) for name, part in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        # a named tuple: known by hasattr, which the type checker does not follow
         return jsonable(value._asdict(), nonfinite)  # type: ignore[attr-defined]
     if isinstance(value, list | tuple):
         return [jsonable(part, nonfinite) for part in value]

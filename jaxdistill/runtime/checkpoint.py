@@ -81,7 +81,7 @@ class Checkpoints:
             raise fail("Checkpoints.save", f"a step after {latest}, the last one saved", step)
         flat = {path: _host(leaf) for path, leaf in _leaves(state).items()}
         stored = {_name(i): array for i, array in enumerate(flat.values()) if array.size}
-        args = self._ocp.args
+        args = self._ocp.args  # dataclasses whose fields Orbax's decorator hides from the type checker
         content = args.Composite(
             state=args.StandardSave(stored),  # type: ignore[call-arg]
             info=args.JsonSave({"step": step, "leaves": _describe(flat)}),  # type: ignore[call-arg]
