@@ -5,12 +5,13 @@ NamedTuple of pure functions; `bilevel` composes them into a `Method`, whose `up
 """
 
 from jaxdistill.baselines.random_real import random_real
-from jaxdistill.core.checks import UserError
+from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.core.types import (
     Batch,
     Data,
     Dataset,
     DistillState,
+    InnerLoss,
     InnerOptimizer,
     Learner,
     Meta,
@@ -48,9 +49,12 @@ from jaxdistill.evaluation import (
     summarize,
     tuned,
 )
+from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.losses import accuracy, cross_entropy, inner_loss
+from jaxdistill.inner.minimize import minimize
 from jaxdistill.inner.optimizers import adam, keep_in_range, sgd
 from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.inner.solvers import LINEAR_SOLVERS, linear_solver
 from jaxdistill.inner.train import train
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.learners import LEARNERS, from_flax, learner
@@ -67,12 +71,15 @@ __version__ = "0.1.0"
 __all__ = [
     "DATASETS",
     "LEARNERS",
+    "LINEAR_SOLVERS",
     "Batch",
+    "Caution",
     "Data",
     "Dataset",
     "DatasetInfo",
     "DistillState",
     "Evaluation",
+    "InnerLoss",
     "InnerOptimizer",
     "Learner",
     "Meta",
@@ -103,10 +110,13 @@ __all__ = [
     "from_arrays",
     "from_flax",
     "images",
+    "implicit",
     "inner_loss",
     "keep_in_range",
     "learner",
+    "linear_solver",
     "load",
+    "minimize",
     "outer_adam",
     "outer_schedule",
     "over_learners",

@@ -23,6 +23,7 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.inner.optimizers import adam as inner_adam
 from jaxdistill.inner.optimizers import sgd
+from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.learners import learner
 from jaxdistill.methods.dd import dd
 from jaxdistill.methods.outer import outer_adam, outer_schedule
@@ -143,10 +144,10 @@ VARIANTS = {
     "start from real": {"teacher": {"start": "real"}},
     "inner adam": {"optimizer": inner_adam(num_steps=10, learning_rate=0.01)},
     "momentum": {"optimizer": sgd(num_steps=10, momentum=0.5, learned=("learning_rate", "momentum"))},
-    "remat step": {"remat": "step"},
-    "remat sqrt": {"remat": "sqrt"},
-    "truncated": {"backprop_last": 5},
-    "random window": {"backprop_last": 5, "random_window": True},
+    "remat step": {"solve": functools.partial(unrolled, remat="step")},
+    "remat sqrt": {"solve": functools.partial(unrolled, remat="sqrt")},
+    "truncated": {"solve": functools.partial(unrolled, backprop_last=5)},
+    "random window": {"solve": functools.partial(unrolled, backprop_last=5, random_window=True)},
 }
 
 

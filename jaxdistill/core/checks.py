@@ -13,6 +13,10 @@ class UserError(ValueError):
     """Bad input, said in one line. Scripts print the line alone and exit non-zero."""
 
 
+class Caution(UserWarning):
+    """A choice that works and is likely not what was meant, said in one line. Scripts print the line."""
+
+
 def fail(where: str, expected: str, got: Any, remedy: str = "") -> UserError:
     """The error to raise: `raise fail("images", "images_per_class >= 1", 0)`."""
     return UserError(f"{where}: expected {expected}, got {got}." + (f" {remedy}" if remedy else ""))

@@ -90,19 +90,53 @@ class InnerOptimizer(NamedTuple):
     """values of ONE step (scalars) -> optax.GradientTransformation."""
 
 
-InnerLoss = Callable[[Meta, Params, Batch], Array]
-"""(meta, params, synthetic Batch) -> scalar: data loss AND L2, one function for every solve."""
+class InnerLoss(NamedTuple):
+    """What the inner loop lowers: data loss AND L2, one function for every solve. Called as `value`."""
+
+    value: Callable[[Meta, Params, Batch], Array]
+    """(meta, params, synthetic Batch) -> scalar."""
+    gauss_newton: Callable[[Meta, Params, Batch], Callable[[Params], Params]] | None = None
+    """(meta, params, Batch) -> (u -> G u), the semi-definite part of the Hessian; None if unknown."""
+    weight_decay: float | None = None
+    """Its L2 coefficient: the Hessian is at least this much convex beyond its data part. None if unknown."""
+
+    def __call__(self, meta: Meta, params: Params, batch: Batch) -> Array:
+        return self.value(meta, params, batch)
 
 
 class SolveInfo(NamedTuple):
-    """What a solve reports of itself; nothing downstream depends on it."""
+    """What a solve reports of its forward pass; nothing downstream depends on it."""
 
     losses: Array
-    """[T], the inner loss before each inner step."""
+    """[T], the inner loss before each inner step; [1], at the end, of a solve that trains to a tolerance."""
+    report: Metrics = {}  # noqa: RUF012, never written to
+    """Further scalars by name."""
 
 
-Solve = Callable[[Meta, Params, Any, Array], tuple[Params, SolveInfo]]
-"""(meta, start params, probe, key) -> (trained params, info): the inner training map."""
+class Probe(NamedTuple):
+    """How a backward pass reports: what it has to say leaves as the cotangent of this argument.
+
+    No callback is needed, which the compile cache would not keep.
+    """
+
+    solution: Params
+    """In: where the linear solve starts, like the learner's params. Cotangent: its solution v."""
+    report: Metrics
+    """In: zeros. Cotangent: scalars by name."""
+
+
+class Solve(NamedTuple):
+    """The inner training map. Called as `run`."""
+
+    run: Callable[[Meta, Params, Any, Array], tuple[Params, SolveInfo]]
+    """(meta, start params, probe, key) -> (trained params, info), differentiable in meta."""
+    probe: Callable[[Params], Probe | None] = lambda params: None
+    """start params -> the zero probe; None where the backward pass has nothing to report."""
+
+    def __call__(self, meta: Meta, params: Params, probe: Any, key: Array) -> tuple[Params, SolveInfo]:
+        return self.run(meta, params, probe, key)
+
+
 Objective = Callable[[Meta, Any, Batch, Any, Array], tuple[Array, Metrics]]
 """(meta, context, real Batch, probe, key) -> (loss, metrics), for ONE learner."""
 

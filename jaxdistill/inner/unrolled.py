@@ -34,7 +34,7 @@ def unrolled(
       random_window: with `backprop_last`, the run's length is drawn from [backprop_last, T].
 
     Returns:
-      (meta, start params, probe, key) -> (params after T steps, SolveInfo). The probe is not used.
+      The solve: (meta, start params, probe, key) -> (params after T steps, SolveInfo); it needs no probe.
 
     Raises:
       UserError: `random_window` without `backprop_last`; see `train` for the rest.
@@ -44,7 +44,7 @@ def unrolled(
     if random_window and backprop_last is None:
         raise fail("unrolled", "backprop_last with random_window", None, "Set how many steps the window has.")
 
-    def solve(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Params, SolveInfo]:
+    def run(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Params, SolveInfo]:
         del probe
         batches = teacher.batches(meta.teacher, stream(key, "teacher"))
         length = None
@@ -64,4 +64,4 @@ def unrolled(
         last = batches.x[-1 if length is None else length - 1]
         return calibrate(params, last), SolveInfo(losses=losses)
 
-    return solve
+    return Solve(run)

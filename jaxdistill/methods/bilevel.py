@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdistill.core.checks import at_least
+from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import (
     Array,
@@ -20,6 +20,8 @@ from jaxdistill.core.types import (
     Objective,
     Params,
     Population,
+    Probe,
+    Solve,
     Teacher,
 )
 from jaxdistill.data import sample
@@ -30,6 +32,12 @@ def num_inner_steps(teacher: Teacher) -> int:
     """T, the number of batches that the teacher makes; from its shapes alone."""
     key = jax.random.key(0)
     return jax.eval_shape(lambda: teacher.batches(teacher.init(key), key)).y.shape[0]
+
+
+def _reporting(probe: Probe | None) -> Probe:
+    if probe is None:
+        raise fail("bilevel", "a solve that reports, with warm_start", "none")
+    return probe
 
 
 def bilevel(
@@ -43,6 +51,9 @@ def bilevel(
     real_batch_size: int,
     strategy: str = "auto",
     learner_chunk: int | None = None,
+    solve: Solve | None = None,
+    warm_start: bool = False,
+    skip_failed_solves: bool = False,
 ) -> Method:
     """meta <- meta - outer_optimizer(mean over K learners of grad_meta objective).
 
@@ -56,44 +67,71 @@ def bilevel(
       real_batch_size: real images per outer step, shared by the K learners, drawn with replacement.
       strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
       learner_chunk: learners at a time.
+      solve: the objective's, where its backward pass reports (`jaxdistill.inner.implicit`).
+      warm_start: the k-th linear solve starts from the solution of the k-th learner of the step before.
+      skip_failed_solves: a step in which a linear solve failed changes nothing that is learned.
 
     Returns:
-      The method. Its metrics are the objective's, averaged over K, and `gradient_norm`, the global
-      norm of the hypergradient before the outer optimiser.
+      The method. Its metrics are the objective's and the solve's, averaged over K; `gradient_norm`, the
+      global norm of the hypergradient before the outer optimiser; where solves are reported, `worst_residual`
+      of the K, and with `skip_failed_solves` `skipped`, 1 for a step that was.
+
+    Raises:
+      UserError: counts below 1; `warm_start` or `skip_failed_solves` where no solve reports (when traced).
     """
     at_least("bilevel", "num_learners", num_learners, 1)
     at_least("bilevel", "real_batch_size", real_batch_size, 1)
 
     def init(key: Array) -> DistillState:
         meta = Meta(teacher=teacher.init(stream(key, "teacher")), inner=inner_optimizer.init())
-        return DistillState(
+        state = DistillState(
             meta=meta,
             opt_state=outer_optimizer.init(meta),
             population=population.init(stream(key, "population")),
             solver=(),
             step=jnp.zeros((), jnp.int32),
         )
+        return state._replace(solver=first_solutions(state)) if warm_start else state
+
+    def first_solutions(state: DistillState) -> Params:
+        contexts = jax.eval_shape(
+            lambda key: population.context(state.population, None, key, num_learners), jax.random.key(0)
+        )
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), contexts)
 
     def update(state: DistillState, data: Data, key: Array) -> tuple[DistillState, Metrics]:
         key = at_step(key, state.step)
         real = sample(data.real, stream(key, "real"), real_batch_size)
         contexts = population.context(state.population, data.bank, stream(key, "learners"), num_learners)
 
-        def hypergradient(context: Params, key: Array) -> tuple[Metrics, Meta]:
-            differentiate = jax.value_and_grad(objective, has_aux=True)
-            (_, metrics), gradient = differentiate(state.meta, context, real, None, key)
-            return metrics, gradient
+        def hypergradient(context: Params, start: Params, key: Array) -> tuple[Metrics, Meta, Params]:
+            probe = None if solve is None else solve.probe(context)
+            if warm_start:
+                probe = _reporting(probe)._replace(solution=start)
+            differentiate = jax.value_and_grad(objective, argnums=(0, 3), has_aux=True)
+            (_, metrics), (gradient, told) = differentiate(state.meta, context, real, probe, key)
+            if told is None:
+                return metrics, gradient, ()
+            return metrics | told.report, gradient, told.solution if warm_start else ()
 
         keys = jax.random.split(stream(key, "solve"), num_learners)
         mapped = over_learners(hypergradient, strategy=strategy, chunk=learner_chunk)
-        metrics, gradient = jax.tree.map(lambda a: jnp.mean(a, axis=0), mapped(contexts, keys))
+        every, gradients, solutions = mapped(contexts, state.solver, keys)
+        metrics, gradient = jax.tree.map(lambda a: jnp.mean(a, axis=0), (every, gradients))
+        metrics |= {"gradient_norm": optax.tree.norm(gradient)}
+        if "residual" in metrics:
+            metrics |= {"worst_residual": jnp.max(every["residual"])}
         updates, opt_state = outer_optimizer.update(gradient, state.opt_state, state.meta)
         meta = cast(Meta, optax.apply_updates(state.meta, updates))
-        metrics = metrics | {"gradient_norm": optax.tree.norm(gradient)}
-        new = state._replace(
-            meta=meta,
-            opt_state=opt_state,
-            population=population.advance(state.population, meta, stream(key, "advance")),
+        new = state._replace(meta=meta, opt_state=opt_state, solver=solutions)
+        if skip_failed_solves:
+            if "failed_solves" not in metrics:
+                raise fail("bilevel", "a solve that reports, with skip_failed_solves", "none")
+            skipped = metrics["failed_solves"] > 0
+            new = jax.tree.map(lambda old, new: jnp.where(skipped, old, new), state, new)
+            metrics |= {"skipped": skipped.astype(jnp.float32)}
+        new = new._replace(
+            population=population.advance(state.population, new.meta, stream(key, "advance")),
             step=state.step + 1,
         )
         return new, metrics

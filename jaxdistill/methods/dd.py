@@ -15,9 +15,11 @@ drawn with replacement in place of shuffled epochs, and from the training set wi
 `outer_schedule("halving", ...)`; clip, cosine and the bound on step sizes are options that the paper lacks.
 """
 
+from collections.abc import Callable
+
 import optax
 
-from jaxdistill.core.types import InnerOptimizer, Learner, Method, Population, Teacher
+from jaxdistill.core.types import InnerOptimizer, Learner, Method, Population, Solve, Teacher
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.unrolled import unrolled
@@ -37,12 +39,12 @@ def dd(
     outer_optimizer: optax.GradientTransformation | None = None,
     num_learners: int = 4,
     real_batch_size: int = 1024,
-    remat: str = "none",
-    backprop_last: int | None = None,
-    random_window: bool = False,
+    solve: Callable[..., Solve] = unrolled,
     strategy: str = "auto",
     learner_chunk: int | None = None,
     microbatch: int | None = None,
+    warm_start: bool = False,
+    skip_failed_solves: bool = False,
 ) -> Method:
     """Dataset Distillation with the paper's defaults.
 
@@ -56,9 +58,11 @@ def dd(
       outer_optimizer: Adam 0.01, betas (0.5, 0.999), when None.
       num_learners: K initialisations per outer step.
       real_batch_size: real images per outer step.
-      remat, backprop_last, random_window: see `jaxdistill.inner.unrolled`.
+      solve: how training is differentiated: `unrolled`, `implicit`, or `functools.partial` of one of them
+        with its options; called with (teacher, inner loss, inner optimiser, calibrate=...).
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
       microbatch: see `jaxdistill.objectives.validation`.
+      warm_start, skip_failed_solves: see `jaxdistill.methods.bilevel`; for implicit gradients.
 
     Returns:
       The method: `init`, `update`, `synthesize`, `hyperparameters`.
@@ -74,23 +78,19 @@ def dd(
     References: Wang, Zhu, Torralba & Efros 2018, "Dataset Distillation", algorithm 1, section 4.
     """
     optimizer = sgd(num_steps=num_inner_steps(teacher)) if inner_optimizer is None else inner_optimizer
-    solve = unrolled(
-        teacher,
-        inner_loss(learner, weight_decay=weight_decay),
-        optimizer,
-        calibrate=learner.calibrate,
-        remat=remat,
-        backprop_last=backprop_last,
-        random_window=random_window,
-    )
+    loss = inner_loss(learner, weight_decay=weight_decay)
+    solved = solve(teacher, loss, optimizer, calibrate=learner.calibrate)
     return bilevel(
         teacher=teacher,
         inner_optimizer=optimizer,
         population=fresh(learner) if population is None else population,
-        objective=validation(learner, solve, microbatch=microbatch),
+        objective=validation(learner, solved, microbatch=microbatch),
         outer_optimizer=outer_adam() if outer_optimizer is None else outer_optimizer,
         num_learners=num_learners,
         real_batch_size=real_batch_size,
         strategy=strategy,
         learner_chunk=learner_chunk,
+        solve=solved,
+        warm_start=warm_start,
+        skip_failed_solves=skip_failed_solves,
     )

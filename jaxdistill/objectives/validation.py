@@ -20,8 +20,8 @@ def validation(learner: Learner, solve: Solve, *, microbatch: int | None = None)
         64 on the CPU and the whole batch elsewhere when None.
 
     Returns:
-      (meta, start params, real Batch, probe, key) -> (loss, {"loss", "accuracy", "inner_loss"}), all scalar;
-      `accuracy` on the real batch, `inner_loss` before the last inner step.
+      (meta, start params, real Batch, probe, key) -> (loss, {"loss", "accuracy", "inner_loss"} and what the
+      solve reports), all scalar; `accuracy` on the real batch, `inner_loss` before the last inner step.
 
     References: Wang et al. 2018, equation 4.
     """
@@ -37,6 +37,6 @@ def validation(learner: Learner, solve: Solve, *, microbatch: int | None = None)
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         trained, info = solve(meta, params, probe, key)
         loss, right = mean_over_batch(score, trained, real, microbatch)
-        return loss, {"loss": loss, "accuracy": right, "inner_loss": info.losses[-1]}
+        return loss, {"loss": loss, "accuracy": right, "inner_loss": info.losses[-1]} | info.report
 
     return objective

@@ -6,9 +6,10 @@ equals the uninterrupted one bit for bit.
 """
 
 import contextlib
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +25,11 @@ from jaxdistill.runtime.metrics import MetricsLog, read_metrics
 from jaxdistill.runtime.progress import Progress
 from jaxdistill.runtime.rundir import RunDir
 
+SHOWN = ("loss", "accuracy", "inner_gradient", "residual", "cosine", "curvature_v", "curvature_g")
+SHOWN += ("solver_steps", "negative_curvature", "skipped")
+"""Metrics that progress tells, where a method has them."""
+MOST_SKIPPED = 50
+"""So many skipped steps in a row stop a run: it learns nothing."""
 MOST_VALUES = 64
 """Per-step hyper-parameters are logged whole up to so many values."""
 
@@ -84,6 +90,7 @@ def distill(
     label: str = "distill",
     tensorboard: bool = False,
     remedy: str = "",
+    faults: Mapping[str, str] | None = None,
 ) -> Finished:
     """Runs a method to `num_steps`, from the last checkpoint of the run where there is one.
 
@@ -98,13 +105,15 @@ def distill(
       label: what the progress bar says.
       tensorboard: also write TensorBoard events into the run directory.
       remedy: what to lower if the run diverges, in the caller's words.
+      faults: metrics that stop the run where they are above zero, and the remedy for each.
 
     Returns:
       The final state and the time it took.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; the state is saved.
-      UserError: a value is not finite; names the step and the quantity. The last good checkpoint stays.
+      UserError: a value is not finite, or a fault; names the step and the quantity. The last good checkpoint
+        stays. A step that the method itself skipped (`skipped` > 0) may have values that are not finite.
     """
     at_least("distill", "num_outer_steps", num_steps, 1)
     length = default_chunk_length() if chunk_length is None else chunk_length
@@ -123,7 +132,7 @@ def distill(
             )
         )
         spent = _spent(run) if step else 0.0
-        chunk, compiled, compile_seconds = compiled_chunk(method), {}, 0.0
+        chunk, compiled, compile_seconds, skipped = compiled_chunk(method), {}, 0.0, 0
         stop = stack.enter_context(_signals())
         progress = stack.enter_context(Progress(num_steps, step, label))
         for note in notes:
@@ -139,11 +148,14 @@ def distill(
             began = time.perf_counter()
             new, metrics, finite = jax.block_until_ready(compiled[size](state, data, key))
             spent += time.perf_counter() - began
+            metrics = jax.device_get(metrics)
+            _check_faults(metrics, step, checkpoints, faults or {})
+            skipped = _check_skipped(metrics, skipped, step, checkpoints)
             _check_finite(metrics, bool(finite), step, checkpoints, remedy)
             state, step = new, step + size
-            means = {name: float(np.mean(value)) for name, value in metrics.items()}
+            means = _summary(metrics)
             log.write(step, means | _hyperparameters(method, state) | {"seconds": round(spent, 3)})
-            progress.update(step, **{n: means[n] for n in ("loss", "accuracy") if n in means})
+            progress.update(step, **{n: means[n] for n in SHOWN if n in means})
             if step % every == 0 or step == num_steps:
                 checkpoints.save(step, state)
         if stop:
@@ -175,8 +187,49 @@ def _hyperparameters(method: Method, state: DistillState) -> dict[str, Any]:
     return {name: value.tolist() for name, value in learned.items() if value.size <= MOST_VALUES}
 
 
+def _kept_steps(metrics: Metrics) -> np.ndarray:
+    """[length] bool: the steps that the method did not skip."""
+    length = np.size(next(iter(metrics.values())))
+    return np.asarray(metrics.get("skipped", np.zeros(length))) == 0
+
+
+def _summary(metrics: Metrics) -> dict[str, float]:
+    """A chunk in one row: means over its steps, those that were skipped left out; the worst of `worst_*`."""
+    kept, row = _kept_steps(metrics), {}
+    for name, value in metrics.items():
+        every = np.asarray(value) if name in ("skipped", "failed_solves") else np.asarray(value)[kept]
+        reduce = np.max if name.startswith("worst_") else np.mean
+        row[name] = float(reduce(every)) if every.size else math.nan
+    return row
+
+
+def _check_faults(metrics: Metrics, step: int, checkpoints: Checkpoints, faults: Mapping[str, str]) -> None:
+    for name, remedy in faults.items():
+        bad = np.flatnonzero(np.asarray(metrics[name]) > 0) if name in metrics else np.zeros(0, int)
+        if not bad.size or not np.isfinite(metrics["loss"][bad[0]]):
+            continue  # a loss that is not finite is the cause, and told as such
+        told = {n: float(metrics[n][bad[0]]) for n in (name, "worst_residual") if n in metrics}
+        values = ", ".join(f"{n} = {value:.3g}" for n, value in told.items())
+        found = f"{values} at outer step {step + bad[0] + 1}"
+        raise UserError(f"{fail('distill', f'{name} = 0', found, remedy)} {_kept(checkpoints)}")
+
+
+def _check_skipped(metrics: Metrics, before: int, step: int, checkpoints: Checkpoints) -> int:
+    """How many steps in a row were skipped by the end of this chunk; raises where there are too many."""
+    run = before
+    for number, kept in enumerate(_kept_steps(metrics), start=step + 1):
+        run = 0 if kept else run + 1
+        if run >= MOST_SKIPPED:
+            found = f"{run} by outer step {number}"
+            remedy = "Raise damping or weight_decay, or lower inner_learning_rate."
+            text = fail("distill", f"fewer than {MOST_SKIPPED} skipped steps in a row", found, remedy)
+            raise UserError(f"{text} {_kept(checkpoints)}")
+    return run
+
+
 def _check_finite(metrics: Metrics, finite: bool, step: int, checkpoints: Checkpoints, remedy: str) -> None:
-    bad = {name: np.flatnonzero(~np.isfinite(np.asarray(value))) for name, value in metrics.items()}
+    kept = _kept_steps(metrics)
+    bad = {name: np.flatnonzero(~np.isfinite(np.asarray(value)) & kept) for name, value in metrics.items()}
     bad = {name: int(where[0]) for name, where in bad.items() if where.size}
     if bad:
         first = min(bad.values())
@@ -186,9 +239,12 @@ def _check_finite(metrics: Metrics, finite: bool, step: int, checkpoints: Checkp
         found = f"NaN or infinite in what is learned by outer step {step + len(next(iter(metrics.values())))}"
     else:
         return
+    raise UserError(f"{fail('distill', 'finite numbers', found, remedy)} {_kept(checkpoints)}")
+
+
+def _kept(checkpoints: Checkpoints) -> str:
     saved = checkpoints.latest_step()
-    kept = f"The checkpoint of step {saved} is kept." if saved else "There was no checkpoint yet."
-    raise UserError(f"{fail('distill', 'finite numbers', found, remedy)} {kept}")
+    return f"The checkpoint of step {saved} is kept." if saved else "There was no checkpoint yet."
 
 
 @contextlib.contextmanager

@@ -1,0 +1,57 @@
+"""Linear algebra on pytrees: vectors shaped like a learner's parameters."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.core.types import Array, Params
+
+
+def dot(a: Params, b: Params) -> Array:
+    """Sum over all entries of a * b: scalar."""
+    parts = jax.tree.map(jnp.vdot, a, b)
+    return sum(jax.tree.leaves(parts), start=jnp.zeros(()))
+
+
+def squared_norm(tree: Params) -> Array:
+    """Sum of the squares of every entry: scalar."""
+    return dot(tree, tree)
+
+
+def norm(tree: Params) -> Array:
+    """Euclidean norm of all entries together: scalar."""
+    return jnp.sqrt(squared_norm(tree))
+
+
+def add_scaled(a: Params, scale: Array | float, b: Params) -> Params:
+    """a + scale * b."""
+    return jax.tree.map(lambda x, y: x + scale * y, a, b)
+
+
+def scaled(scale: Array | float, a: Params) -> Params:
+    """scale * a."""
+    return jax.tree.map(lambda x: scale * x, a)
+
+
+def zeros_like(tree: Params) -> Params:
+    """The zero vector of that shape."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def normal_like(key: Array, tree: Params) -> Params:
+    """A standard normal vector of that shape and dtype."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten(
+        [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def cosine(a: Params, b: Params) -> Array:
+    """a . b / (|a| |b|), 0 where one of them is zero: scalar."""
+    return ratio(dot(a, b), norm(a) * norm(b))
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """numerator / denominator, 0 where the denominator is zero; a NaN stays one."""
+    zero = denominator == 0
+    return jnp.where(zero, 0.0, numerator / jnp.where(zero, 1.0, denominator))

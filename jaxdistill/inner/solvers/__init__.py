@@ -1,0 +1,57 @@
+"""Solvers of the linear system behind an implicit gradient, by name.
+
+A new one is one new file with a factory `(*, options) -> LinearSolver` and one line in `LINEAR_SOLVERS`.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from jaxdistill.core.checks import fail, lookup
+from jaxdistill.inner.solvers.cg import cg
+from jaxdistill.inner.solvers.gauss_newton_cg import gauss_newton_cg
+from jaxdistill.inner.solvers.identity import identity
+from jaxdistill.inner.solvers.neumann import neumann
+from jaxdistill.inner.solvers.normal_cg import normal_cg
+from jaxdistill.inner.solvers.nystrom import nystrom
+from jaxdistill.inner.solvers.recording_cg import recording_cg
+from jaxdistill.inner.solvers.system import LinearSolver, System
+
+__all__ = ["LINEAR_SOLVERS", "LinearSolver", "System", "linear_solver", "options_of"]
+
+LINEAR_SOLVERS: dict[str, Callable[..., LinearSolver]] = {
+    "cg": cg,
+    "gauss_newton_cg": gauss_newton_cg,
+    "identity": identity,
+    "neumann": neumann,
+    "normal_cg": normal_cg,
+    "nystrom": nystrom,
+    "recording_cg": recording_cg,
+}
+
+
+def linear_solver(name: str, **options: Any) -> LinearSolver:
+    """The solver of that name.
+
+    Args:
+      name: a key of `LINEAR_SOLVERS`.
+      **options: what its factory takes.
+
+    Raises:
+      UserError: for an unknown name, an option that it has not, or one out of range.
+
+    Example:
+      >>> solver = linear_solver("cg", tolerance=1e-4, max_steps=50)
+    """
+    factory = lookup("linear_solver", name, LINEAR_SOLVERS)
+    known = options_of(name)
+    for option in options:
+        if option not in known:
+            raise fail(f"linear_solver {name}", f"options among {', '.join(known)}", repr(option))
+    return factory(**options)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options of a solver with their defaults, such as `{"tolerance": 0.001, "max_steps": 100}`."""
+    parameters = inspect.signature(lookup("linear_solver", name, LINEAR_SOLVERS)).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
