@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments import gradients
 from jaxdistill.baselines.random_real import random_real
 from jaxdistill.core.checks import above, fail, lookup, one_of
 from jaxdistill.core.keys import stream
@@ -130,10 +131,10 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
         outer_optimizer=outer,
         num_learners=config["num_learners"],
         real_batch_size=config["real_batch_size"],
-        remat=config["remat"],
-        backprop_last=config["backprop_last"],
-        random_window=config["random_window"],
+        solve=gradients.solve(config),
         strategy=config["strategy"],
         learner_chunk=config["learner_chunk"],
         microbatch=config["microbatch"],
+        warm_start=config["warm_start"],
+        skip_failed_solves=config["on_failed_solve"] == "skip",
     )

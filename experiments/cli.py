@@ -5,13 +5,15 @@ import re
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from absl import flags, logging
 
 from experiments.options import Groups, Option
-from jaxdistill.core.checks import UserError
+from jaxdistill.core.checks import Caution, UserError
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 INDENT = " " * 6
@@ -34,6 +36,7 @@ def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequenc
     from jaxdistill.runtime.loop import Interrupted
 
     logging.set_verbosity(logging.WARNING)
+    warnings.showwarning = partial(_show_warning, set())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     enable_compile_cache()
@@ -73,15 +76,26 @@ def _exit(line: str, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
+def _show_warning(
+    told: set[str], message: Warning | str, category: type[Warning], *where: Any, **more: Any
+) -> None:
+    """The library's own cautions as one line, once; others as Python shows them."""
+    known = issubclass(category, Caution)
+    text = f"note: {message}\n" if known else warnings.formatwarning(message, category, *where[:2])
+    if not known or text not in told:
+        print(text, end="", file=sys.stderr, flush=True)
+    told.add(text)
+
+
 def _stop(number: int, frame: Any) -> None:
     """Where the loop is not there to save first: while data load, or while networks are evaluated."""
     _exit(f"stopped by {signal.Signals(number).name}", 128 + number)
 
 
 def _define(values: flags.FlagValues, name: str, option: Option) -> None:
-    if isinstance(option.default, list):
+    if option.many:
         parser, serializer = _List(option.kind), flags.CsvListSerializer(",")
-        default = ",".join(map(str, option.default))
+        default = None if option.default is None else ",".join(map(str, option.default))
         flags.DEFINE(parser, name, default, option.help, serializer=serializer, flag_values=values)
     elif option.kind is bool:
         flags.DEFINE_boolean(name, option.default, option.help, flag_values=values)

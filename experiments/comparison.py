@@ -1,14 +1,15 @@
 """The table at the end of a distillation: distilled images, random real ones, the full training set."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build
+from experiments import build, gradients
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Batch, DistillState, Learner, Method
+from jaxdistill.core.types import Batch, DistillState, Learner, Meta, Method, Params, Teacher
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import (
     Evaluation,
@@ -22,7 +23,12 @@ from jaxdistill.evaluation import (
     score,
     tuned,
 )
+from jaxdistill.inner.losses import inner_loss
 from jaxdistill.runtime import progress
+from jaxdistill.runtime.export import dedupe
+
+Synthetic = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""(images [N, H, W, C], labels [N, classes], order [T, B]): what a network is trained on, and how."""
 
 
 def compare(
@@ -31,7 +37,7 @@ def compare(
     learner: Learner,
     method: Method,
     state: DistillState,
-    synthetic: tuple[np.ndarray, np.ndarray, np.ndarray],
+    synthetic: Synthetic,
     key: jax.Array,
 ) -> dict[str, Any]:
     """Test accuracies of networks trained on each set, every baseline's step size searched on validation.
@@ -46,16 +52,13 @@ def compare(
       learner: its network.
       method: what distilled.
       state: its final state.
-      synthetic: (images, labels, order) of `dedupe`.
+      synthetic: of `training_data`.
       key: root key of the run.
 
     Returns:
       The accuracy fields of `result.json`; a row that was left out has a mean of None.
     """
-    population = build.population(choices, learner)
-    contexts = jax.jit(
-        lambda key, count: population.context(state.population, None, key, count), static_argnums=1
-    )
+    contexts = fresh_networks(choices, learner, state)
     distilled = Evaluation(
         learner=learner,
         contexts=contexts,
@@ -70,6 +73,7 @@ def compare(
     )
     baseline = distilled._replace(num_learners=choices["num_baseline_learners"])
     images, labels, order = synthetic
+    chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
     progress.say("evaluating: distilled images ...")
     plan = as_distilled(
         jnp.asarray(order),
@@ -79,26 +83,28 @@ def compare(
     )
     batch = Batch(jnp.asarray(images), jnp.asarray(labels))
     found = score(distilled, plan, batch, everything(len(images)))
+    on_validation = score(chosen_on_validation, plan, batch, everything(len(images)))
 
     real, rates = Batch(data.train.x, data.train.y), choices["step_sizes"]
     random = full = None
     per_class, smallest = choices["images_per_class"], int(data.train.counts.min())
     count = per_class * data.info.num_classes
-    if per_class > smallest:
+    baselines = choices["num_baseline_learners"] > 0
+    if baselines and per_class > smallest:
         progress.say(f"note: no random real images, since a class has only {smallest} of them")
-    else:
+    elif baselines:
         progress.say("evaluating: random real images, step size searched on validation ...")
         equal_steps = epochs(
             count,
-            num_epochs=choices["distill_epochs"],
-            batch_size=count // choices["distill_steps"],
-            momentum=0.0,
+            num_epochs=order.size // count,
+            batch_size=order.shape[1],
+            momentum=choices["inner_momentum"],
             weight_decay=choices["weight_decay"],
             name="equal steps",
         )
         subsets = random_of_each_class(data.train, per_class)
         random = tuned(baseline, [equal_steps, dc(count)], real, subsets, step_sizes=rates)
-    if choices["full_data_epochs"]:
+    if baselines and choices["full_data_epochs"]:
         progress.say("evaluating: full training set, step size searched on validation ...")
         size, passes = data.train.y.shape[0], choices["full_data_epochs"]
         plan = epochs(size, num_epochs=passes, decay_at_half=True, name=f"{passes} epoch{'s' * (passes > 1)}")
@@ -106,10 +112,46 @@ def compare(
     return {
         **_score("test_accuracy", found),
         "num_learners": len(found.every),
+        "validation_accuracy_mean": on_validation.mean,
         "test_accuracies": found.every,
         **_tuned("random_real", random),
         **_tuned("full_data", full),
     }
+
+
+def fresh_networks(
+    config: dict[str, Any], learner: Learner, state: DistillState
+) -> Callable[[jax.Array, int], Params]:
+    """(key, K) -> K start parameters of the run's population."""
+    population = build.population(config, learner)
+    return jax.jit(
+        lambda key, count: population.context(state.population, None, key, count), static_argnums=1
+    )
+
+
+def training_data(
+    config: dict[str, Any], learner: Learner, method: Method, state: DistillState, key: jax.Array
+) -> Synthetic:
+    """The distilled images, each once, and the order in which they are trained on.
+
+    For implicit gradients all images are in every step, for as many steps as the slowest of a few fresh
+    networks needs to the tolerance of the distillation.
+    """
+    batches = method.synthesize(state, stream(key, "export"))
+    images, labels, order = dedupe(batches)
+    if config["gradient"] != "implicit":
+        return images, labels, order
+    teacher = Teacher(init=lambda key: (), batches=lambda phi, key: batches, by_class=None)
+    loss = inner_loss(learner, weight_decay=config["weight_decay"])
+    solve = gradients.solve(config)(teacher, loss, build.inner_optimizer(config), calibrate=learner.calibrate)
+
+    def steps(params: Params) -> jax.Array:
+        return solve(Meta((), {}), params, None, key)[1].report["inner_steps"]
+
+    networks = fresh_networks(config, learner, state)
+    params = networks(stream(key, "inner steps"), config["num_search_learners"])
+    most = max(1, int(jax.jit(lambda params: jax.lax.map(steps, params))(params).max()))
+    return images, labels, np.tile(order.reshape(1, -1), (most, 1))
 
 
 def _score(name: str, found: Score) -> dict[str, Any]:

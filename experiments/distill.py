@@ -12,21 +12,34 @@ directory holds everything; the same command goes on with a run that was stopped
 
 import hashlib
 import json
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build, cli
-from experiments.comparison import compare, show
-from experiments.options import DATA, EVALUATION, INNER, LEARNER, OUTER, RUN, TEACHER, Groups, complete
+from experiments import build, cli, gradients
+from experiments.comparison import compare, show, training_data
+from experiments.options import (
+    DATA,
+    EVALUATION,
+    IMPLICIT,
+    INNER,
+    LEARNER,
+    OUTER,
+    RUN,
+    TEACHER,
+    Groups,
+    complete,
+)
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Data, DistillState, Method
 from jaxdistill.data import Splits, to_pixels
 from jaxdistill.runtime import figures, profile, progress
-from jaxdistill.runtime.export import dedupe, write_synthetic
-from jaxdistill.runtime.loop import distill
+from jaxdistill.runtime.export import write_synthetic
+from jaxdistill.runtime.loop import compiled_chunk, default_chunk_length, distill
+from jaxdistill.runtime.memory import program_bytes
 from jaxdistill.runtime.metrics import read_metrics, require_tensorboard
 from jaxdistill.runtime.rundir import RunDir, open_run
 
@@ -35,6 +48,7 @@ GROUPS: Groups = {
     "teacher": TEACHER,
     "learner": LEARNER,
     "inner loop": INNER,
+    "implicit gradients": IMPLICIT,
     "outer loop": OUTER,
     "evaluation": EVALUATION,
     "run": RUN,
@@ -62,12 +76,16 @@ def run(**chosen: Any) -> dict[str, Any]:
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     config = complete(GROUPS, chosen)
-    choices = {name: value for name, value in config.items() if name not in PLACES}
     build.check_step_sizes(config)
+    unresolved, config = config, gradients.resolve(config)
     if config["tensorboard"]:
         require_tensorboard()
     key = jax.random.key(config["seed"])
     data = build.splits(config)
+    if config["gradient"] == "auto":
+        needs = partial(program_bytes_of, data=data, key=key)
+        config = gradients.within_budget(unresolved, needs, progress.say)
+    choices = {name: value for name, value in config.items() if name not in PLACES}
     if config["dataset"].endswith(".npz"):  # the arrays are what the run is of, not where they lie
         choices |= {"dataset": data.info.name, "dataset_sha256": digest(data)}
     learner = build.learner(config, data.info)
@@ -95,8 +113,9 @@ def run(**chosen: Any) -> dict[str, Any]:
                 label=config["method"],
                 tensorboard=config["tensorboard"],
                 remedy=REMEDY,
+                faults=gradients.FAULTS if config["on_failed_solve"] == "stop" else None,
             )
-            synthetic = dedupe(method.synthesize(finished.state, stream(key, "export")))
+            synthetic = training_data(choices, learner, method, finished.state, key)
             export(directory, config, data, method, finished.state, synthetic)
             if result is not None and not finished.compile_seconds:  # other networks, the same distillation
                 finished = finished._replace(compile_seconds=result.get("compile_seconds", 0.0))
@@ -111,6 +130,15 @@ def run(**chosen: Any) -> dict[str, Any]:
             directory.write_json("result.json", result)
         show(result)
     return result
+
+
+def program_bytes_of(config: dict[str, Any], *, data: Splits, key: jax.Array) -> int:
+    """Bytes that the compiled chunk of outer steps of a config needs, as far as the compiler knows."""
+    learner = build.learner(config, data.info)
+    method = build.method(config, data, learner, stream(key, "teacher start"))
+    length = min(config["chunk_length"] or default_chunk_length(), config["num_outer_steps"])
+    arguments = (jax.eval_shape(method.init, key), Data(data.train, None), key, length)
+    return program_bytes(compiled_chunk(method).lower(*arguments).compile())
 
 
 def _numbers(choices: dict[str, Any]) -> dict[str, Any]:

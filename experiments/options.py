@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from experiments.build import METHODS, POPULATIONS, STARTS
+from experiments.gradients import FAILED_SOLVES, GRADIENTS
 from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.data import DATASETS
 from jaxdistill.evaluation import STEP_SIZES
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.inner.over_learners import STRATEGIES
+from jaxdistill.inner.solvers import LINEAR_SOLVERS
 from jaxdistill.inner.train import REMAT
 from jaxdistill.layers.initializers import INITIALIZATIONS
 from jaxdistill.layers.modules import ACTIVATIONS, NORMS, POOLINGS
@@ -27,7 +29,7 @@ class Option(NamedTuple):
 
     default: Any
     kind: Callable[[Any], Any]
-    """Parses one value; a list option has a list as its default."""
+    """Parses one value."""
     help: str
     known: Collection[str] = ()
     """The names to choose from, if it is a name; the help lists them."""
@@ -35,6 +37,12 @@ class Option(NamedTuple):
     """The smallest value, if it is a number."""
     high: float | None = None
     """The largest."""
+    list_of: bool = False
+    """Whether it is a list of values; one with a list as its default is."""
+
+    @property
+    def many(self) -> bool:
+        return self.list_of or isinstance(self.default, list)
 
 
 DATA = {
@@ -49,7 +57,11 @@ TEACHER = {
     "images_per_class": Option(1, int, "synthetic images per class, in all batches together", low=1),
     "distill_steps": Option(1, int, "distinct batches; images_per_class is a multiple of it", low=1),
     "distill_epochs": Option(
-        10, int, "passes over them: inner steps = distill_steps x distill_epochs", low=1
+        None,
+        int,
+        "passes over them: inner steps = distill_steps x distill_epochs (default: 10; 1 with implicit "
+        "gradients, which train to a tolerance)",
+        low=1,
     ),
     "start": Option("noise", str, "what learned images start from", STARTS),
     "soft_labels": Option(False, bool, "learn the labels too"),
@@ -67,15 +79,51 @@ LEARNER = {
 INNER = {
     "inner_optimizer": Option("sgd", str, "optimiser of the inner loop", INNER_OPTIMIZERS),
     "inner_learning_rate": Option(
-        0.05, float, "step size of the inner loop, or its start where it is learned"
+        None,
+        float,
+        "step size of the inner loop, or its start where it is learned (default: 0.05; implicit 0.1)",
     ),
-    "inner_momentum": Option(0.0, float, "momentum of the inner loop (sgd), or its start", low=0),
-    "learned": Option(["learning_rate"], str, "inner hyper-parameters that are learned; empty for none"),
+    "inner_momentum": Option(
+        None, float, "momentum of the inner loop (sgd), or its start (default: 0; implicit 0.9)", low=0
+    ),
+    "learned": Option(
+        None,
+        str,
+        "inner hyper-parameters that are learned; empty for none (default: learning_rate; implicit none)",
+        list_of=True,
+    ),
     "per_step": Option(True, bool, "learn one value per inner step, not one for all"),
-    "weight_decay": Option(0.0, float, "L2 coefficient of the inner loss", low=0),
-    "remat": Option("none", str, "memory of the reverse pass", REMAT),
-    "backprop_last": Option(None, int, "truncate: backpropagate through the last so many inner steps", low=1),
-    "random_window": Option(False, bool, "with backprop_last: draw where the window ends"),
+    "weight_decay": Option(
+        None, float, "L2 coefficient of the inner loss (default: 0; implicit 0.01)", low=0
+    ),
+    "gradient": Option("unrolled", str, "how training is differentiated", GRADIENTS),
+    "remat": Option("none", str, "unrolled: memory of the reverse pass", REMAT),
+    "backprop_last": Option(
+        None, int, "truncated: backpropagate through the last so many inner steps (default: half)", low=1
+    ),
+    "random_window": Option(False, bool, "truncated: draw where the window ends"),
+    "memory_budget": Option(
+        None, str, "auto: takes the fastest of unrolled, remat step, remat sqrt that fits; such as 2GB"
+    ),
+    "allow_implicit": Option(False, bool, "auto: implicit gradients where none of those fits"),
+}
+IMPLICIT = {
+    "linear_solver": Option(None, str, "of (H + damping I) v = g (default: cg)", LINEAR_SOLVERS),
+    "damping": Option(None, float, "added to the Hessian (default: 0.1)", low=0),
+    "inner_tolerance": Option(
+        None, float, "inner training ends at this relative gradient norm (default: 0.001)", low=0
+    ),
+    "max_inner_steps": Option(None, int, "most inner steps; 0 for no limit (default: 100)", low=0),
+    "solver_tolerance": Option(None, float, "relative residual that ends cg (default: 0.001)", low=0),
+    "solver_steps": Option(None, int, "most iterations of cg (default: 100)", low=1),
+    "neumann_terms": Option(None, int, "terms of the Neumann series (default: 20)", low=1),
+    "neumann_alpha": Option(None, float, "its factor (default: 1 / largest eigenvalue, estimated)"),
+    "nystrom_rank": Option(None, int, "size of the Nystrom sketch (default: 20)", low=1),
+    "identity_scale": Option(None, float, "the multiple of the identity (default: 1)"),
+    "warm_start": Option(False, bool, "start the linear solve from the last outer step's solution"),
+    "on_failed_solve": Option(
+        "stop", str, "what a linear solve with a residual above 1, or NaN, does to its step", FAILED_SOLVES
+    ),
 }
 OUTER = {
     "method": Option("dd", str, "how it is distilled", METHODS),
@@ -94,7 +142,7 @@ EVALUATION = {
     "num_eval_learners": Option(
         20, int, "networks that are trained on the distilled images (baselines: num_baseline_learners)", low=1
     ),
-    "num_baseline_learners": Option(20, int, "networks per baseline", low=1),
+    "num_baseline_learners": Option(20, int, "networks per baseline; 0 leaves the baselines out", low=0),
     "num_search_learners": Option(5, int, "networks per candidate of a search on validation", low=1),
     "step_sizes": Option(list(STEP_SIZES), float, "step sizes that a baseline is searched over"),
     "full_data_epochs": Option(
@@ -110,7 +158,7 @@ RUN = {
         False, bool, 'also write TensorBoard events (pip install "jaxdistill[tensorboard]")'
     ),
 }
-"""Options by what they choose. `seed` and the first five groups decide a run's numbers."""
+"""Options by what they choose. `seed` and the groups before `EVALUATION` decide a run's numbers."""
 
 Groups = dict[str, dict[str, Option]]
 
@@ -138,7 +186,7 @@ def complete(groups: Groups, chosen: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(name: str, option: Option, value: Any) -> Any:
     if value is None and option.default is None:
         return None
-    if not isinstance(option.default, list):
+    if not option.many:
         return _checked_one(name, option, value)
     if isinstance(value, str) or not isinstance(value, Collection):
         raise fail("options", f"{name} as a list", repr(value))
@@ -168,4 +216,15 @@ KINDS: dict[Any, tuple[Any, str]] = {
     str: (str | os.PathLike, "text"),
 }
 
-__all__ = ["DATA", "EVALUATION", "INNER", "LEARNER", "OUTER", "RUN", "TEACHER", "Groups", "Option"]
+__all__ = [
+    "DATA",
+    "EVALUATION",
+    "IMPLICIT",
+    "INNER",
+    "LEARNER",
+    "OUTER",
+    "RUN",
+    "TEACHER",
+    "Groups",
+    "Option",
+]

@@ -26,6 +26,7 @@ def refused(tmp_path, **options) -> str:
     return message(error)
 
 
+IMPLICIT = {"gradient": "implicit", "distill_epochs": None}
 OPTIONS = [
     ({"dataset": "mnistt"}, "digits, fashion_mnist, kmnist, mnist"),
     ({"method": "dx"}, "method: expected one of dd"),
@@ -63,8 +64,34 @@ OPTIONS = [
     ({"seed": -1}, "seed >= 0, got -1"),
     ({"seed": 2**32}, "seed <= 4294967295"),  # JAX would take it for seed 0
     ({"backprop_last": 0}, "backprop_last >= 1, got 0"),
-    ({"backprop_last": 3}, "backprop_last in 1 ... 2 (inner steps), got 3"),
-    ({"random_window": True}, "backprop_last with random_window"),
+    ({"gradient": "truncated", "backprop_last": 3}, "backprop_last in 1 ... 2 (inner steps), got 3"),
+    ({"random_window": True}, "gradient=truncated with random_window, got gradient=unrolled"),
+    ({"gradient": "explicit"}, "gradient: expected one of auto, implicit, truncated, unrolled"),
+    ({"gradient": "truncated", "remat": "step"}, "gradient=unrolled with remat, got gradient=truncated"),
+    ({"damping": 0.1}, "gradient=implicit with damping, got gradient=unrolled"),
+    ({"memory_budget": "2GB"}, "gradient=auto with memory_budget, got gradient=unrolled"),
+    (IMPLICIT | {"damping": -0.1}, "damping >= 0, got -0.1"),
+    (IMPLICIT | {"inner_tolerance": 0.0, "max_inner_steps": 0}, "tolerance > 0 or a limit max_inner_steps"),
+    (IMPLICIT | {"inner_tolerance": 1.0}, "tolerance in [0, 1)"),
+    (IMPLICIT | {"inner_tolerance": -0.5}, "inner_tolerance >= 0, got -0.5"),
+    (IMPLICIT | {"max_inner_steps": -1}, "max_inner_steps >= 0, got -1"),
+    (
+        IMPLICIT | {"linear_solver": "gc"},
+        "linear_solver: expected one of cg, gauss_newton_cg, identity, neumann",
+    ),
+    (IMPLICIT | {"neumann_alpha": 0.1}, "linear_solver cg: expected options among tolerance, max_steps"),
+    (IMPLICIT | {"linear_solver": "neumann", "neumann_alpha": 0.0}, "alpha > 0"),
+    (IMPLICIT | {"solver_steps": 0}, "solver_steps >= 1, got 0"),
+    (IMPLICIT | {"on_failed_solve": "wait"}, "on_failed_solve: expected one of skip, stop"),
+    (IMPLICIT | {"learned": ["learning_rate"]}, "their implicit gradient is zero"),
+    (IMPLICIT | {"distill_epochs": 5}, "distill_epochs 1 with implicit gradients"),
+    ({"gradient": "auto"}, "memory_budget, such as 2GB, got none"),
+    (
+        {"gradient": "auto", "memory_budget": "much"},
+        "a size such as 2GB, 512MiB or 2000000 (bytes), got 'much'",
+    ),
+    ({"gradient": "auto", "memory_budget": "-2GB"}, "a size such as 2GB"),
+    ({"gradient": "auto", "memory_budget": "1kB"}, "memory_budget: expected at least"),
     ({"inner_learning_rate": 0.0}, "learning_rate > 0.0, got 0.0"),
     ({"inner_learning_rate": 3.0}, "inner_learning_rate <= max_inner_learning_rate = 2, got 3.0"),
     ({"inner_momentum": 1.0}, "momentum in [0, 1)"),
@@ -79,7 +106,7 @@ OPTIONS = [
     ({"weight_decay": -1e-3}, "weight_decay >= 0, got -0.001"),
     ({"weight_decay": float("nan")}, "a finite weight_decay, got nan"),
     ({"num_eval_learners": 0}, "num_eval_learners >= 1, got 0"),
-    ({"num_baseline_learners": 0}, "num_baseline_learners >= 1, got 0"),
+    ({"num_baseline_learners": -1}, "num_baseline_learners >= 0, got -1"),
     ({"num_search_learners": 0}, "num_search_learners >= 1, got 0"),
     ({"step_sizes": []}, "at least one of step_sizes, got none"),
     ({"step_sizes": [0.1, 0.0]}, "step_sizes > 0"),

@@ -1,6 +1,8 @@
 """The command line: one line and an exit code for whatever is wrong, help in groups, presets that parse."""
 
+import importlib
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,13 +12,14 @@ from conftest import CACHE
 from helpers import message
 from tiny_runs import ROOT, command
 
-from experiments import build, cli, distill, evaluate
+from experiments import build, cli, distill, evaluate, gradients
 from experiments.options import complete
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.data import load
 from jaxdistill.runtime.loop import Interrupted
 
 PRESETS = sorted((ROOT / "experiments/presets").glob("*.cfg"))
+DISTILLED = [path for path in PRESETS if "python -m experiments.distill " in path.read_text()]
 
 
 @pytest.fixture
@@ -130,14 +133,20 @@ def test_there_are_presets():
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_presets_parse_and_build(main, path):
+def test_presets_say_their_command_and_parse(path):
+    text = path.read_text()
+    name = re.search(rf"python -m experiments\.(\w+) --flagfile=experiments/presets/{path.name}", text)[1]
+    script = importlib.import_module(f"experiments.{name}")
+    assert all(line.startswith(("#", "--")) for line in text.splitlines() if line)
+    complete(script.GROUPS, cli._parse(script.GROUPS, "", [name, f"--flagfile={path}"]))
+
+
+@pytest.mark.parametrize("path", DISTILLED, ids=lambda path: path.stem)
+def test_presets_of_distillations_build(main, path):
     code, config, err = main(f"--flagfile={path}")
     assert (code, err) == (0, [])
-    config = complete(distill.GROUPS, config)
+    config = gradients.resolve(complete(distill.GROUPS, config))
     build.check_step_sizes(config)
-    text = path.read_text()
-    assert f"--flagfile=experiments/presets/{path.name}" in text  # the command stands in it
-    assert all(line.startswith(("#", "--")) for line in text.splitlines() if line)
     data = load("digits", image_size=28 if config["dataset"] == "mnist" else None)  # of the same shape
     key = jax.random.key(config["seed"])
     method = build.method(config, data, build.learner(config, data.info), key)

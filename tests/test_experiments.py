@@ -192,7 +192,7 @@ MANY = {
     "learned": ["learning_rate", "momentum"],
     "per_step": False,
     "weight_decay": 1e-3,
-    "remat": "sqrt",
+    "gradient": "truncated",
     "backprop_last": 3,
     "random_window": True,
     "schedule": "halving",

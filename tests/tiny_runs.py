@@ -47,6 +47,7 @@ def flags(**options: Any) -> list[str]:
     return [
         f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in options.items()
+        if value is not None
     ]
 
 
