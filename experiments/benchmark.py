@@ -15,24 +15,44 @@ lose most on a busy one, so its ratio flatters us there; `load` in a row says ho
 
 import contextlib
 import itertools
-import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import build, cli
-from experiments.options import DATA, INNER, LEARNER, OUTER, RUN, TEACHER, Groups, Option, complete, defaults
+from experiments import build, cli, gradients
+from experiments.measure import (
+    Program,
+    Row,
+    append_rows,
+    compiled,
+    interleaved,
+    no_compile_cache,
+    ratio_of_medians,
+    timed,
+)
+from experiments.options import (
+    DATA,
+    IMPLICIT,
+    INNER,
+    LEARNER,
+    OUTER,
+    RUN,
+    TEACHER,
+    Groups,
+    Option,
+    complete,
+    defaults,
+)
 from experiments.torch_reference import TorchReference, available
 from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.core.keys import at_step, stream
@@ -40,6 +60,7 @@ from jaxdistill.core.types import Array, Data, Method
 from jaxdistill.data import sample
 from jaxdistill.data.dataset import from_arrays
 from jaxdistill.inner.train import REMAT
+from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.layers.conv import FORMULATIONS, LAYOUTS, Layout, conv2d
 from jaxdistill.layers.pool import max_pool
 from jaxdistill.learners import learner
@@ -47,7 +68,6 @@ from jaxdistill.methods.dd import dd
 from jaxdistill.methods.outer import outer_adam
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.runtime import profile, progress
-from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.loop import compiled_chunk
 from jaxdistill.teachers.images import images
 
@@ -60,61 +80,7 @@ GROUPS: Groups = {
     "run": {"run_dir": Option("runs/benchmark", str, "rows.json is there"), "seed": RUN["seed"]},
 }
 SHAPES = {"mlp": (8, 8, 1), "lenet": (28, 28, 1)}
-PATIENCE = 25.0
-"""Seconds after which a comparison ends early; the one with PyTorch never does."""
 REMEDY = 'pip install -e ".[torch]" adds it.'
-Row = dict[str, Any]
-
-
-class Program(NamedTuple):
-    """A compiled program and its arguments."""
-
-    call: Callable[..., Any]
-    arguments: tuple
-    steps: int
-    """Units of work per call; times are of one."""
-    compile_seconds: float
-    temp_bytes: int
-
-    def seconds(self) -> float:
-        """Time of one unit of work, to the end of the computation."""
-        began = time.perf_counter()
-        jax.block_until_ready(self.call(*self.arguments))
-        return (time.perf_counter() - began) / self.steps
-
-
-def compiled(function: Any, arguments: tuple, static: tuple = (), *, steps: int = 1) -> Program:
-    """Compiles a jitted function for its arguments; `static` ones are the last."""
-    began = time.perf_counter()
-    call = function.lower(*arguments, *static).compile()
-    seconds = time.perf_counter() - began
-    return Program(call, arguments, steps, seconds, call.memory_analysis().temp_size_in_bytes)
-
-
-def interleaved(
-    sides: Mapping[str, Callable[[], float]], repeats: int, *, patience: float = PATIENCE
-) -> dict[str, list[float]]:
-    """Times of all sides, which take turns, after one round that warms up.
-
-    A side runs once and returns its time. Once `patience` seconds are over, 3 rounds are enough, and 1 where
-    the warm-up alone took so long.
-    """
-    began = time.perf_counter()
-    for seconds in sides.values():
-        seconds()
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    least = 1 if time.perf_counter() - began > patience else 3
-    for done in range(repeats):
-        if done >= least and time.perf_counter() - began > patience:
-            break
-        for name, seconds in sides.items():
-            times[name].append(seconds())
-    return times
-
-
-def timed(programs: Mapping[str, Program], repeats: int) -> dict[str, list[float]]:
-    """`interleaved`, of programs."""
-    return interleaved({name: program.seconds for name, program in programs.items()}, repeats)
 
 
 def row(
@@ -202,8 +168,8 @@ def remat(config: Mapping[str, Any]) -> Iterator[Row]:
     """Memory and time of an outer step with each way of keeping the inner steps."""
     seed, smoke = config["seed"], config["smoke"]
     name, lengths = ("mlp", (6,)) if smoke else ("lenet", (10, 30, 100, 300))
-    variants: dict[str, dict[str, Any]] = {mode: {"remat": mode} for mode in REMAT}
-    variants["last 5"] = {"backprop_last": 5}
+    variants: dict[str, dict[str, Any]] = {mode: {"solve": partial(unrolled, remat=mode)} for mode in REMAT}
+    variants["last 5"] = {"solve": partial(unrolled, backprop_last=5)}
     for num_steps in lengths:
         problems = {v: problem(name, seed, num_steps=num_steps, **options) for v, options in variants.items()}
         programs = {v: outer_steps(*parts, seed, 2) for v, parts in problems.items()}
@@ -215,7 +181,7 @@ def remat(config: Mapping[str, Any]) -> Iterator[Row]:
 def chunk(config: Mapping[str, Any]) -> Iterator[Row]:
     """Time per outer step of `experiments.distill`'s default run, by outer steps per compiled chunk."""
     seed, smoke = config["seed"], config["smoke"]
-    choices = defaults({"": DATA | TEACHER | LEARNER | INNER | OUTER})
+    choices = gradients.resolve(defaults({"": DATA | TEACHER | LEARNER | INNER | IMPLICIT | OUTER}))
     data, key = build.splits(choices), jax.random.key(seed)
     method = build.method(choices, data, build.learner(choices, data.info), stream(key, "teacher start"))
     total, lengths = (2, (1, 2)) if smoke else (100, (1, 5, 20, 100))
@@ -310,11 +276,6 @@ def lenet_convolutions(layout: Layout, num_batches: int, batch: int, *, seed: in
     return compiled(jax.jit(partial(lax.scan, step)), ((first, second), x))
 
 
-def ratio_of_medians(times: Mapping[str, Sequence[float]], side: str, other: str) -> float:
-    """How many times as long `side` takes as `other`."""
-    return statistics.median(times[side]) / statistics.median(times[other])
-
-
 PARTS = {"torch": torch, "outer": outer, "remat": remat, "chunk": chunk, "conv": conv}
 
 
@@ -335,7 +296,7 @@ def run(**chosen: Any) -> list[Row]:
     if config["smoke"]:
         config["repeats"] = min(config["repeats"], 2)
     file, load = Path(config["run_dir"]) / "rows.json", round(os.getloadavg()[0], 2)
-    saved = _append(file, [])
+    saved = append_rows(file, [])
     about = profile.environment()
     told = {name: about[name] for name in ("jaxdistill", "jax", "python", "commit")}
     told |= {"device": profile.device_description(), "cores": os.cpu_count(), "load": load}
@@ -351,23 +312,10 @@ def run(**chosen: Any) -> list[Row]:
         with contextlib.nullcontext() if config["smoke"] else no_compile_cache():
             for found in PARTS[name](config):
                 rows.append(found | told)
-                saved = _append(file, rows[-1:])
+                saved = append_rows(file, rows[-1:])
         show(name, [r for r in rows if r["what"] == name])
     progress.say(f"{len(rows)} rows measured; {file} has {len(saved)}")
     return rows
-
-
-@contextlib.contextmanager
-def no_compile_cache() -> Iterator[None]:
-    """Inside, every program is compiled anew, so that compile times are real."""
-    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
 
 
 def show(name: str, rows: Sequence[Row]) -> None:
@@ -380,20 +328,6 @@ def show(name: str, rows: Sequence[Row]) -> None:
     scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]
     cells = [[r.get(c) for c in columns] for r in scaled]
     progress.table(f"\n{name}: {(PARTS[name].__doc__ or '').strip()}", [titles[c] for c in columns], cells)
-
-
-def _append(file: Path, rows: Sequence[Row]) -> list[Row]:
-    """Adds rows to a JSON list, a line each; returns the whole list."""
-    try:
-        saved = json.loads(file.read_text()) if file.exists() else []
-        saved = [*map(dict, saved), *rows]
-        text = "[" + ",".join(f"\n{json.dumps(r, allow_nan=False)}" for r in saved) + "\n]\n"
-        atomic_write(file, lambda out: out.write(text.encode()))
-    except OSError as error:
-        raise fail("benchmark", "a run_dir to write to", f"{file.parent} ({error.strerror})") from error
-    except (TypeError, ValueError) as error:
-        raise fail("benchmark", "a JSON list of rows", f"{file} ({error})", "Move it away.") from error
-    return saved
 
 
 if __name__ == "__main__":

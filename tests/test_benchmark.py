@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import message
 
-from experiments import benchmark, torch_reference
+from experiments import benchmark, measure, torch_reference
 from jaxdistill.core.checks import UserError
 from jaxdistill.learners import learner
 
@@ -28,19 +28,19 @@ def test_sides_take_turns_after_a_warm_up():
 
         return seconds
 
-    times = benchmark.interleaved({"a": side("a", 1.0), "b": side("b", 2.0)}, 3)
+    times = measure.interleaved({"a": side("a", 1.0), "b": side("b", 2.0)}, 3)
     assert times == {"a": [1.0] * 3, "b": [2.0] * 3}
     assert calls == ["a", "b"] * 4
-    assert benchmark.ratio_of_medians(times, "b", "a") == 2.0
+    assert measure.ratio_of_medians(times, "b", "a") == 2.0
 
 
 def test_the_impatient_get_fewer_rounds(monkeypatch):
     clock = iter(range(99))
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))  # a second per look
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))  # a second per look
     sides = {"a": lambda: 0.0}
-    assert len(benchmark.interleaved(sides, 9, patience=1.5)["a"]) == 3
-    assert len(benchmark.interleaved(sides, 9, patience=0.0)["a"]) == 1
-    assert len(benchmark.interleaved(sides, 9, patience=100.0)["a"]) == 9
+    assert len(measure.interleaved(sides, 9, patience=1.5)["a"]) == 3
+    assert len(measure.interleaved(sides, 9, patience=0.0)["a"]) == 1
+    assert len(measure.interleaved(sides, 9, patience=100.0)["a"]) == 9
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -69,10 +69,10 @@ def test_an_outer_step_is_compiled_once_and_timed_per_step():
 
 def test_rows_are_appended_to_a_json_list(tmp_path):
     file = tmp_path / "new" / "rows.json"
-    program = benchmark.Program(call=abs, arguments=(1,), steps=1, compile_seconds=0.5, temp_bytes=7)
+    program = measure.Program(call=abs, arguments=(1,), steps=1, compile_seconds=0.5, temp_bytes=7)
     first = benchmark.row("conv", "a", [3.0, 1.0, 2.0], program, K=4)
-    benchmark._append(file, [first])
-    benchmark._append(file, [benchmark.row("conv", "b")])
+    measure.append_rows(file, [first])
+    measure.append_rows(file, [benchmark.row("conv", "b")])
     found = json.loads(file.read_text())
     assert found[0] == {
         "what": "conv",

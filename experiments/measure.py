@@ -1,0 +1,102 @@
+"""Programs compiled, measured and compared: what the benchmarks share."""
+
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxdistill.core.checks import fail
+from jaxdistill.runtime.atomic import atomic_write
+
+Row = dict[str, Any]
+PATIENCE = 25.0
+"""Seconds after which a comparison ends early; the one with PyTorch never does."""
+
+
+class Program(NamedTuple):
+    """A compiled program and its arguments."""
+
+    call: Callable[..., Any]
+    arguments: tuple
+    steps: int
+    """Units of work per call; times are of one."""
+    compile_seconds: float
+    temp_bytes: int
+
+    def seconds(self) -> float:
+        """Time of one unit of work, to the end of the computation."""
+        began = time.perf_counter()
+        jax.block_until_ready(self.call(*self.arguments))
+        return (time.perf_counter() - began) / self.steps
+
+
+def compiled(function: Any, arguments: tuple, static: tuple = (), *, steps: int = 1) -> Program:
+    """Compiles a jitted function for its arguments; `static` ones are the last."""
+    began = time.perf_counter()
+    call = function.lower(*arguments, *static).compile()
+    seconds = time.perf_counter() - began
+    return Program(call, arguments, steps, seconds, call.memory_analysis().temp_size_in_bytes)
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], float]], repeats: int, *, patience: float = PATIENCE
+) -> dict[str, list[float]]:
+    """Times of all sides, which take turns, after one round that warms up.
+
+    A side runs once and returns its time. Once `patience` seconds are over, 3 rounds are enough, and 1 where
+    the warm-up alone took so long.
+    """
+    began = time.perf_counter()
+    for seconds in sides.values():
+        seconds()
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    least = 1 if time.perf_counter() - began > patience else 3
+    for done in range(repeats):
+        if done >= least and time.perf_counter() - began > patience:
+            break
+        for name, seconds in sides.items():
+            times[name].append(seconds())
+    return times
+
+
+def timed(programs: Mapping[str, Program], repeats: int) -> dict[str, list[float]]:
+    """`interleaved`, of programs."""
+    return interleaved({name: program.seconds for name, program in programs.items()}, repeats)
+
+
+def ratio_of_medians(times: Mapping[str, Sequence[float]], side: str, other: str) -> float:
+    """How many times as long `side` takes as `other`."""
+    return statistics.median(times[side]) / statistics.median(times[other])
+
+
+@contextlib.contextmanager
+def no_compile_cache() -> Iterator[None]:
+    """Inside, every program is compiled anew, so that compile times are real."""
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def append_rows(file: Path, rows: Sequence[Row]) -> list[Row]:
+    """Adds rows to a JSON list, a line each; returns the whole list."""
+    try:
+        saved = json.loads(file.read_text()) if file.exists() else []
+        saved = [*map(dict, saved), *rows]
+        text = "[" + ",".join(f"\n{json.dumps(r, allow_nan=False)}" for r in saved) + "\n]\n"
+        atomic_write(file, lambda out: out.write(text.encode()))
+    except OSError as error:
+        raise fail("rows", "a run_dir to write to", f"{file.parent} ({error.strerror})") from error
+    except (TypeError, ValueError) as error:
+        raise fail("rows", "a JSON list of rows", f"{file} ({error})", "Move it away.") from error
+    return saved
