@@ -4,7 +4,7 @@ import json
 
 import pytest
 from helpers import message
-from tiny_runs import TINY
+from tiny_runs import TINY, command, flags
 
 from experiments import equal_time
 from jaxdistill.core.checks import UserError
@@ -69,3 +69,17 @@ def test_bad_input_starts_nothing(tmp_path, chosen, says):
         )
     assert says in message(error)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_implicit_gradients_distill_as_well_as_unrolled_ones_in_the_same_time(tmp_path):
+    options = {"contenders": ["unrolled", "unrolled_fixed", "cg"], "inner_learning_rates": [0.1, 0.3]}
+    options |= {"time_limit": 20.0, "num_baseline_learners": 0, "run_dir": str(tmp_path / "run")}
+    # a process of its own: here programs are compiled without optimisation
+    process = command("-m", "experiments.equal_time", *flags(**options), wait=False, XLA_FLAGS="")
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, (out, err)
+    rows = {row["contender"]: row for row in json.loads((tmp_path / "run/result.json").read_text())["rows"]}
+    unrolled = max(rows["unrolled"]["test_mean"], rows["unrolled_fixed"]["test_mean"])
+    assert rows["cg"]["test_mean"] > unrolled - 0.02, rows
+    assert unrolled > 0.5  # not a comparison of failures

@@ -15,6 +15,7 @@ from jaxdistill.runtime.atomic import atomic_write
 
 INK, FAINT, RULE = "#1f2328", "#6e7781", "#d8dee4"
 COLOURS = ("#0b6bcb", "#d1490c", "#1a7f5a", "#7a4fbf", "#b8860b", "#c2185b")
+MARKERS = "osD^v<>"
 DPI = 160
 MOST_PER_CLASS = 20
 """Images of one class that a figure shows at most."""
@@ -89,6 +90,45 @@ def curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title:
     axes = np.ravel(figure.subplots(1, len(panels), squeeze=False))
     for axis, (name, series) in zip(axes, panels, strict=True):
         _panel(axis, name, series)
+    _finish(path, figure, title)
+
+
+def memory_and_time(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
+    """Draws memory and time of hypergradients against the number of inner steps, both logarithmic.
+
+    A line per estimator; learners K by line style.
+
+    Args:
+      path: the PNG.
+      rows: with `estimator`, `K`, `T`, and any of `program_bytes` and `seconds_median`.
+      title: stands above.
+    """
+    panels = [("program_bytes", "memory of the program, MiB", 2.0**-20)]
+    panels.append(("seconds_median", "time, ms", 1e3))
+    panels = [panel for panel in panels if any(row.get(panel[0]) is not None for row in rows)]
+    estimators = list(dict.fromkeys(row["estimator"] for row in rows))
+    learners = sorted({row["K"] for row in rows})
+    figure = _figure(4.4 * max(1, len(panels)) + 1.9, 3.8)
+    axes = np.ravel(figure.subplots(1, max(1, len(panels)), squeeze=False))
+    for axis, (name, label, factor) in zip(axes, panels, strict=False):
+        shown = [row for row in rows if row.get(name) is not None]
+        for i, estimator in enumerate(estimators):
+            for k, count in enumerate(learners):
+                line = sorted(
+                    (r["T"], r[name]) for r in shown if (r["estimator"], r["K"]) == (estimator, count)
+                )
+                steps, values = np.asarray(line, float).reshape(-1, 2).T
+                text = estimator.replace("_", " ") if len(learners) == 1 else f"{estimator}, K = {count}"
+                marker = MARKERS[i % len(MARKERS)]
+                style: dict[str, Any] = {"ls": ("-", "--", ":")[k % 3], "lw": 1.4, "marker": marker, "ms": 4}
+                colour = COLOURS[i % len(COLOURS)] if i < len(COLOURS) else INK
+                axis.plot(steps, values * factor, color=colour, label=text, **style)
+        axis.set_xscale("log")
+        _logarithmic(axis, factor * np.asarray([row[name] for row in shown], float))
+        _axes(axis, label, "inner steps T")
+    if panels:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize=7.5, frameon=False, labelcolor=INK)
     _finish(path, figure, title)
 
 
@@ -242,16 +282,21 @@ def _panel(axis: Any, name: str, series: list[tuple[str, np.ndarray, np.ndarray]
     finite = np.concatenate([values[np.isfinite(values)] for _, _, values in series])
     if not name.startswith("accuracy") and finite.min() > 0 and finite.max() > 10 * finite.min():
         _logarithmic(axis, finite)
+    _axes(axis, name, "outer step")
+    if len(axis.get_legend_handles_labels()[1]) > 1:
+        axis.legend(fontsize=7.5, frameon=False, labelcolor=INK)
+
+
+def _axes(axis: Any, name: str, below: str) -> None:
+    """The look that all panels share."""
     axis.set_title(name, loc="left", fontsize=9.5, color=INK)
-    axis.set_xlabel("outer step", fontsize=8.5, color=FAINT)
+    axis.set_xlabel(below, fontsize=8.5, color=FAINT)
     axis.tick_params(labelsize=8, colors=FAINT, length=0, which="both")
     axis.grid(color=RULE, lw=0.7)
     axis.set_axisbelow(True)
     for side, spine in axis.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(RULE)
-    if len(axis.get_legend_handles_labels()[1]) > 1:
-        axis.legend(fontsize=7.5, frameon=False, labelcolor=INK)
 
 
 def _logarithmic(axis: Any, values: np.ndarray) -> None:

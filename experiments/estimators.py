@@ -1,0 +1,127 @@
+"""One hypergradient, by every estimator, of the same problem: what `memory_runtime` compares."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from experiments import build, gradients
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Array, Batch, InnerLoss, Learner, Meta, Metrics, Params, Solve, Teacher
+from jaxdistill.data import Splits, sample
+from jaxdistill.inner.implicit import implicit
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.inner.solvers import LINEAR_SOLVERS, linear_solver, options_of
+from jaxdistill.inner.unrolled import unrolled
+from jaxdistill.objectives.validation import validation
+
+Config = Mapping[str, Any]
+UNROLLED = ("unrolled", "unrolled_step", "unrolled_sqrt", "truncated")
+ESTIMATORS = (*UNROLLED, *(f"implicit_{name}" for name in LINEAR_SOLVERS))
+"""By backpropagation: all steps kept, remat step, remat sqrt, through the last steps alone. Then by the
+implicit function theorem, with each linear solver."""
+SMOOTH = ("tanh", "sigmoid", "softplus", "gelu")
+
+
+class Problem(NamedTuple):
+    """What every estimator differentiates: the same images, networks and real batch."""
+
+    learner: Learner
+    loss: InnerLoss
+    meta: Meta
+    contexts: Params
+    """[K, ...], the start parameters."""
+    real: Batch
+    key: Array
+
+    @property
+    def arguments(self) -> tuple[Meta, Params, Batch, Array]:
+        return self.meta, self.contexts, self.real, self.key
+
+
+def problem(config: Config, data: Splits, num_learners: int) -> Problem:
+    """The problem of a config, for K learners."""
+    key = jax.random.key(config["seed"])
+    learner = build.learner(config, data.info)
+    loss = inner_loss(learner, weight_decay=config["weight_decay"])
+    meta = Meta(teacher(config, data, 1).init(stream(key, "teacher")), {})
+    contexts = lax.map(learner.init, jax.random.split(stream(key, "learners"), num_learners))
+    real = sample(data.train, stream(key, "real"), config["real_batch_size"])
+    return Problem(learner, loss, meta, contexts, real, stream(key, "solve"))
+
+
+def teacher(config: Config, data: Splits, num_steps: int) -> Teacher:
+    """One batch of learned images, gone over `num_steps` times."""
+    key = stream(jax.random.key(config["seed"]), "teacher start")
+    batches = {"distill_steps": 1, "distill_epochs": num_steps, "soft_labels": False}
+    return build.teacher({**config, **batches}, data, key)
+
+
+def optimizer(config: Config, num_steps: int) -> Any:
+    """The inner optimiser, nothing learned."""
+    shared = {"distill_steps": 1, "distill_epochs": num_steps, "learned": [], "per_step": False}
+    return build.inner_optimizer({**config, **shared})
+
+
+def solve(name: str, config: Config, data: Splits, loss: InnerLoss, num_steps: int) -> Solve:
+    """The inner training map of an estimator: T steps, unrolled ones on the T-fold batch."""
+    if name in UNROLLED:
+        last = min(config["backprop_last"], num_steps) if name == "truncated" else None
+        remat = name.removeprefix("unrolled_") if name in ("unrolled_step", "unrolled_sqrt") else "none"
+        inner = optimizer(config, num_steps)
+        return unrolled(teacher(config, data, num_steps), loss, inner, remat=remat, backprop_last=last)
+    solver = name.removeprefix("implicit_")
+    given = {
+        own: config[option]
+        for option, own in gradients.SOLVER_OPTIONS.items()
+        if own in options_of(solver) and config[option] is not None
+    }
+    return implicit(
+        teacher(config, data, 1),
+        loss,
+        optimizer(config, 1),
+        linear_solver=linear_solver(solver, **given),
+        damping=config["damping"],
+        tolerance=0.0,
+        max_steps=num_steps,
+    )
+
+
+def hypergradient(
+    learner: Learner, solve: Solve, config: Config
+) -> Callable[[Meta, Params, Batch, Array], tuple[Params, Metrics]]:
+    """(meta, contexts, real, key) -> (hypergradient by the images, reports), means over K; to be compiled."""
+    objective = validation(learner, solve, microbatch=config["microbatch"])
+
+    def of_one(meta: Meta, real: Batch, params: Params, key: Array) -> tuple[Params, Metrics]:
+        differentiate = jax.value_and_grad(objective, argnums=(0, 3), has_aux=True)
+        (_, metrics), (gradient, told) = differentiate(meta, params, real, solve.probe(params), key)
+        return gradient.teacher, metrics if told is None else metrics | told.report
+
+    def of_all(meta: Meta, contexts: Params, real: Batch, key: Array) -> tuple[Params, Metrics]:
+        keys = jax.random.split(key, jax.tree.leaves(contexts)[0].shape[0])
+        mapped = over_learners(
+            partial(of_one, meta, real), strategy=config["strategy"], chunk=config["learner_chunk"]
+        )
+        return jax.tree.map(lambda a: jnp.mean(a, axis=0), mapped(contexts, keys))
+
+    return of_all
+
+
+def is_smooth(config: Config) -> bool:
+    """Whether the inner loss has the second derivatives that an exact reference needs."""
+    if config["learner"] == "linear":
+        return True
+    pooling = config["pooling"] or "average"
+    return config["activation"] in SMOOTH and config["learner"] in ("mlp", "convnet") and pooling != "max"
+
+
+def transform(config: Config) -> optax.GradientTransformation:
+    """The inner optimiser of one step."""
+    inner = optimizer(config, 1)
+    return inner.build({name: value[0] for name, value in inner.values(inner.init()).items()})

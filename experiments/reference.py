@@ -1,0 +1,113 @@
+"""The hypergradient that the estimators are compared with: exact in float64, or a long unroll."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.sparse.linalg import cg
+
+from experiments.estimators import Problem, hypergradient, is_smooth, solve, transform
+from jaxdistill.core.linalg import add_scaled, norm, scaled
+from jaxdistill.core.types import Array, Batch, Meta, Params
+from jaxdistill.data import Splits
+from jaxdistill.inner.losses import cross_entropy
+from jaxdistill.inner.minimize import minimize
+
+TOLERANCE = 1e-8
+"""Relative gradient norm at which the inner problem counts as solved."""
+NEWTON_STEPS = 20
+
+
+class Reference(NamedTuple):
+    """What to compare with; `gradient` is None where it was not reached."""
+
+    gradient: Any
+    """Like the teacher's parameters, mean over K."""
+    name: str
+    """Which reference it is, in words."""
+
+
+def reference(config: Mapping[str, Any], data: Splits, problem: Problem) -> Reference:
+    """The exact hypergradient of a smooth learner; a long unroll of any other."""
+    if is_smooth(config):
+        return exact(config, problem)
+    steps = config["reference_steps"]
+    long = solve("unrolled_sqrt", config, data, problem.loss, steps)
+    gradient, _ = jax.jit(hypergradient(problem.learner, long, config))(*problem.arguments)
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    return Reference(gradient if finite else None, f"unrolled, {steps} inner steps (not smooth)")
+
+
+def exact(config: Mapping[str, Any], problem: Problem) -> Reference:
+    """The implicit hypergradient where the inner gradient is zero, in float64.
+
+    The inner optimiser goes on from the same start, so that it ends in the basin that the estimators go to;
+    Newton's method takes it to the minimum; both linear systems are solved by conjugate gradients to 1e-12.
+    """
+    batch = Batch(problem.meta.teacher["x"][0], _labels(config, problem))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(
+            lambda a: jnp.asarray(np.asarray(a), jnp.float64), (problem.contexts, batch, problem.real)
+        )
+        contexts, batch, real = wide
+        one = jax.jit(lambda params, batch, real: _exact_of_one(config, problem, params, batch, real))
+        count = jax.tree.leaves(contexts)[0].shape[0]
+        found = [
+            jax.device_get(one(jax.tree.map(lambda a, k=k: a[k], contexts), batch, real))
+            for k in range(count)
+        ]
+    worst = max(float(relative) for _, relative in found)
+    if not worst <= TOLERANCE:
+        return Reference(None, f"exact, not reached: relative inner gradient {worst:.1e}")
+    mean = np.mean([gradient for gradient, _ in found], axis=0)
+    return Reference({"x": mean[None]}, f"exact: relative inner gradient {worst:.1e}, float64")
+
+
+def _labels(config: Mapping[str, Any], problem: Problem) -> Array:
+    classes = problem.real.y.shape[1]
+    return jnp.repeat(jnp.eye(classes), config["images_per_class"], axis=0)
+
+
+def _exact_of_one(
+    config: Mapping[str, Any], problem: Problem, start: Params, batch: Batch, real: Batch
+) -> tuple[Array, Array]:
+    """(d L / d images, relative gradient norm reached), for one learner."""
+    none = Meta((), {})
+
+    def inner_gradient(params: Params, x: Array) -> Params:
+        return jax.grad(lambda p: problem.loss(none, p, Batch(x, batch.y)))(params)
+
+    def inverse(params: Params, right: Params) -> Params:
+        _, product = jax.vjp(lambda p: inner_gradient(p, batch.x), params)
+        return cg(lambda u: product(u)[0], right, tol=1e-12, maxiter=2000)[0]
+
+    def newton(carry: tuple[Params, Array]) -> tuple[Params, Array]:
+        params, steps = carry
+        return add_scaled(params, -1.0, inverse(params, inner_gradient(params, batch.x))), steps + 1
+
+    first = norm(inner_gradient(start, batch.x))
+
+    def going(carry: tuple[Params, Array]) -> Array:
+        return (norm(inner_gradient(carry[0], batch.x)) > TOLERANCE / 10 * first) & (carry[1] < NEWTON_STEPS)
+
+    near = minimize(
+        lambda p: problem.loss(none, p, batch), start, transform(config), tolerance=1e-7, max_steps=100_000
+    )
+    params, _ = lax.while_loop(going, newton, (near.params, jnp.zeros((), jnp.int32)))
+    outer = jax.grad(lambda p: cross_entropy(problem.learner.apply(p, real.x), real.y))(params)
+    v = inverse(params, outer)
+    _, mixed = jax.vjp(lambda x: inner_gradient(params, x), batch.x)
+    return mixed(scaled(-1.0, v))[0], norm(inner_gradient(params, batch.x)) / first
+
+
+def compare(gradient: Any, exact_gradient: Any) -> tuple[float, float]:
+    """(cosine, relative error |a - b| / |b|) of a hypergradient a and the reference b."""
+    a, b = (
+        np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
+        for tree in (gradient, exact_gradient)
+    )
+    size = np.linalg.norm(b)
+    return float(a @ b / (np.linalg.norm(a) * size)), float(np.linalg.norm(a - b) / size)
