@@ -19,6 +19,7 @@ from jaxdistill.inner.losses import cross_entropy
 
 SMALL = {
     "learner": "linear",
+    "image_size": 4,
     "inner_steps": [1, 2],
     "estimators": ["unrolled", "implicit_cg"],
     "measure": ["program", "time", "error"],
@@ -42,14 +43,14 @@ def run(path, **chosen):
     return memory_runtime.run(**SMALL | chosen, run_dir=str(path))
 
 
-GRID = {"num_learners": [1, 2], "inner_steps": [2, 1]}
+GRID = {"num_learners": [2], "inner_steps": [2, 1]}
 
 
 def test_a_comparison_from_start_to_end(tmp_path, capsys, monkeypatch):
     result = run(tmp_path / "run", **GRID)
     rows = result["rows"]
     assert [(r["K"], r["T"], r["estimator"]) for r in rows] == [
-        (k, t, e) for k, t in ((1, 1), (1, 2), (2, 1), (2, 2)) for e in SMALL["estimators"]
+        (2, t, e) for t in (1, 2) for e in SMALL["estimators"]
     ]
     for row in rows:
         assert row["all_bytes"] > row["program_bytes"] > 0 and row["compile_seconds"] > 0
@@ -63,7 +64,7 @@ def test_a_comparison_from_start_to_end(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "run/result.json").read_text())["rows"] == rows
     assert (tmp_path / "run/memory_runtime.png").read_bytes()[:4] == b"\x89PNG"
     text = (tmp_path / "run/memory_runtime.md").read_text()
-    assert text.count("| implicit_cg |") == 4 and "reference: exact" in text
+    assert text.count("| implicit_cg |") == 2 and "reference: exact" in text
     out = capsys.readouterr().out
     assert (
         "One hypergradient: linear on digits" in out
