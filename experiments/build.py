@@ -14,7 +14,7 @@ from jaxdistill.learners import learner as make_learner
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.outer import outer_adam, outer_schedule
 from jaxdistill.populations import POPULATIONS
-from jaxdistill.teachers.images import images
+from jaxdistill.teachers import TEACHERS
 
 Config = Mapping[str, Any]
 LEARNER_OPTIONS = ("width", "depth", "norm", "activation", "pooling", "initialization")
@@ -53,7 +53,7 @@ def num_inner_steps(config: Config) -> int:
 
 
 def teacher(config: Config, data: Splits, key: Array) -> Teacher:
-    """Learned images."""
+    """What is learned."""
     info, per_class = data.info, config["images_per_class"]
     start = None
     if one_of("teacher start", config["start"], STARTS) == "real":
@@ -64,7 +64,7 @@ def teacher(config: Config, data: Splits, key: Array) -> Teacher:
             raise fail("teacher", expected, per_class, "Ask for fewer, or add --start=noise.")
         real = random_real(data.train, stream(key, "start"), per_class)
         start = real.x.reshape(info.num_classes, per_class, *info.image_shape)
-    return images(
+    return lookup("teacher", config["teacher"], TEACHERS)(
         image_shape=info.image_shape,
         num_classes=info.num_classes,
         images_per_class=per_class,

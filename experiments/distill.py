@@ -85,9 +85,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     if config["gradient"] == "auto":
         needs = partial(program_bytes_of, data=data, key=key)
         config = gradients.within_budget(unresolved, needs, progress.say)
-    choices = {name: value for name, value in config.items() if name not in PLACES}
-    if config["dataset"].endswith(".npz"):  # the arrays are what the run is of, not where they lie
-        choices |= {"dataset": data.info.name, "dataset_sha256": digest(data)}
+    choices = identity_of(config, data)
     learner = build.learner(config, data.info)
     method = build.method(config, data, learner, stream(key, "teacher start"))
     start = jax.eval_shape(method.init, key)
@@ -145,6 +143,14 @@ def _numbers(choices: dict[str, Any]) -> dict[str, Any]:
     """The choices that a result's numbers depend on, as JSON has them."""
     kept = {name: value for name, value in choices.items() if name not in CADENCE}
     return json.loads(json.dumps(kept))
+
+
+def identity_of(config: dict[str, Any], data: Splits) -> dict[str, Any]:
+    """What a run is, wherever its files lie: its choices, and of a user's arrays their content."""
+    choices = {name: value for name, value in config.items() if name not in PLACES}
+    if config["dataset"].endswith(".npz"):
+        choices |= {"dataset": data.info.name, "dataset_sha256": digest(data)}
+    return choices
 
 
 def digest(data: Splits) -> str:

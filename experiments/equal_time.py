@@ -132,7 +132,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     }
     for options in cells.values():
         make(options, data, key)  # what cannot be made starts nothing
-    pinned = {name: value for name, value in config.items() if name not in distill.PLACES}
+    pinned = distill.identity_of(config, data)
     with open_run(config["run_dir"], pinned, free_fields=("checkpoint_every",)) as directory:
         progress.say(
             f"{len(cells)} distillations of {config['time_limit']:g} s each: {config['learner']} on "

@@ -20,6 +20,7 @@ import io
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from typing import Any
 import jax
 
 from experiments import build, cli
-from experiments.distill import PLACES
+from experiments.distill import identity_of
 from experiments.estimators import ESTIMATORS, UNROLLED, Problem, hypergradient, problem, solve
 from experiments.measure import Program, Row, compiled, no_compile_cache, timed
 from experiments.options import DATA, IMPLICIT, INNER, LEARNER, OUTER, RUN, TEACHER, Groups, Option, complete
@@ -62,7 +63,7 @@ GROUPS: Groups = {
         "smoke": Option(False, bool, "T = 1, 2 and two estimators: does it run?"),
     },
     "data": DATA,
-    "teacher": {name: TEACHER[name] for name in ("images_per_class", "start")},
+    "teacher": {name: TEACHER[name] for name in ("teacher", "images_per_class", "start")},
     "learner": {name: LEARNER[name] for name in LEARNER if name != "population"},
     "inner loop": {
         "inner_optimizer": INNER["inner_optimizer"],
@@ -85,6 +86,7 @@ GROUPS: Groups = {
     },
 }
 SMOKE = {"inner_steps": [1, 2], "estimators": ["unrolled", "implicit_cg"], "repeats": 2}
+OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
 TOLD = ("inner_gradient", "residual", "cosine", "failed_solves", "solver_steps", "negative_curvature")
 
 
@@ -107,7 +109,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     data = build.splits(config)
     for name in config["estimators"]:  # what cannot be made starts nothing
         solve(name, config, data, problem(config, data, 1).loss, 1)
-    pinned = {name: value for name, value in config.items() if name not in PLACES}
+    pinned = identity_of(config, data)
     with open_run(config["run_dir"], pinned) as directory:
         progress.say(
             f"memory and time of a hypergradient: {config['learner']} on {data.info.name}, "
@@ -181,8 +183,13 @@ def cell(
             else:
                 programs[name] = program
     if {"time", "error"} & set(config["measure"]):
-        for name, program in programs.items():
-            gradient, told = jax.device_get(program.call(*program.arguments))
+        for name, program in list(programs.items()):
+            try:
+                gradient, told = jax.device_get(program.call(*program.arguments))
+            except OUT_OF_MEMORY as error:
+                rows[name]["note"] = f"did not run: {_one_line(error)}"
+                del programs[name]
+                continue
             rows[name] |= {n: float(told[n]) for n in TOLD if n in told}
             if exact is not None:
                 rows[name]["reference"] = exact.name
@@ -191,8 +198,7 @@ def cell(
                 rows[name] |= {"cosine_to_reference": cosine, "relative_error": error}
     if "time" in config["measure"]:
         for name, times in timed(programs, config["repeats"]).items():
-            ordered = sorted(times)
-            rows[name] |= {"seconds_median": ordered[len(ordered) // 2], "seconds_min": ordered[0]}
+            rows[name] |= {"seconds_median": statistics.median(times), "seconds_min": min(times)}
             rows[name] |= {"repeats": len(times)}
     if "process" in config["measure"]:
         ask = lambda name: in_a_process(config, name, num_learners, num_steps)  # noqa: E731
@@ -207,9 +213,13 @@ def _compiled(step: Callable, made: Problem, row: Row) -> Program | None:
     try:
         with no_compile_cache():
             return compiled(jax.jit(step), made.arguments)
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        row["note"] = f"not compiled: {' '.join(str(error).split())[:120]}"
+    except OUT_OF_MEMORY as error:
+        row["note"] = f"not compiled: {_one_line(error)}"
         return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120]
 
 
 def free_bytes() -> int | None:

@@ -22,6 +22,7 @@ from jaxdistill.layers.initializers import INITIALIZATIONS
 from jaxdistill.layers.modules import ACTIVATIONS, NORMS, POOLINGS
 from jaxdistill.learners import LEARNERS
 from jaxdistill.methods.outer import SCHEDULES
+from jaxdistill.teachers import TEACHERS
 
 
 class Option(NamedTuple):
@@ -54,6 +55,7 @@ DATA = {
     "image_size": Option(None, int, "resize images to this side, pixels", low=1),
 }
 TEACHER = {
+    "teacher": Option("images", str, "what is learned", TEACHERS),
     "images_per_class": Option(1, int, "synthetic images per class, in all batches together", low=1),
     "distill_steps": Option(1, int, "distinct batches; images_per_class is a multiple of it", low=1),
     "distill_epochs": Option(

@@ -36,6 +36,7 @@ OPTIONS = [
     ({"learner": "convnet", "pooling": "min"}, "pooling: expected one of"),
     ({"initialization": "zeros"}, "initialization: expected one of"),
     ({"population": "pool"}, "population: expected one of fixed, fresh"),
+    ({"teacher": "pictures"}, "teacher: expected one of images"),
     ({"start": "zeros"}, "start: expected one of noise, real"),
     ({"remat": "all"}, "remat: expected one of none, sqrt, step"),
     ({"strategy": "pmap"}, "strategy: expected one of auto, map, vmap"),

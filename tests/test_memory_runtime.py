@@ -56,7 +56,7 @@ def test_a_comparison_from_start_to_end(tmp_path, capsys, monkeypatch):
         assert row["all_bytes"] > row["program_bytes"] > 0 and row["compile_seconds"] > 0
         assert row["seconds_median"] >= row["seconds_min"] > 0 and row["note"] == ""
         assert -1 <= row["cosine_to_reference"] <= 1 + 1e-6 and row["relative_error"] > 0
-        assert row["reference"].startswith("exact: relative inner gradient")
+        assert row["reference"].startswith("exact: relative inner gradient and residual <= ")
         assert ("residual" in row) == (row["estimator"] == "implicit_cg")
     with (tmp_path / "run/rows.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -130,6 +130,31 @@ def test_a_reference_that_is_not_reached_is_none(monkeypatch):
     data = build.splits(chosen)
     found = reference.reference(chosen, data, estimators.problem(chosen, data, 1))
     assert found.gradient is None and "not reached" in found.name
+
+
+def test_a_reference_whose_linear_solve_stopped_early_is_not_reached(monkeypatch):
+    chosen = config()
+    data = build.splits(chosen)
+    problem = estimators.problem(chosen, data, 1)
+    assert reference.reference(chosen, data, problem).gradient is not None
+    solver = reference.cg
+    monkeypatch.setattr(reference, "cg", lambda *args, tol, maxiter: solver(*args, tol=tol, maxiter=2))
+    assert reference.reference(chosen, data, problem).gradient is None
+
+
+def test_memory_that_runs_out_on_the_way_is_a_row(tmp_path, monkeypatch, capsys):
+    compiled = memory_runtime.compiled
+
+    def boom(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(memory_runtime, "program_bytes", lambda call: 1)
+    monkeypatch.setattr(memory_runtime, "compiled", lambda *a: compiled(*a)._replace(call=boom))
+    rows = run(tmp_path / "run", inner_steps=[1], measure=["program", "time"])["rows"]
+    assert all(row["note"] == "did not run: RESOURCE_EXHAUSTED: Out of memory" for row in rows)
+    monkeypatch.setattr(memory_runtime, "compiled", boom)
+    rows = run(tmp_path / "other", inner_steps=[1], measure=["program"])["rows"]
+    assert all(row["note"].startswith("not compiled: RESOURCE_EXHAUSTED") for row in rows)
 
 
 def test_what_does_not_fit_is_a_row(tmp_path, monkeypatch, capsys):
