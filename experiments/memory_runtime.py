@@ -24,7 +24,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from experiments.options import DATA, IMPLICIT, INNER, LEARNER, OUTER, RUN, TEAC
 from experiments.reference import Reference, compare, reference
 from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.data import Splits
+from jaxdistill.learners import num_params
 from jaxdistill.runtime import figures, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.memory import format_bytes, program_bytes
@@ -45,7 +45,7 @@ from jaxdistill.runtime.rundir import RunDir, open_run
 
 MEASURES = ("program", "process", "time", "error")
 DEFAULT = [*UNROLLED, "implicit_cg", "implicit_neumann", "implicit_identity"]
-MLP = {"width": 64, "depth": 1, "activation": "tanh"}
+MLP = {"width": 32, "depth": 1, "activation": "tanh"}
 """The network where nobody chose: smooth, so that there is an exact hypergradient to compare with."""
 SOLVER = ("damping", "solver_tolerance", "solver_steps", "neumann_terms", "neumann_alpha", "nystrom_rank")
 GROUPS: Groups = {
@@ -67,8 +67,8 @@ GROUPS: Groups = {
     "learner": {name: LEARNER[name] for name in LEARNER if name != "population"},
     "inner loop": {
         "inner_optimizer": INNER["inner_optimizer"],
-        "inner_learning_rate": Option(4.0, float, "step size of the inner loop"),
-        "inner_momentum": Option(0.8, float, "momentum of the inner loop", low=0),
+        "inner_learning_rate": Option(3.0, float, "step size of the inner loop"),
+        "inner_momentum": Option(0.9, float, "momentum of the inner loop", low=0),
         "weight_decay": Option(0.01, float, "L2 of the inner loss", low=0),
     },
     "implicit gradients": {name: IMPLICIT[name] for name in SOLVER}
@@ -86,6 +86,7 @@ GROUPS: Groups = {
     },
 }
 SMOKE = {"inner_steps": [1, 2], "estimators": ["unrolled", "implicit_cg"], "repeats": 2}
+WORKER = "from experiments import memory_runtime; memory_runtime.worker()"
 OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
 TOLD = ("inner_gradient", "residual", "cosine", "failed_solves", "solver_steps", "negative_curvature")
 
@@ -102,6 +103,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     Raises:
       UserError: bad input, before anything is measured. What does not fit in memory is a row that says so.
     """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves a GPU's memory to the processes
     config = complete(GROUPS, chosen)
     config |= SMOKE if config["smoke"] else {}
     config |= {n: v for n, v in MLP.items() if config["learner"] == "mlp" and config[n] is None}
@@ -166,8 +168,16 @@ def cell(
 ) -> list[Row]:
     """A row per estimator, for one T and K."""
     num_learners = jax.tree.leaves(made.contexts)[0].shape[0]
+    shared = {
+        "learner": config["learner"],
+        "dataset": data.info.name,
+        "num_params": num_params(made.contexts) // num_learners,
+        "device": profile.device_description(),
+        "commit": profile.git_commit(),
+        "seed": config["seed"],
+    }
     rows = {
-        name: {"estimator": name, "K": num_learners, "T": num_steps, "note": ""}
+        name: {"estimator": name, "K": num_learners, "T": num_steps, "note": "", **shared}
         for name in config["estimators"]
     }
     programs: dict[str, Program] = {}
@@ -201,9 +211,10 @@ def cell(
             rows[name] |= {"seconds_median": statistics.median(times), "seconds_min": min(times)}
             rows[name] |= {"repeats": len(times)}
     if "process" in config["measure"]:
-        ask = lambda name: in_a_process(config, name, num_learners, num_steps)  # noqa: E731
-        with ThreadPoolExecutor(1 if jax.default_backend() != "cpu" else 2) as pool:
-            for name, found in zip(programs, pool.map(ask, programs), strict=True):
+        at_once = 2 if jax.default_backend() == "cpu" else 1
+        names = list(programs)
+        for i in range(0, len(names), at_once):
+            for name, found in in_processes(config, names[i : i + at_once], num_learners, num_steps).items():
                 rows[name]["note"] += found.pop("note", "")
                 rows[name] |= found
     return list(rows.values())
@@ -234,33 +245,49 @@ def free_bytes() -> int | None:
         return None
 
 
-def in_a_process(config: dict[str, Any], name: str, num_learners: int, num_steps: int) -> Row:
-    """Peak memory of a new process that computes one hypergradient; a note where it does not end well."""
-    task = json.dumps({"config": config, "name": name, "num_learners": num_learners, "num_steps": num_steps})
+def in_processes(
+    config: dict[str, Any], names: Sequence[str], num_learners: int, num_steps: int
+) -> dict[str, Row]:
+    """Peak memory of a new process per estimator, all at once; a note where one does not end well.
+
+    None of them outlives this one.
+    """
     root = str(Path(__file__).resolve().parents[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    command = [sys.executable, "-c", "from experiments import memory_runtime; memory_runtime.worker()"]
-    limit = config["process_time_limit"]
+    environment |= {
+        "JAX_ENABLE_COMPILATION_CACHE": "false"
+    }  # a program that is read takes less than one compiled
+    limit, shared = config["process_time_limit"], {"num_learners": num_learners, "num_steps": num_steps}
+    started: dict[str, subprocess.Popen] = {}
     try:
-        done = subprocess.run(
-            command, input=task, capture_output=True, text=True, timeout=limit, env=environment, check=False
-        )
-        return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else _ended(done)
+        for name in names:
+            task = json.dumps({"config": config, "name": name, **shared})
+            command = [sys.executable, "-c", WORKER, task]
+            started[name] = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            )
+        return {name: _peak_of(process, limit) for name, process in started.items()}
+    finally:
+        for process in started.values():
+            process.kill()
+
+
+def _peak_of(process: subprocess.Popen, limit: float) -> Row:
+    try:
+        out, err = process.communicate(timeout=limit)
+        if process.returncode:
+            last = (err.strip().splitlines() or [""])[-1][:120]
+            return {"note": f"its own process ended with {process.returncode}: {last}"}
+        return json.loads(out.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return {"note": f"its own process took more than {limit:g} s"}
     except (ValueError, IndexError):
         return {"note": "its own process said nothing"}
 
 
-def _ended(done: subprocess.CompletedProcess) -> Row:
-    last = (done.stderr.strip().splitlines() or [""])[-1][:120]
-    return {"note": f"its own process ended with {done.returncode}: {last}"}
-
-
 def worker() -> None:
-    """Reads a task from standard input, computes the hypergradient once, prints the peak memory as JSON."""
-    task = json.loads(sys.stdin.read())
+    """Takes a task from the command line, computes the hypergradient once, prints the peak memory as JSON."""
+    task = json.loads(sys.argv[1])
     config = task["config"]
     data = build.splits(config)
     made = problem(config, data, task["num_learners"])
@@ -294,28 +321,29 @@ def as_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
+EXPLAINED = (
+    "MiB: temporaries of the compiled program; RSS: peak of a process of its own, MiB; comp.: compilation; "
+    "cosine and error: of the hypergradient against the reference; residual: of the linear solve, relative."
+)
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "estimator": lambda row: row["estimator"],
     "K": lambda row: row["K"],
     "T": lambda row: row["T"],
     "MiB": lambda row: _number(row, "program_bytes", 2.0**-20),
-    "process": lambda row: _number(row, "process_bytes", 2.0**-20),
-    "compile s": lambda row: _number(row, "compile_seconds"),
+    "RSS": lambda row: _number(row, "process_bytes", 2.0**-20),
+    "comp. s": lambda row: _number(row, "compile_seconds"),
     "ms": lambda row: _number(row, "seconds_median", 1e3),
     "cosine": lambda row: _fixed(row.get("cosine_to_reference")),
-    "error": lambda row: _number(row, "relative_error"),
+    "error": lambda row: _number(row, "relative_error", digits=2),
+    "residual": lambda row: _number(row, "residual", digits=2),
 }
 
 
-def _number(row: Mapping[str, Any], name: str, factor: float = 1.0) -> str:
+def _number(row: Mapping[str, Any], name: str, factor: float = 1.0, digits: int = 3) -> str:
     value = row.get(name)
-    return (
-        "-"
-        if value is None
-        else f"{value * factor:.3g}"
-        if value * factor < 1000
-        else f"{value * factor:.0f}"
-    )
+    if value is None:
+        return "-"
+    return f"{value * factor:.{digits}g}" if value * factor < 1000 else f"{value * factor:.0f}"
 
 
 def _fixed(value: float | None) -> str:
@@ -339,7 +367,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     ]
     lines += [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join('---' for _ in COLUMNS)} |"]
     lines += [f"| {' | '.join(str(cell(row)) for cell in COLUMNS.values())} |" for row in rows]
-    lines += ["", "MiB: temporaries of the compiled program; process: peak of a process of its own, MiB.", ""]
+    lines += ["", EXPLAINED, ""]
     return "\n".join([*lines, *(f"- {note}" for note in _notes(rows))]) + "\n"
 
 

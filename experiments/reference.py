@@ -69,7 +69,7 @@ def exact(config: Mapping[str, Any], problem: Problem) -> Reference:
         return Reference(None, f"exact, not reached: relative inner gradient or residual {worst:.1e}")
     mean = np.mean([gradient for gradient, _ in found], axis=0)
     return Reference(
-        {"x": mean[None]}, f"exact: relative inner gradient and residual <= {worst:.1e}, float64"
+        {"x": mean[None]}, f"exact: relative inner gradient and residual <= {worst:.1e}, float64, mean over K"
     )
 
 

@@ -44,7 +44,6 @@ def test_defaults_follow_the_gradient():
 
 SOLVERS = {
     "recording_cg": {"solver_tolerance": 0.01, "solver_steps": 30, "warm_start": True},
-    "neumann": {"neumann_terms": 3, "neumann_alpha": 0.05},
     "gauss_newton_cg": {"inner_optimizer": "adam", "inner_momentum": 0.0, "inner_learning_rate": 0.02},
     "nystrom": {"nystrom_rank": 5, "on_failed_solve": "skip"},
     "identity": {"identity_scale": 0.1},

@@ -21,7 +21,7 @@ SMALL = {
     "learner": "linear",
     "image_size": 4,
     "inner_steps": [1, 2],
-    "estimators": ["unrolled", "implicit_cg"],
+    "estimators": ["unrolled", "implicit_identity"],
     "measure": ["program", "time", "error"],
     "real_batch_size": 16,
     "repeats": 1,
@@ -57,14 +57,14 @@ def test_a_comparison_from_start_to_end(tmp_path, capsys, monkeypatch):
         assert row["seconds_median"] >= row["seconds_min"] > 0 and row["note"] == ""
         assert -1 <= row["cosine_to_reference"] <= 1 + 1e-6 and row["relative_error"] > 0
         assert row["reference"].startswith("exact: relative inner gradient and residual <= ")
-        assert ("residual" in row) == (row["estimator"] == "implicit_cg")
+        assert ("residual" in row) == (row["estimator"] == "implicit_identity")
     with (tmp_path / "run/rows.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["estimator"] for row in table] == [row["estimator"] for row in rows]
     assert json.loads((tmp_path / "run/result.json").read_text())["rows"] == rows
     assert (tmp_path / "run/memory_runtime.png").read_bytes()[:4] == b"\x89PNG"
     text = (tmp_path / "run/memory_runtime.md").read_text()
-    assert text.count("| implicit_cg |") == 2 and "reference: exact" in text
+    assert text.count("| implicit_identity |") == 2 and "reference: exact" in text
     out = capsys.readouterr().out
     assert (
         "One hypergradient: linear on digits" in out
@@ -168,28 +168,42 @@ def test_what_does_not_fit_is_a_row(tmp_path, monkeypatch, capsys):
 
 
 def test_a_process_of_its_own_tells_its_peak(tmp_path):
-    result = run(tmp_path / "run", inner_steps=[1], estimators=["implicit_cg"], measure=["process"])
+    result = run(tmp_path / "run", inner_steps=[1], estimators=["unrolled"], measure=["process"])
     (row,) = result["rows"]
     assert row["process_bytes"] >= row["process_before_bytes"] > 10**8 and row["note"] == ""
 
 
-@pytest.mark.parametrize(
-    ("done", "note"),
-    [
-        (subprocess.CompletedProcess([], -9, "", ""), "ended with -9"),
-        (subprocess.CompletedProcess([], 1, "", "x\nMemoryError: much"), "ended with 1: MemoryError: much"),
-        (subprocess.CompletedProcess([], 0, "", ""), "said nothing"),
-        (subprocess.TimeoutExpired([], 5), "took more than 600 s"),
-    ],
-)
-def test_a_process_that_fails_is_a_note(monkeypatch, done, note):
-    def fake(*arguments, **options):
-        if isinstance(done, Exception):
-            raise done
-        return done
+FAILING = {
+    "import os, signal; os.kill(os.getpid(), signal.SIGKILL)": "ended with -9",
+    "raise MemoryError('much')": "ended with 1: MemoryError: much",
+    "pass": "said nothing",
+    "import time; time.sleep(60)": "took more than 0.5 s",
+}
 
-    monkeypatch.setattr(memory_runtime.subprocess, "run", fake)
-    assert note in memory_runtime.in_a_process(config(), "unrolled", 1, 1)["note"]
+
+def test_processes_that_fail_are_notes_and_do_not_stay(monkeypatch):
+    for worker, note in FAILING.items():
+        monkeypatch.setattr(memory_runtime, "WORKER", worker)
+        slow = "sleep" in worker
+        chosen = config(process_time_limit=1.0) | {"process_time_limit": 0.5 if slow else 60.0}
+        found = memory_runtime.in_processes(chosen, ["unrolled"], 1, 1)
+        assert note in found["unrolled"]["note"]
+
+
+def test_no_process_outlives_the_one_that_is_stopped(monkeypatch):
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(memory_runtime, "WORKER", "import time; time.sleep(600)")
+    monkeypatch.setattr(memory_runtime.subprocess, "Popen", Popen)
+    monkeypatch.setattr(memory_runtime, "_peak_of", lambda *a: (_ for _ in ()).throw(SystemExit(143)))
+    with pytest.raises(SystemExit):
+        memory_runtime.in_processes(config(), ["unrolled", "implicit_cg"], 1, 1)
+    assert [process.wait(timeout=60) for process in started] == [-9, -9]
 
 
 @pytest.mark.parametrize(

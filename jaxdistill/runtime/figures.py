@@ -120,7 +120,12 @@ def memory_and_time(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], 
                 steps, values = np.asarray(line, float).reshape(-1, 2).T
                 text = estimator.replace("_", " ") if len(learners) == 1 else f"{estimator}, K = {count}"
                 marker = MARKERS[i % len(MARKERS)]
-                style: dict[str, Any] = {"ls": ("-", "--", ":")[k % 3], "lw": 1.4, "marker": marker, "ms": 4}
+                style: dict[str, Any] = {
+                    "ls": ("-", "--", ":", "-.")[k % 4],
+                    "lw": 1.4,
+                    "marker": marker,
+                    "ms": 4,
+                }
                 colour = COLOURS[i % len(COLOURS)] if i < len(COLOURS) else INK
                 axis.plot(steps, values * factor, color=colour, label=text, **style)
         axis.set_xscale("log")
