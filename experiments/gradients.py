@@ -91,7 +91,6 @@ def solve(config: Config) -> Callable[..., Solve]:
             damping=config["damping"],
             tolerance=config["inner_tolerance"],
             max_steps=config["max_inner_steps"] or None,
-            warm_start=config["warm_start"],
         )
     return partial(
         unrolled,

@@ -5,9 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.core.types import Batch, Dataset, Learner
+from jaxdistill.core.types import Batch, Dataset, InnerOptimizer, Learner, Teacher
 from jaxdistill.data import from_arrays
+from jaxdistill.inner.optimizers import sgd
 from jaxdistill.learners import learner
+from jaxdistill.teachers.images import images
 
 SHAPE = (4, 4, 1)
 CLASSES = 3
@@ -40,6 +42,17 @@ def tiny_batch(size: int, seed: int = 0) -> Batch:
     generator = np.random.default_rng(seed)
     y = generator.dirichlet(np.ones(CLASSES), size)
     return Batch(jnp.asarray(generator.normal(size=(size, *SHAPE))), jnp.asarray(y))
+
+
+def fixed_sgd(learning_rate: float = 0.5, momentum: float = 0.0, num_steps: int = 1) -> InnerOptimizer:
+    """Gradient descent of which nothing is learned."""
+    return sgd(num_steps=num_steps, learning_rate=learning_rate, momentum=momentum, learned=())
+
+
+def images_teacher(**options) -> Teacher:
+    """Two tiny images per class, with learned labels."""
+    options = {"images_per_class": 2, "soft_labels": True} | options
+    return images(image_shape=SHAPE, num_classes=CLASSES, **options)
 
 
 def to_float64(tree):

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import CLASSES, SHAPE, message, same_bits, tiny_batch, tiny_data, tiny_net, to_float64
+from helpers import (
+    CLASSES,
+    fixed_sgd,
+    images_teacher,
+    message,
+    same_bits,
+    tiny_batch,
+    tiny_data,
+    tiny_net,
+    to_float64,
+)
 from jax.flatten_util import ravel_pytree
 from scipy.linalg import hadamard
 
@@ -16,23 +26,16 @@ from jaxdistill.core.linalg import squared_norm
 from jaxdistill.core.types import Batch, Data, InnerLoss, InnerOptimizer, Meta, Teacher
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.losses import cross_entropy, gauss_newton_product, inner_loss
-from jaxdistill.inner.minimize import minimize
-from jaxdistill.inner.optimizers import adam, sgd
+from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.solvers import LINEAR_SOLVERS, LinearSolver, linear_solver
-from jaxdistill.inner.train import train
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.methods.dd import dd
-from jaxdistill.teachers.images import images
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(1)
 WEIGHT_DECAY = 0.05
 TIGHT = {"tolerance": 1e-12, "max_steps": 1000}
 STILL = InnerOptimizer(init=dict, values=dict, build=lambda values: optax.set_to_zero())
-
-
-def fixed_sgd(learning_rate=0.5, momentum=0.0, num_steps=1):
-    return sgd(num_steps=num_steps, learning_rate=learning_rate, momentum=momentum, learned=())
 
 
 def beside_log_l2(optimizer):
@@ -42,11 +45,6 @@ def beside_log_l2(optimizer):
 
 def l2(meta, params):
     return 0.5 * jnp.exp(meta.inner["log_l2"][0]) * squared_norm(params)
-
-
-def images_teacher(**options):
-    options = {"images_per_class": 2, "soft_labels": True} | options
-    return images(image_shape=SHAPE, num_classes=CLASSES, **options)
 
 
 def validation_loss(net):
@@ -321,54 +319,6 @@ def test_gauss_newton_product_of_a_convolution():
     assert_close(product(u), gauss_newton_matrix(net, params, batch.x, 0.1) @ u, rtol=1e-10)
 
 
-# ---------------------------------------------------------------- inner training to a tolerance
-
-
-def valley(params):
-    return jnp.sum((jnp.tanh(params) - jnp.asarray([0.5, -0.3, 0.1])) ** 2) + 0.01 * params @ params
-
-
-@pytest.mark.parametrize("limit", [1000, 7])
-def test_training_to_a_tolerance_under_vmap_is_a_loop(limit):
-    starts, teacher = np.random.default_rng(1).normal(size=(3, 3)), images_teacher(distill_steps=2)
-    loss, optimizer = InnerLoss(lambda meta, params, batch: valley(params)), fixed_sgd(0.25, 0.5)
-    solve = implicit(teacher, loss, optimizer, max_steps=limit, calibrate=lambda params, x: (params, x))
-    meta = Meta(teacher.init(KEY), {})
-    (ends, seen), info = jax.jit(jax.vmap(lambda p: solve(meta, p, None, KEY)))(starts)
-    np.testing.assert_array_equal(seen[0], meta.teacher["x"][-1])
-    gradient, taken = jax.jit(jax.grad(valley)), []
-    for k, p in enumerate(starts):
-        g = first = np.asarray(gradient(p))
-        velocity, steps = 0.0, 0
-        while np.linalg.norm(g) > 1e-3 * np.linalg.norm(first) and steps < limit:
-            velocity = g + 0.5 * velocity
-            p, steps = p - 0.25 * velocity, steps + 1
-            g = np.asarray(gradient(p))
-        taken.append(steps)
-        told = [info.report["inner_steps"][k], info.report["inner_gradient"][k], info.losses[k, 0]]
-        expected = [steps, np.linalg.norm(g) / np.linalg.norm(first), valley(p)]
-        np.testing.assert_allclose(told, expected, rtol=1e-9)  # rounding, of a gradient that nearly vanishes
-        np.testing.assert_allclose(ends[k], p, rtol=1e-10)
-    assert len(set(taken)) == (1 if limit == 7 else 3)  # or none of them would have had to wait
-
-
-@pytest.mark.parametrize("optimizer", [fixed_sgd(), fixed_sgd(momentum=0.9), adam(num_steps=1, learned=())])
-def test_without_a_tolerance_it_is_train(optimizer):
-    start, values = jnp.asarray([1.0, 0.3, -0.7]), optimizer.values({})
-    transform = optimizer.build({name: value[0] for name, value in values.items()})
-    end = jax.jit(lambda p: minimize(valley, p, transform, tolerance=0.0, max_steps=6))(start)
-    loop = jax.jit(lambda p: train(lambda p, _: valley(p), p, jnp.zeros(6), optimizer, values))
-    np.testing.assert_allclose(end.params, loop(start)[0], rtol=1e-12)
-    assert int(end.steps) == 6
-
-
-@pytest.mark.parametrize("start", [0.0, np.nan])
-def test_nothing_to_do_and_nothing_that_can_be_done(start):
-    end = jax.jit(lambda p: minimize(lambda p: p @ p, p, optax.sgd(0.1), max_steps=None))(np.full(2, start))
-    assert int(end.steps) == 0
-    np.testing.assert_array_equal(end.relative_gradient, start)
-
-
 # ---------------------------------------------------------------- what is refused
 
 
@@ -417,7 +367,7 @@ def test_outer_steps_start_solves_warm_and_skip_failed_ones():
     with jax.enable_x64(False):
         solver = linear_solver("recording_cg")
         method = tiny_dd(
-            solve=functools.partial(implicit, linear_solver=solver, warm_start=True),
+            solve=functools.partial(implicit, linear_solver=solver),
             inner_optimizer=fixed_sgd(),
             weight_decay=WEIGHT_DECAY,
             warm_start=True,

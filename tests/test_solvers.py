@@ -248,14 +248,14 @@ G = np.array([1.0, 0.9, -0.5])
 
 
 @functools.cache
-def bowl_program(name, damping, warm_start, options):
+def bowl_program(name, damping, options):
     """Jitted gradient of g^T w*, w* = 0 stationary for w^T matrix w / 2 - w^T phi with phi = 0."""
     loss = InnerLoss(
         lambda meta, params, batch: 0.5 * params @ meta.inner["matrix"] @ params - params @ batch.x,
         lambda meta, params, batch: lambda u: OTHER @ u,
     )
     solver = linear_solver(name, **dict(options))
-    solve = implicit(VECTOR, loss, STILL, linear_solver=solver, damping=damping, warm_start=warm_start)
+    solve = implicit(VECTOR, loss, STILL, linear_solver=solver, damping=damping)
 
     def total(phi, probe, matrix, g):
         return g @ solve(Meta(phi, {"matrix": matrix}), jnp.zeros_like(g), probe, jax.random.key(0))[0]
@@ -263,9 +263,9 @@ def bowl_program(name, damping, warm_start, options):
     return solve, jax.jit(jax.grad(total, (0, 1)))
 
 
-def bowl(matrix, name, options, *, g=G, probe=True, solution=None, damping=0.5, warm_start=False):
+def bowl(matrix, name, options, *, g=G, probe=True, solution=None, damping=0.5):
     """(hypergradient, what the probe was told); the mixed derivative is -1, so the former is v itself."""
-    solve, gradient = bowl_program(name, damping, warm_start, tuple(options.items()))
+    solve, gradient = bowl_program(name, damping, tuple(options.items()))
     g = jnp.asarray(g)
     zero = solve.probe(g) if probe else None
     if solution is not None:
@@ -327,10 +327,20 @@ def test_failed_solves_are_told(matrix, g, failed):
 
 
 @x64
-def test_a_warm_start_at_the_solution_needs_no_steps():
+def test_a_solve_that_starts_at_the_solution_needs_no_steps():
     exact = np.linalg.solve(BOWL + 0.5 * np.eye(3), G)
-    for warm_start, expected in [(True, 0), (False, 3)]:
-        options = {"tolerance": 1e-8}
-        v, told = bowl(BOWL, "recording_cg", options, solution=exact, warm_start=warm_start)
+    for solution, expected in [(exact, 0), (None, 3)]:
+        v, told = bowl(BOWL, "recording_cg", {"tolerance": 1e-8}, solution=solution)
         assert told.report["solver_steps"] == expected
         np.testing.assert_allclose(v, exact, rtol=1e-7)
+
+
+@x64
+@pytest.mark.parametrize("name", sorted(LINEAR_SOLVERS))
+def test_float32_parameters_stay_float32_beside_float64(name):
+    g = jnp.asarray(G, jnp.float32)
+    matrix = jnp.asarray(BOWL, jnp.float32)
+    product = lambda u: matrix @ u  # noqa: E731
+    system = System(product, lambda: product, 0.5, 0.5, g, jnp.zeros_like(g), jax.random.key(0))
+    v, _ = linear_solver(name).solve(system)
+    assert v.dtype == jnp.float32

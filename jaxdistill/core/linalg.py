@@ -8,8 +8,8 @@ from jaxdistill.core.types import Array, Params
 
 def dot(a: Params, b: Params) -> Array:
     """Sum over all entries of a * b: scalar."""
-    parts = jax.tree.map(jnp.vdot, a, b)
-    return sum(jax.tree.leaves(parts), start=jnp.zeros(()))
+    first, *others = jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)) or [jnp.zeros(())]
+    return sum(others, start=first)  # keeps the dtype of the leaves
 
 
 def squared_norm(tree: Params) -> Array:

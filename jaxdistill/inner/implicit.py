@@ -44,7 +44,6 @@ def implicit(
     damping: float = 0.0,
     tolerance: float = 1e-3,
     max_steps: int | None = 1000,
-    warm_start: bool = False,
 ) -> Solve:
     """theta*(phi) = argmin_theta F(theta, phi), F the mean of the inner loss over the teacher's batches.
 
@@ -64,14 +63,14 @@ def implicit(
       damping: added to the Hessian's diagonal, >= 0: for a Hessian that is singular or not quite positive.
       tolerance: inner training ends at this gradient norm, relative to the one at the start; in [0, 1).
       max_steps: most inner steps; no limit when None.
-      warm_start: the linear solve starts from the probe's `solution` in place of zeros.
 
     Returns:
       The solve: (meta, start params, probe, key) -> (theta*, SolveInfo). `info.report` has `inner_gradient`
-      (relative norm) and `inner_steps`. The probe's cotangent reports `residual` (relative, of the solver's
-      own matrix), `curvature_v` and `curvature_g` (u^T H u / u^T u, H without damping), `cosine` of v and g
-      (1 means that the solve did no more than the identity), `failed_solves` (1 where v is not finite or the
-      residual above 1) and what the solver adds. Without a probe (None) nothing of this is computed.
+      (relative norm) and `inner_steps`. The linear solve starts from the probe's `solution`; the probe's
+      cotangent is v and a report: `residual` (relative, of the solver's own matrix), `curvature_v` and
+      `curvature_g` (u^T H u / u^T u, H without damping), `cosine` of v and g (1 means that the solve did no
+      more than the identity), `failed_solves` (1 where v is not finite or the residual above 1) and what the
+      solver adds. Without a probe (None) nothing of this is computed.
 
     Raises:
       UserError: learned step sizes or momenta, or some that differ by step; negative damping; no end to
@@ -122,7 +121,7 @@ def implicit(
             damping=damping,
             floor=floor,
             right=right,
-            start=probe.solution if warm_start and probe is not None else zeros_like(right),
+            start=zeros_like(right) if probe is None else probe.solution,
             key=key,
         )
         v, told = solver.solve(system)

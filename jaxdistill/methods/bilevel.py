@@ -40,6 +40,12 @@ def _reporting(probe: Probe | None) -> Probe:
     return probe
 
 
+def _next_start(told: Probe) -> Params:
+    """The solution of a linear solve; zeros where it failed, which is no place to start from."""
+    failed = told.report["failed_solves"] > 0
+    return jax.tree.map(lambda v: jnp.where(failed, jnp.zeros_like(v), v), told.solution)
+
+
 def bilevel(
     *,
     teacher: Teacher,
@@ -112,7 +118,8 @@ def bilevel(
             (_, metrics), (gradient, told) = differentiate(state.meta, context, real, probe, key)
             if told is None:
                 return metrics, gradient, ()
-            return metrics | told.report, gradient, told.solution if warm_start else ()
+            metrics |= told.report
+            return metrics, gradient, _next_start(told) if warm_start else ()
 
         keys = jax.random.split(stream(key, "solve"), num_learners)
         mapped = over_learners(hypergradient, strategy=strategy, chunk=learner_chunk)

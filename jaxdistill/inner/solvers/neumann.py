@@ -1,10 +1,11 @@
 """The Neumann series: a fixed number of Hessian-vector products, no inner products."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxdistill.core.checks import above, at_least
-from jaxdistill.core.linalg import add_scaled, dot, norm, normal_like, ratio, scaled
+from jaxdistill.core.linalg import add_scaled, norm, normal_like, ratio, scaled
 from jaxdistill.core.types import Array, Metrics, Params
 from jaxdistill.inner.solvers.system import LinearSolver, Product, System
 
@@ -34,9 +35,10 @@ def neumann(*, num_terms: int = 20, alpha: float | None = None, power_steps: int
 
     def solve(system: System) -> tuple[Params, Metrics]:
         if alpha is None:
-            factor = ratio(jnp.ones(()), largest_eigenvalue(system.matrix, system, power_steps))
+            largest = largest_eigenvalue(system.matrix, system, power_steps)
+            factor = ratio(jnp.ones_like(largest), largest)
         else:
-            factor = jnp.asarray(alpha)
+            factor = jnp.asarray(alpha, jnp.result_type(*jax.tree.leaves(system.right)))
 
         def step(_: Array, v: Params) -> Params:
             residual = add_scaled(system.right, -1.0, system.matrix(v))
@@ -52,9 +54,9 @@ def largest_eigenvalue(product: Product, system: System, num_steps: int) -> Arra
 
     def step(_: Array, u: Params) -> Params:
         u = product(u)
-        return scaled(ratio(jnp.ones(()), norm(u)), u)
+        size = norm(u)
+        return scaled(ratio(jnp.ones_like(size), size), u)
 
     u = normal_like(system.key, system.right)
     u = lax.fori_loop(0, num_steps - 1, step, scaled(1 / norm(u), u))
-    after = product(u)
-    return jnp.maximum(jnp.abs(dot(u, after)), norm(after))
+    return norm(product(u))
