@@ -1,11 +1,12 @@
 """From a config to the parts it names."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from experiments import gradients
 from jaxdistill.baselines.random_real import random_real
-from jaxdistill.core.checks import above, fail, lookup, one_of
+from jaxdistill.core.checks import Caution, above, fail, lookup, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, InnerOptimizer, Learner, Method, Population, Teacher
 from jaxdistill.data import DatasetInfo, Splits, load
@@ -113,6 +114,12 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
             f"inner_learning_rate <= max_inner_learning_rate = {bound:g}",
             config["inner_learning_rate"],
             "Raise the bound; 0 is none.",
+        )
+    if config["warm_start"] and config["population"] == "fresh":
+        warnings.warn(
+            "warm_start: with population=fresh a linear solve starts from the solution of another network.",
+            Caution,
+            stacklevel=2,
         )
     rate = outer_schedule(
         config["schedule"], learning_rate=config["outer_learning_rate"], num_steps=config["num_outer_steps"]

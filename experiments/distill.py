@@ -39,7 +39,7 @@ from jaxdistill.data import Splits, to_pixels
 from jaxdistill.runtime import figures, profile, progress
 from jaxdistill.runtime.export import write_synthetic
 from jaxdistill.runtime.loop import compiled_chunk, default_chunk_length, distill
-from jaxdistill.runtime.memory import program_bytes
+from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import read_metrics, require_tensorboard
 from jaxdistill.runtime.rundir import RunDir, open_run
 
@@ -83,7 +83,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     key = jax.random.key(config["seed"])
     data = build.splits(config)
     if config["gradient"] == "auto":
-        needs = partial(program_bytes_of, data=data, key=key)
+        needs = partial(bytes_of, data=data, key=key)
         config = gradients.within_budget(unresolved, needs, progress.say)
     choices = identity_of(config, data)
     learner = build.learner(config, data.info)
@@ -130,13 +130,13 @@ def run(**chosen: Any) -> dict[str, Any]:
     return result
 
 
-def program_bytes_of(config: dict[str, Any], *, data: Splits, key: jax.Array) -> int:
+def bytes_of(config: dict[str, Any], *, data: Splits, key: jax.Array) -> int:
     """Bytes that the compiled chunk of outer steps of a config needs, as far as the compiler knows."""
     learner = build.learner(config, data.info)
     method = build.method(config, data, learner, stream(key, "teacher start"))
     length = min(config["chunk_length"] or default_chunk_length(), config["num_outer_steps"])
     arguments = (jax.eval_shape(method.init, key), Data(data.train, None), key, length)
-    return program_bytes(compiled_chunk(method).lower(*arguments).compile())
+    return total_bytes(compiled_chunk(method).lower(*arguments).compile())
 
 
 def _numbers(choices: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,18 @@ from jax import lax
 
 from experiments import build, gradients
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Array, Batch, InnerLoss, Learner, Meta, Metrics, Params, Solve, Teacher
+from jaxdistill.core.types import (
+    Array,
+    Batch,
+    InnerLoss,
+    InnerOptimizer,
+    Learner,
+    Meta,
+    Metrics,
+    Params,
+    Solve,
+    Teacher,
+)
 from jaxdistill.data import Splits, sample
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.losses import inner_loss
@@ -62,19 +73,21 @@ def teacher(config: Config, data: Splits, num_steps: int) -> Teacher:
     return build.teacher({**config, **batches}, data, key)
 
 
-def optimizer(config: Config, num_steps: int) -> Any:
+def optimizer(config: Config, num_steps: int) -> InnerOptimizer:
     """The inner optimiser, nothing learned."""
     shared = {"distill_steps": 1, "distill_epochs": num_steps, "learned": [], "per_step": False}
     return build.inner_optimizer({**config, **shared})
 
 
-def solve(name: str, config: Config, data: Splits, loss: InnerLoss, num_steps: int) -> Solve:
-    """The inner training map of an estimator: T steps, unrolled ones on the T-fold batch."""
+def solve(name: str, config: Config, data: Splits, made: Problem, num_steps: int) -> Solve:
+    """The inner training map of an estimator: T steps, unrolled ones on the batch repeated T times."""
+    loss, calibrate = made.loss, made.learner.calibrate
     if name in UNROLLED:
         last = min(config["backprop_last"], num_steps) if name == "truncated" else None
         remat = name.removeprefix("unrolled_") if name in ("unrolled_step", "unrolled_sqrt") else "none"
         inner = optimizer(config, num_steps)
-        return unrolled(teacher(config, data, num_steps), loss, inner, remat=remat, backprop_last=last)
+        batches = teacher(config, data, num_steps)
+        return unrolled(batches, loss, inner, calibrate=calibrate, remat=remat, backprop_last=last)
     solver = name.removeprefix("implicit_")
     given = {
         own: config[option]
@@ -85,6 +98,7 @@ def solve(name: str, config: Config, data: Splits, loss: InnerLoss, num_steps: i
         teacher(config, data, 1),
         loss,
         optimizer(config, 1),
+        calibrate=calibrate,
         linear_solver=linear_solver(solver, **given),
         damping=config["damping"],
         tolerance=0.0,
@@ -117,7 +131,11 @@ def is_smooth(config: Config) -> bool:
     """Whether the inner loss has the second derivatives that an exact reference needs."""
     if config["learner"] == "linear":
         return True
-    pooling = config["pooling"] or "average"
+    pooling = config.get("pooling") or "average"
+    if (
+        config.get("norm") == "batch"
+    ):  # tested with the statistics of its last batch, which no formula here has
+        return False
     return config["activation"] in SMOOTH and config["learner"] in ("mlp", "convnet") and pooling != "max"
 
 

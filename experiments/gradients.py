@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from experiments.measure import OUT_OF_MEMORY
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.types import Solve
 from jaxdistill.inner.implicit import implicit
@@ -138,6 +139,8 @@ def within_budget(
         try:
             candidate = resolve({**config, **others, **choice})
             tried[name] = needs(candidate)
+        except OUT_OF_MEMORY:
+            continue
         except UserError as error:
             if name != "implicit":
                 raise
@@ -149,6 +152,8 @@ def within_budget(
             size = f"{format_bytes(tried[name])} of {format_bytes(budget)}"
             tell(f"gradient: {name}, the fastest that fits{reason}: it needs {size}{more}")
             return candidate | kept
+    if not tried:
+        raise fail("memory_budget", "a gradient that the compiler finds memory for", "none")
     least = min(tried, key=tried.__getitem__)
     raise fail(
         "memory_budget",

@@ -15,6 +15,8 @@ from jaxdistill.core.checks import fail
 from jaxdistill.runtime.atomic import atomic_write
 
 Row = dict[str, Any]
+OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
+"""What JAX raises where a program does not fit, when it is compiled or run."""
 PATIENCE = 25.0
 """Seconds after which a comparison ends early; the one with PyTorch never does."""
 

@@ -9,10 +9,10 @@ through training (all steps kept, remat, truncated) and by the implicit function
 Per estimator, T and K learners: memory of the compiled program, peak memory of a process of its own, compile
 time, time per hypergradient (median; the estimators take turns), cosine and relative error against the exact
 hypergradient (float64, inner problem solved to a relative gradient of 1e-8), or against a long unroll where
-the network is not smooth. Implicit estimators take exactly T steps. Expected: unrolled memory linear in T,
-remat below, implicit flat; implicit by conjugate gradients at T = 100 faster than unrolled, its cosine above
-0.99.
-The same command goes on with what was stopped.
+the network is not smooth. Implicit estimators take exactly T steps, and their time includes the two products
+behind what they report; the memory of unrolled ones includes the batch, repeated T times. Expected: unrolled
+memory linear in T, remat below, implicit flat; implicit by conjugate gradients at T = 100 faster than
+unrolled, its cosine above 0.99. The same command goes on with what was stopped.
 """
 
 import csv
@@ -32,7 +32,7 @@ import jax
 from experiments import build, cli
 from experiments.distill import identity_of
 from experiments.estimators import ESTIMATORS, UNROLLED, Problem, hypergradient, problem, solve
-from experiments.measure import Program, Row, compiled, no_compile_cache, timed
+from experiments.measure import OUT_OF_MEMORY, Program, Row, compiled, no_compile_cache, timed
 from experiments.options import DATA, IMPLICIT, INNER, LEARNER, OUTER, RUN, TEACHER, Groups, Option, complete
 from experiments.reference import Reference, compare, reference
 from jaxdistill.core.checks import at_least, fail, one_of
@@ -40,7 +40,7 @@ from jaxdistill.data import Splits
 from jaxdistill.learners import num_params
 from jaxdistill.runtime import figures, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
-from jaxdistill.runtime.memory import format_bytes, program_bytes
+from jaxdistill.runtime.memory import format_bytes, total_bytes
 from jaxdistill.runtime.rundir import RunDir, open_run
 
 MEASURES = ("program", "process", "time", "error")
@@ -87,7 +87,6 @@ GROUPS: Groups = {
 }
 SMOKE = {"inner_steps": [1, 2], "estimators": ["unrolled", "implicit_cg"], "repeats": 2}
 WORKER = "from experiments import memory_runtime; memory_runtime.worker()"
-OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
 TOLD = ("inner_gradient", "residual", "cosine", "failed_solves", "solver_steps", "negative_curvature")
 
 
@@ -110,7 +109,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     _check(config)
     data = build.splits(config)
     for name in config["estimators"]:  # what cannot be made starts nothing
-        solve(name, config, data, problem(config, data, 1).loss, 1)
+        solve(name, config, data, problem(config, data, 1), 1)
     pinned = identity_of(config, data)
     with open_run(config["run_dir"], pinned) as directory:
         progress.say(
@@ -182,10 +181,10 @@ def cell(
     }
     programs: dict[str, Program] = {}
     for name, row in rows.items():
-        step = hypergradient(made.learner, solve(name, config, data, made.loss, num_steps), config)
+        step = hypergradient(made.learner, solve(name, config, data, made, num_steps), config)
         program = _compiled(step, made, row)
         if program is not None:
-            row |= {"program_bytes": program.temp_bytes, "all_bytes": program_bytes(program.call)}
+            row |= {"program_bytes": program.temp_bytes, "all_bytes": total_bytes(program.call)}
             row |= {"compile_seconds": round(program.compile_seconds, 3)}
             free = free_bytes()
             if free is not None and row["all_bytes"] > free:
@@ -291,9 +290,7 @@ def worker() -> None:
     config = task["config"]
     data = build.splits(config)
     made = problem(config, data, task["num_learners"])
-    step = hypergradient(
-        made.learner, solve(task["name"], config, data, made.loss, task["num_steps"]), config
-    )
+    step = hypergradient(made.learner, solve(task["name"], config, data, made, task["num_steps"]), config)
     before = _peak()
     jax.block_until_ready(jax.jit(step)(*made.arguments))
     print(json.dumps({"process_bytes": _peak(), "process_before_bytes": before}))

@@ -35,7 +35,7 @@ def reference(config: Mapping[str, Any], data: Splits, problem: Problem) -> Refe
     if is_smooth(config):
         return exact(config, problem)
     steps = config["reference_steps"]
-    long = solve("unrolled_sqrt", config, data, problem.loss, steps)
+    long = solve("unrolled_sqrt", config, data, problem, steps)
     try:
         gradient, _ = jax.device_get(
             jax.jit(hypergradient(problem.learner, long, config))(*problem.arguments)
@@ -69,7 +69,7 @@ def exact(config: Mapping[str, Any], problem: Problem) -> Reference:
         return Reference(None, f"exact, not reached: relative inner gradient or residual {worst:.1e}")
     mean = np.mean([gradient for gradient, _ in found], axis=0)
     return Reference(
-        {"x": mean[None]}, f"exact: relative inner gradient and residual <= {worst:.1e}, float64, mean over K"
+        {"x": mean[None]}, f"exact to {worst:.1e} (inner gradient, residual), float64, mean over K"
     )
 
 
@@ -120,4 +120,5 @@ def compare(gradient: Any, exact_gradient: Any) -> tuple[float, float]:
         for tree in (gradient, exact_gradient)
     )
     size = np.linalg.norm(b)
-    return float(a @ b / (np.linalg.norm(a) * size)), float(np.linalg.norm(a - b) / size)
+    lengths = np.linalg.norm(a) * size
+    return float(a @ b / lengths) if lengths else 0.0, float(np.linalg.norm(a - b) / size) if size else np.inf

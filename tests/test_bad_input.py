@@ -92,7 +92,6 @@ OPTIONS = [
         "a size such as 2GB, 512MiB or 2000000 (bytes), got 'much'",
     ),
     ({"gradient": "auto", "memory_budget": "-2GB"}, "a size such as 2GB"),
-    ({"gradient": "auto", "memory_budget": "1kB"}, "memory_budget: expected at least"),
     ({"inner_learning_rate": 0.0}, "learning_rate > 0.0, got 0.0"),
     ({"inner_learning_rate": 3.0}, "inner_learning_rate <= max_inner_learning_rate = 2, got 3.0"),
     ({"inner_momentum": 1.0}, "momentum in [0, 1)"),

@@ -1,5 +1,7 @@
 """Linear algebra on pytrees: vectors shaped like a learner's parameters."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -8,8 +10,8 @@ from jaxdistill.core.types import Array, Params
 
 def dot(a: Params, b: Params) -> Array:
     """Sum over all entries of a * b: scalar."""
-    first, *others = jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)) or [jnp.zeros(())]
-    return sum(others, start=first)  # keeps the dtype of the leaves
+    parts = jax.tree.leaves(jax.tree.map(jnp.vdot, a, b))
+    return functools.reduce(jnp.add, parts) if parts else jnp.zeros(())
 
 
 def squared_norm(tree: Params) -> Array:

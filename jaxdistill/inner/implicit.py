@@ -26,8 +26,6 @@ from jaxdistill.core.types import (
 from jaxdistill.inner.minimize import check_end, minimize
 from jaxdistill.inner.solvers import LinearSolver, System, cg
 
-STEP_NAMES = ("learning_rate", "momentum")
-"""Hyper-parameters that steer the way to a minimum and not where it lies."""
 FAILED_ABOVE = 1.0
 """A relative residual beyond which a solve counts as failed: v = 0 has 1."""
 REPORTS = ("residual", "curvature_v", "curvature_g", "cosine", "failed_solves")
@@ -182,7 +180,8 @@ def _gauss_newton(inner_loss: InnerLoss, meta: Meta, batches: Batch, params: Par
 def _fixed_values(optimizer: InnerOptimizer) -> dict[str, Array]:
     """The hyper-parameters of every step; raises where they are learned or differ by step."""
     raw = optimizer.init()
-    learned = sorted(set(raw) & set(STEP_NAMES))
+    values = optimizer.values(raw)
+    learned = sorted(set(raw) & set(values))  # a learned L2, which the loss alone reads, is none of them
     if learned:
         raise fail(
             "implicit",
@@ -191,7 +190,6 @@ def _fixed_values(optimizer: InnerOptimizer) -> dict[str, Array]:
             f"learned {', '.join(learned)}",
             "Set learned to none, or differentiate by gradient=unrolled.",
         )
-    values = optimizer.values(raw)
     for name, value in values.items():
         if value.shape != (1,):
             raise fail("implicit", f"one {name} for all inner steps", f"{value.shape[0]} of them")

@@ -65,7 +65,7 @@ def minimize(
       loss: params -> scalar.
       params: the start.
       transform: the optimiser, the same at every step.
-      tolerance: of the relative gradient norm, in [0, 1); with 0 all `max_steps` are taken.
+      tolerance: of the relative gradient norm, in [0, 1); with 0 it takes `max_steps`, or ends at zero.
       max_steps: most steps; no limit when None, which needs a positive tolerance.
 
     Returns:
@@ -81,7 +81,7 @@ def minimize(
         loss_now, gradient = jax.value_and_grad(loss)(carry.params)
         now = norm(gradient)
         first = jnp.where(carry.steps == 0, now, carry.first)
-        going = (now > tolerance * first) & (carry.steps < limit)
+        going = (now > tolerance * first) & jnp.isfinite(now) & (carry.steps < limit)
         updates, state = transform.update(gradient, carry.state, carry.params)
         moved = (optax.apply_updates(carry.params, updates), state)
         kept = (carry.params, carry.state)

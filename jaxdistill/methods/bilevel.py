@@ -135,7 +135,12 @@ def bilevel(
             if "failed_solves" not in metrics:
                 raise fail("bilevel", "a solve that reports, with skip_failed_solves", "none")
             skipped = metrics["failed_solves"] > 0
-            new = jax.tree.map(lambda old, new: jnp.where(skipped, old, new), state, new)
+            kept = jax.tree.map(
+                lambda old, new: jnp.where(skipped, old, new),
+                (state.meta, state.opt_state),
+                (meta, opt_state),
+            )
+            new = new._replace(meta=kept[0], opt_state=kept[1])
             metrics |= {"skipped": skipped.astype(jnp.float32)}
         new = new._replace(
             population=population.advance(state.population, new.meta, stream(key, "advance")),

@@ -21,7 +21,7 @@ def validation(learner: Learner, solve: Solve, *, microbatch: int | None = None)
 
     Returns:
       (meta, start params, real Batch, probe, key) -> (loss, {"loss", "accuracy", "inner_loss"} and what the
-      solve reports), all scalar; `accuracy` on the real batch, `inner_loss` before the last inner step.
+      solve reports), all scalar; `accuracy` on the real batch, `inner_loss` the last that the solve reports.
 
     References: Wang et al. 2018, equation 4.
     """

@@ -1,5 +1,6 @@
 """Memory of a compiled program, known before it runs, and sizes as people write them."""
 
+import math
 import re
 from typing import Any
 
@@ -9,7 +10,7 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("kmgt", start=1)}
 
 
-def program_bytes(compiled: Any) -> int:
+def total_bytes(compiled: Any) -> int:
     """Bytes that a compiled program needs at once: temporaries, arguments and what it returns.
 
     Args:
@@ -28,7 +29,7 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
     size = float(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else 0.0
-    if size < 1:
+    if not 1 <= size < math.inf:
         raise fail("memory_budget", "a size such as 2GB, 512MiB or 2000000 (bytes)", repr(text))
     return int(size)
 

@@ -17,6 +17,12 @@ def cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearSolver:
       tolerance: ends at |r| <= tolerance |g|; float32 does not get below about 2e-5.
       max_steps: most iterations, one Hessian-vector product each.
 
+    Returns:
+      The solver; it reports nothing of its own.
+
+    Raises:
+      UserError: a negative tolerance, or `max_steps` < 1.
+
     References: Hestenes & Stiefel 1952; Pedregosa 2016 and Rajeswaran et al. 2019 (hypergradients).
     """
     check("cg", tolerance, max_steps)

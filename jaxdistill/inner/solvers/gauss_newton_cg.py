@@ -12,7 +12,7 @@ def gauss_newton_cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearS
     G leaves out the curvature of the network itself. It is exact for a linear learner, and close to the
     Hessian where the inner loss is nearly zero. The reported residual is that of this system.
 
-    Args: as for `cg`.
+    Args, Returns and Raises as for `cg`.
 
     References: Schraudolph 2002; Martens 2010, section 4.2.
     """

@@ -12,6 +12,12 @@ def identity(*, scale: float = 1.0) -> LinearSolver:
     Args:
       scale: > 0; an outer Adam does not feel it.
 
+    Returns:
+      The solver; its residual is reported and not judged.
+
+    Raises:
+      UserError: a scale that is not positive.
+
     References: Luketina et al. 2016 (T1-T2).
     """
     above("identity", "scale", scale, 0.0)

@@ -25,6 +25,9 @@ def neumann(*, num_terms: int = 20, alpha: float | None = None, power_steps: int
     Returns:
       The solver; it reports `alpha`.
 
+    Raises:
+      UserError: numbers of terms or steps below 1, an alpha that is not positive.
+
     References: Lorraine, Vicol & Duvenaud 2020, algorithm 3; Medvedev & D'yakonov 2022, whose sum has one
     more term and lacks the factor alpha.
     """

@@ -1,9 +1,7 @@
 """Conjugate gradients on the normal equations: for a Hessian that is indefinite."""
 
-from jax.scipy.sparse.linalg import cg as scipy_cg
-
 from jaxdistill.core.types import Metrics, Params
-from jaxdistill.inner.solvers.cg import check
+from jaxdistill.inner.solvers.cg import check, conjugate_gradients
 from jaxdistill.inner.solvers.system import LinearSolver, System
 
 
@@ -16,6 +14,12 @@ def normal_cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearSolver:
     Args:
       tolerance: ends at |A r| <= tolerance |A g|.
       max_steps: most iterations.
+
+    Returns:
+      The solver; it reports nothing of its own.
+
+    Raises:
+      UserError: a negative tolerance, or `max_steps` < 1.
     """
     check("normal_cg", tolerance, max_steps)
 
@@ -23,8 +27,7 @@ def normal_cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearSolver:
         def squared(u: Params) -> Params:
             return system.matrix(system.matrix(u))
 
-        right = system.matrix(system.right)
-        v, _ = scipy_cg(squared, right, x0=system.start, tol=tolerance, maxiter=max_steps)
-        return v, {}
+        normal = system._replace(right=system.matrix(system.right))
+        return conjugate_gradients(squared, normal, tolerance, max_steps), {}
 
     return LinearSolver(solve)

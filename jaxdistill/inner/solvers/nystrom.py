@@ -22,6 +22,12 @@ def nystrom(*, rank: int = 20) -> LinearSolver:
     Args:
       rank: Hessian-vector products, and vectors kept; at most the number of parameters counts.
 
+    Returns:
+      The solver; `implicit` refuses it where `floor` is zero.
+
+    Raises:
+      UserError: `rank` < 1.
+
     References: Hataya & Yamada 2023, "Nystrom Method for Accurate and Scalable Implicit Differentiation",
     equations 4 and 5, who sketch by columns of H and add the damping alone.
     """

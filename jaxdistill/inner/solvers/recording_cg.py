@@ -26,7 +26,7 @@ def recording_cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearSolv
     `negative_curvature` counts iterations whose direction p has p^T (H + damping I) p <= 0: where there is
     one, the matrix is not positive definite, and conjugate gradients have no guarantee.
 
-    Args: as for `cg`, to which the solution is equal.
+    Args, Returns (the solution is equal) and Raises as for `cg`.
     """
     check("recording_cg", tolerance, max_steps)
 
