@@ -72,6 +72,7 @@ def test_bad_input_starts_nothing(tmp_path, chosen, says):
     assert not (tmp_path / "run").exists()
 
 
+# The target is 2 points; the day it is met this test fails as "unexpectedly passing", and the mark goes.
 @pytest.mark.slow
 @pytest.mark.xfail(
     strict=True, raises=AssertionError, reason="missed: after 20 s cg has 84.9%, unrolled gradients 92.9%"

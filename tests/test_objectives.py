@@ -16,7 +16,7 @@ from jaxdistill.objectives.validation import validation
 
 def shift(meta, params, probe, key):
     """A solve that is easy to see through: parameters + meta."""
-    return jax.tree.map(lambda p: p + meta, params), SolveInfo(losses=jnp.asarray([3.0, 2.0]))
+    return jax.tree.map(lambda p: p + meta, params), SolveInfo(jnp.asarray([3.0, 2.0]), {})
 
 
 def test_it_is_the_cross_entropy_of_what_the_solve_returns(x64):

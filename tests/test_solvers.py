@@ -340,7 +340,10 @@ def test_a_solve_that_starts_at_the_solution_needs_no_steps():
 def test_float32_parameters_stay_float32_beside_float64(name):
     g = jnp.asarray(G, jnp.float32)
     matrix = jnp.asarray(BOWL, jnp.float32)
-    product = lambda u: matrix @ u  # noqa: E731
+
+    def product(u):
+        return matrix @ u
+
     system = System(product, lambda: product, 0.5, 0.5, g, jnp.zeros_like(g), jax.random.key(0))
     v, _ = linear_solver(name).solve(system)
     assert v.dtype == jnp.float32

@@ -109,8 +109,8 @@ class SolveInfo(NamedTuple):
 
     losses: Array
     """[T], the inner loss before each inner step; [1], at the end, of a solve that trains to a tolerance."""
-    report: Metrics = {}  # noqa: RUF012, never written to
-    """Further scalars by name."""
+    report: Metrics
+    """Further scalars by name; may be empty."""
 
 
 class Probe(NamedTuple):

@@ -62,6 +62,6 @@ def unrolled(
             length=length,
         )
         last = batches.x[-1 if length is None else length - 1]
-        return calibrate(params, last), SolveInfo(losses=losses)
+        return calibrate(params, last), SolveInfo(losses=losses, report={})
 
     return Solve(run)
