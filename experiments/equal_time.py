@@ -33,6 +33,7 @@ from experiments.options import (
     Groups,
     Option,
     complete,
+    defaults,
 )
 from jaxdistill.core.checks import UserError, above, fail, one_of
 from jaxdistill.core.keys import stream
@@ -43,7 +44,7 @@ from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.loop import compiled_chunk, default_chunk_length
 from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import read_metrics
-from jaxdistill.runtime.rundir import RunDir, open_run
+from jaxdistill.runtime.rundir import Held, RunDir, open_run
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "unrolled": {"gradient": "unrolled", "learned": ["learning_rate"]},
@@ -159,11 +160,14 @@ def run(**chosen: Any) -> dict[str, Any]:
 
 def check_used(config: dict[str, Any]) -> None:
     """Raises where an option was chosen that none of the contenders takes."""
-    solvers = [CONTENDERS[name]["linear_solver"] for name in config["contenders"] if name in LINEAR_SOLVERS]
-    for name, default in gradients.OWN["implicit"].items():
-        if name in config and name != "on_failed_solve" and config[name] != default:
-            own = gradients.SOLVER_OPTIONS.get(name)
-            if not any(own is None or own in options_of(solver) for solver in solvers):
+    kinds = {CONTENDERS[name]["gradient"] for name in config["contenders"]}
+    solvers = [name for name in config["contenders"] if name in LINEAR_SOLVERS]
+    gradients.check_used("equal_time", config, defaults(GROUPS), solvers)
+    owned = {"unrolled": [*gradients.OWN["unrolled"], "unrolled_steps"]}
+    owned["implicit"] = [n for n in gradients.OWN["implicit"] if n not in gradients.SOLVER_OPTIONS]
+    for kind, names in owned.items():
+        for name in names:
+            if kind not in kinds and name in config and config[name] != defaults(GROUPS)[name]:
                 raise fail("equal_time", f"a contender that takes {name}", ", ".join(config["contenders"]))
 
 
@@ -207,6 +211,8 @@ def candidate(
     progress.say(f"\n{name}, step size {rate:g}: {planned['num_outer_steps']} outer steps")
     try:
         found = distill.run(**options, num_outer_steps=planned["num_outer_steps"], run_dir=str(place))
+    except Held:
+        raise
     except (UserError, *OUT_OF_MEMORY) as error:
         text = " ".join(str(error).split())
         progress.say(f"{name}, step size {rate:g}: {text}")

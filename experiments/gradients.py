@@ -1,6 +1,6 @@
 """How training is differentiated, from a config: defaults by gradient, the solve, the choice by memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,7 @@ from experiments.measure import OUT_OF_MEMORY
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.types import Solve
 from jaxdistill.inner.implicit import implicit
-from jaxdistill.inner.solvers import linear_solver
+from jaxdistill.inner.solvers import linear_solver, options_of
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.runtime.memory import format_bytes, parse_bytes
 
@@ -33,6 +33,8 @@ SOLVER_OPTIONS = {
     "identity_scale": "scale",
 }
 """Options of linear solvers, and what their factories call them."""
+FLOOR = 1e-5
+"""A relative gradient norm that inner training reaches in float32."""
 OWN: dict[str, dict[str, Any]] = {
     "unrolled": {"remat": "none"},
     "truncated": {"backprop_last": None, "random_window": False},
@@ -77,9 +79,23 @@ def resolve(config: Config) -> dict[str, Any]:
         if found["distill_epochs"] != 1:
             expected = "distill_epochs 1 with implicit gradients, which train until inner_tolerance"
             raise fail("gradient", expected, found["distill_epochs"], "Set max_inner_steps in its place.")
+        if found["max_inner_steps"] == 0 and found["inner_tolerance"] < FLOOR:
+            expected = f"inner_tolerance >= {FLOOR:g} where no max_inner_steps ends inner training"
+            raise fail("gradient", expected, found["inner_tolerance"], "float32 does not get below it.")
+        if found["warm_start"] and not linear_solver(found["linear_solver"]).starts:
+            expected = "a linear_solver that starts somewhere, with warm_start"
+            raise fail("gradient", expected, found["linear_solver"])
     if gradient == "truncated" and config["backprop_last"] is None:
         found["backprop_last"] = max(1, found["distill_steps"] * found["distill_epochs"] // 2)
     return found
+
+
+def check_used(where: str, config: Config, defaults: Config, solvers: Sequence[str]) -> None:
+    """Raises where an option of linear solvers was chosen that none of `solvers` takes."""
+    for name, own in SOLVER_OPTIONS.items():
+        taken = any(own in options_of(solver) for solver in solvers)
+        if name in config and config[name] != defaults[name] and not taken:
+            raise fail(where, f"a linear solver that takes {name}", ", ".join(solvers) or "none")
 
 
 def solve(config: Config) -> Callable[..., Solve]:

@@ -29,11 +29,23 @@ from typing import Any
 
 import jax
 
-from experiments import build, cli
+from experiments import build, cli, gradients
 from experiments.distill import identity_of
 from experiments.estimators import ESTIMATORS, UNROLLED, Problem, hypergradient, problem, solve
 from experiments.measure import OUT_OF_MEMORY, Program, Row, compiled, no_compile_cache, timed
-from experiments.options import DATA, IMPLICIT, INNER, LEARNER, OUTER, RUN, TEACHER, Groups, Option, complete
+from experiments.options import (
+    DATA,
+    IMPLICIT,
+    INNER,
+    LEARNER,
+    OUTER,
+    RUN,
+    TEACHER,
+    Groups,
+    Option,
+    complete,
+    defaults,
+)
 from experiments.reference import Reference, compare, reference
 from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.data import Splits
@@ -139,6 +151,8 @@ def _check(config: dict[str, Any]) -> None:
             raise fail("memory_runtime", f"at least one of {name}", "none")
     for name in config["estimators"]:
         one_of("memory_runtime estimators", name, ESTIMATORS)
+    solvers = [n.removeprefix("implicit_") for n in config["estimators"] if n not in UNROLLED]
+    gradients.check_used("memory_runtime", config, defaults(GROUPS), solvers)
     for name in ("inner_steps", "num_learners"):
         for value in config[name]:
             at_least("memory_runtime", name, value, 1)

@@ -60,7 +60,9 @@ def test_a_candidate_that_fails_is_a_row(tmp_path, capsys):
         ({"time_limit": 0.0}, "time_limit > 0"),
         ({"damping": -1.0}, "damping >= 0, got -1"),
         ({"contenders": ["cg"], "neumann_alpha": 0.1}, "neumann_alpha"),
-        ({"contenders": ["unrolled"], "damping": 0.1}, "damping"),
+        ({"contenders": ["unrolled"], "damping": 0.1}, "a contender that takes damping"),
+        ({"contenders": ["cg"], "remat": "step"}, "a contender that takes remat"),
+        ({"contenders": ["identity"], "warm_start": True}, "a linear_solver that starts somewhere"),
     ],
 )
 def test_bad_input_starts_nothing(tmp_path, chosen, says):

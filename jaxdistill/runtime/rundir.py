@@ -26,6 +26,10 @@ from jaxdistill.runtime import atomic, profile
 _ABSENT = object()
 
 
+class Held(UserError):
+    """Another live process has the run directory."""
+
+
 class RunDir:
     """An open run directory; made by `open_run`, and a context manager that lets the lock go.
 
@@ -156,12 +160,9 @@ def _take(lock: BinaryIO, path: Any) -> None:
             raise _unusable(path, error) from error
         lock.seek(0)
         owner = lock.read().decode(errors="replace").strip() or "unknown"
-        raise fail(
-            "open_run",
-            f"{path} to be free",
-            f"a directory held by another live run (pid {owner})",
-            "Wait for it to end, stop it, or choose another directory.",
-        ) from None
+        held = f"a directory held by another live run (pid {owner})"
+        remedy = "Wait for it to end, stop it, or choose another directory."
+        raise Held(str(fail("open_run", f"{path} to be free", held, remedy))) from None
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n".encode())
     lock.flush()

@@ -30,7 +30,7 @@ def cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearSolver:
     def solve(system: System) -> tuple[Params, Metrics]:
         return conjugate_gradients(system.matrix, system, tolerance, max_steps), {}
 
-    return LinearSolver(solve)
+    return LinearSolver(solve, starts=True)
 
 
 def check(where: str, tolerance: float, max_steps: int) -> None:

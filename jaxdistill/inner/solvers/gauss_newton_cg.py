@@ -26,4 +26,4 @@ def gauss_newton_cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearS
     def solve(system: System) -> tuple[Params, Metrics]:
         return conjugate_gradients(matrix(system), system, tolerance, max_steps), {}
 
-    return LinearSolver(solve, matrix=matrix, uses_gauss_newton=True)
+    return LinearSolver(solve, matrix=matrix, starts=True, uses_gauss_newton=True)

@@ -49,7 +49,7 @@ def neumann(*, num_terms: int = 20, alpha: float | None = None, power_steps: int
 
         return lax.fori_loop(0, num_terms, step, system.start), {"alpha": factor}
 
-    return LinearSolver(solve, reports=("alpha",))
+    return LinearSolver(solve, reports=("alpha",), starts=True)
 
 
 def largest_eigenvalue(product: Product, system: System, num_steps: int) -> Array:

@@ -30,4 +30,4 @@ def normal_cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearSolver:
         normal = system._replace(right=system.matrix(system.right))
         return conjugate_gradients(squared, normal, tolerance, max_steps), {}
 
-    return LinearSolver(solve)
+    return LinearSolver(solve, starts=True)

@@ -57,4 +57,4 @@ def recording_cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearSolv
         end = lax.while_loop(going, step, start)
         return end.v, {"solver_steps": end.steps, "negative_curvature": end.negative}
 
-    return LinearSolver(solve, reports=("solver_steps", "negative_curvature"))
+    return LinearSolver(solve, reports=("solver_steps", "negative_curvature"), starts=True)

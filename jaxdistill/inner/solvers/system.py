@@ -47,6 +47,8 @@ class LinearSolver(NamedTuple):
     """The solver's own matrix, which the reported residual is of; H + damping I when None."""
     judged: bool = True
     """Whether a relative residual above 1 (worse than v = 0) is a failure; not where nothing is solved."""
+    starts: bool = False
+    """Whether it starts from the system's start, so that a warm start does anything."""
     uses_gauss_newton: bool = False
     needs_floor: bool = False
     """Whether weight decay + damping has to be positive."""
