@@ -1,25 +1,30 @@
 """From a config to the parts it names."""
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from experiments import gradients
+from experiments.options import TEACHER
 from jaxdistill.baselines.random_real import random_real
-from jaxdistill.core.checks import Caution, above, fail, lookup, one_of
+from jaxdistill.core.checks import Caution, above, fail, lookup
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, InnerOptimizer, Learner, Method, Population, Teacher
 from jaxdistill.data import DatasetInfo, Splits, load
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.learners import learner as make_learner
+from jaxdistill.learners import options_of
+from jaxdistill.learners.shapes import SHAPES, random_shapes
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.outer import outer_adam, outer_schedule
 from jaxdistill.populations import POPULATIONS
-from jaxdistill.teachers import TEACHERS
+from jaxdistill.teachers import CURRICULA, TEACHERS, shuffled
 
 Config = Mapping[str, Any]
-LEARNER_OPTIONS = ("width", "depth", "norm", "activation", "pooling", "initialization")
-STARTS = ("noise", "real")
+LEARNER_OPTIONS = ("width", "depth", "norm", "activation", "pooling", "kernel", "initialization")
+GENERAL = {n: o.default for n, o in TEACHER.items() if n not in ("teacher", "curriculum", "images_per_class")}
+"""Options of the teachers that have them, with what they are where nobody chose."""
 
 
 def splits(config: Config) -> Splits:
@@ -40,6 +45,28 @@ def learner(config: Config, info: DatasetInfo) -> Learner:
     )
 
 
+def shapes(config: Config, info: DatasetInfo) -> list[Learner]:
+    """The networks that are distilled for: the chosen one, or some of random shape around it."""
+    if not config["num_shapes"]:
+        return [learner(config, info)]
+    lookup("num_shapes learner", config["learner"], SHAPES)
+    for name, needed in (("population", "fresh"), ("warm_start", False)):
+        if config[name] != needed:
+            raise fail("num_shapes", f"{name}={needed} with networks of several shapes", config[name])
+    given = options_of(config["learner"]) | {
+        n: config[n] for n in ("width", "depth") if config[n] is not None
+    }
+    kept = {name: given[name] for name in ("width", "depth") if name in given}
+    drawn = random_shapes(config["learner"], kept, count=config["num_shapes"], seed=config["seed"])
+    options = {name: config[name] for name in LEARNER_OPTIONS if config[name] is not None}
+    return [
+        make_learner(
+            config["learner"], image_shape=info.image_shape, num_classes=info.num_classes, **options | shape
+        )
+        for shape in drawn
+    ]
+
+
 def check_step_sizes(config: Config) -> None:
     """Raises unless there are step sizes to search over, all of them positive."""
     if not config["step_sizes"]:
@@ -54,26 +81,56 @@ def num_inner_steps(config: Config) -> int:
 
 
 def teacher(config: Config, data: Splits, key: Array) -> Teacher:
-    """What is learned."""
+    """What is learned.
+
+    A teacher's factory is given what it takes of the config; an option of the group that it does not take
+    has to be as it is where nobody chose.
+    """
+    info, curriculum = data.info, lookup("curriculum", config["curriculum"], CURRICULA)
+    factory = lookup("teacher", config["teacher"], TEACHERS)
+    taken = inspect.signature(factory).parameters
+    for name in sorted(GENERAL.keys() - taken.keys()):
+        if config[name] != GENERAL[name]:
+            raise fail("teacher", f"{name} left out with teacher={config['teacher']}", config[name])
+    if curriculum.noise != "learned" and "noise" not in taken:
+        known = ", ".join(name for name, c in CURRICULA.items() if c.noise == "learned")
+        expected = f"curriculum {known} with teacher={config['teacher']}, which has no noise"
+        raise fail("teacher", expected, config["curriculum"])
+    computed = {
+        "image_shape": info.image_shape,
+        "num_classes": info.num_classes,
+        "start": start_images(config, data, key) if "start" in taken else None,
+        "batch_size": batch_size(config, info) if "batch_size" in taken else None,
+        "noise": curriculum.noise,
+        "noise_key": stream(key, "noise"),
+    }
+    options = {name: config[name] for name in TEACHER if name in taken} | computed
+    made = factory(**{name: value for name, value in options.items() if name in taken})
+    return shuffled(made, curriculum.shuffle)
+
+
+def start_images(config: Config, data: Splits, key: Array) -> Array | None:
+    """What learned images start from: [classes, images_per_class, H, W, C], None for noise."""
+    if config["start"] == "noise":
+        return None
     info, per_class = data.info, config["images_per_class"]
-    start = None
-    if one_of("teacher start", config["start"], STARTS) == "real":
-        smallest = int(data.train.counts.min())
-        if per_class > smallest:
-            name = info.class_names[int(data.train.counts.argmin())]
-            expected = f"images_per_class <= {smallest}, the training images of class {name}, with start=real"
-            raise fail("teacher", expected, per_class, "Ask for fewer, or add --start=noise.")
-        real = random_real(data.train, stream(key, "start"), per_class)
-        start = real.x.reshape(info.num_classes, per_class, *info.image_shape)
-    return lookup("teacher", config["teacher"], TEACHERS)(
-        image_shape=info.image_shape,
-        num_classes=info.num_classes,
-        images_per_class=per_class,
-        distill_steps=config["distill_steps"],
-        distill_epochs=config["distill_epochs"],
-        start=start,
-        soft_labels=config["soft_labels"],
-    )
+    smallest = int(data.train.counts.min())
+    if per_class > smallest:
+        name = info.class_names[int(data.train.counts.argmin())]
+        expected = f"images_per_class <= {smallest}, the training images of class {name}, with start=real"
+        raise fail("teacher", expected, per_class, "Ask for fewer, or add --start=noise.")
+    real = random_real(data.train, stream(key, "start"), per_class)
+    return real.x.reshape(info.num_classes, per_class, *info.image_shape)
+
+
+def batch_size(config: Config, info: DatasetInfo) -> int:
+    """B of a generator: as chosen, or what gives as many images as learned ones would be."""
+    if config["batch_size"] is not None:
+        return config["batch_size"]
+    images, steps = config["images_per_class"] * info.num_classes, config["distill_steps"]
+    if images % steps:
+        raise fail("teacher", f"{images} images in {steps} equal batches", "a rest", "Set batch_size.")
+    return images // steps
 
 
 def inner_optimizer(config: Config) -> InnerOptimizer:
@@ -89,6 +146,7 @@ def inner_optimizer(config: Config) -> InnerOptimizer:
         learning_rate=config["inner_learning_rate"],
         learned=tuple(config["learned"]),
         per_step=config["per_step"],
+        positive=config["positive"],
         **options,
     )
 
@@ -122,10 +180,15 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
             stacklevel=2,
         )
     rate = outer_schedule(
-        config["schedule"], learning_rate=config["outer_learning_rate"], num_steps=config["num_outer_steps"]
+        config["schedule"],
+        learning_rate=config["outer_learning_rate"],
+        num_steps=config["num_outer_steps"],
+        end=config["schedule_end"],
     )
     outer = outer_adam(
         learning_rate=rate,
+        b1=config["outer_b1"],
+        positive=config["positive"],
         clip=config["clip"] or None,
         max_inner_learning_rate=bound or None,
     )
@@ -144,4 +207,5 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
         microbatch=config["microbatch"],
         warm_start=config["warm_start"],
         skip_failed_solves=config["on_failed_solve"] == "skip",
+        validate_every=config["validate_every"],
     )

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from experiments.options import Groups, Option
+from experiments.options import BY_METHOD, Groups, Option
 from jaxdistill.core.checks import Caution, UserError
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
@@ -51,7 +51,7 @@ def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequenc
 
 
 def _parse(groups: Groups, doc: str, arguments: list[str]) -> dict[str, Any]:
-    """The value of every option; exits on `--help` and on flags that cannot be read."""
+    """The value of every option that was chosen; exits on `--help` and on flags that cannot be read."""
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
         try:
             print(_help(groups, doc), flush=True)
@@ -68,7 +68,8 @@ def _parse(groups: Groups, doc: str, arguments: list[str]) -> dict[str, Any]:
         _exit(f"{' '.join(str(error).split()).rstrip('.')}. --help lists the flags.")
     if len(rest) > 1:
         _exit(f"command line: expected flags alone, got {rest[1]!r}. --help lists them.")
-    return {name: values[name].value for options in groups.values() for name in options}
+    names = [name for options in groups.values() for name in options]
+    return {name: values[name].value for name in names if values[name].present}
 
 
 def _exit(line: str, code: int = 1) -> NoReturn:
@@ -125,12 +126,23 @@ def _help(groups: Groups, doc: str) -> str:
     for title, options in groups.items():
         lines += ["", f"{title}:"]
         for name, option in options.items():
-            shown = ",".join(map(str, option.default)) if isinstance(option.default, list) else option.default
+            shown = _shown(option.default)
             default = "" if shown in (None, "") else f" [{shown}]"
             lines.append(f"  --{'[no]' if option.kind is bool else ''}{name}{default}")
             known = f": {', '.join(option.known)}" if option.known else ""
             lines += textwrap.wrap(option.help + known, 96, initial_indent=INDENT, subsequent_indent=INDENT)
+    if any("method" in options for options in groups.values()):
+        lines += ["", "Defaults that a method brings:"]
+        for method, own in BY_METHOD.items():
+            text = ", ".join(f"{name}={_shown(value)}" for name, value in own.items())
+            lines += textwrap.wrap(
+                f"{method}: {text}", 96, initial_indent="  ", subsequent_indent=INDENT
+            ) * bool(own)
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _use_huge_pages() -> None:

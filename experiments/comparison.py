@@ -19,6 +19,7 @@ from jaxdistill.evaluation import (
     dc,
     epochs,
     everything,
+    one_part_each,
     random_of_each_class,
     score,
     tuned,
@@ -26,6 +27,7 @@ from jaxdistill.evaluation import (
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import dedupe
+from jaxdistill.teachers import CURRICULA
 
 Synthetic = tuple[np.ndarray, np.ndarray, np.ndarray]
 """(images [N, H, W, C], labels [N, classes], order [T, B]): what a network is trained on, and how."""
@@ -73,6 +75,7 @@ def compare(
     )
     baseline = distilled._replace(num_learners=choices["num_baseline_learners"])
     images, labels, order = synthetic
+    per_class, curriculum = len(images) // data.info.num_classes, CURRICULA[choices["curriculum"]]
     chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
     progress.say("evaluating: distilled images ...")
     plan = as_distilled(
@@ -80,23 +83,27 @@ def compare(
         build.inner_optimizer(choices),
         method.hyperparameters(state),
         weight_decay=choices["weight_decay"],
+        shuffle=curriculum.shuffle,
     )
-    batch = Batch(jnp.asarray(images), jnp.asarray(labels))
-    found = score(distilled, plan, batch, everything(len(images)))
-    on_validation = score(chosen_on_validation, plan, batch, everything(len(images)))
+    batch, subsets = Batch(jnp.asarray(images), jnp.asarray(labels)), everything(len(images))
+    if curriculum.noise == "fresh":  # every network sees a draw of its own
+        batch = draws(method, state, stream(key, "export"), distilled.num_learners)
+        subsets = one_part_each(len(images))
+    found = score(distilled, plan, batch, subsets)
+    on_validation = score(chosen_on_validation, plan, batch, subsets)
 
     real, rates = Batch(data.train.x, data.train.y), choices["step_sizes"]
     random = full = None
-    per_class, smallest = choices["images_per_class"], int(data.train.counts.min())
+    smallest = int(data.train.counts.min())
     count = per_class * data.info.num_classes
     baselines = choices["num_baseline_learners"] > 0
     if baselines and per_class > smallest:
         progress.say(f"note: no random real images, since a class has only {smallest} of them")
-    elif baselines:
+    elif baselines and per_class:
         progress.say("evaluating: random real images, step size searched on validation ...")
         equal_steps = epochs(
             count,
-            num_epochs=order.size // count,
+            num_epochs=max(1, order.size // count),
             batch_size=order.shape[1],
             momentum=choices["inner_momentum"],
             weight_decay=choices["weight_decay"],
@@ -117,6 +124,13 @@ def compare(
         **_tuned("random_real", random),
         **_tuned("full_data", full),
     }
+
+
+def draws(method: Method, state: DistillState, key: jax.Array, count: int) -> Batch:
+    """So many draws of all batches, one after another: [count * T * B, ...]."""
+    keys = jax.random.split(key, count)
+    made = jax.jit(lambda state: jax.lax.map(lambda key: method.synthesize(state, key), keys))(state)
+    return Batch(made.x.reshape(-1, *made.x.shape[3:]), made.y.reshape(-1, made.y.shape[-1]))
 
 
 def fresh_networks(

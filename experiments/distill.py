@@ -42,6 +42,7 @@ from jaxdistill.runtime.loop import compiled_chunk, default_chunk_length, distil
 from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import read_metrics, require_tensorboard
 from jaxdistill.runtime.rundir import RunDir, open_run
+from jaxdistill.teachers import CURRICULA
 
 GROUPS: Groups = {
     "data": DATA,
@@ -87,7 +88,11 @@ def run(**chosen: Any) -> dict[str, Any]:
         config = gradients.within_budget(unresolved, needs, progress.say)
     choices = identity_of(config, data)
     learner = build.learner(config, data.info)
-    method = build.method(config, data, learner, stream(key, "teacher start"))
+    methods = [
+        build.method(config, data, each, stream(key, "teacher start"))
+        for each in build.shapes(config, data.info)
+    ]
+    method = methods[0]
     start = jax.eval_shape(method.init, key)
     jax.eval_shape(method.update, start, Data(data.train, None), key)  # what does not trace starts no run
     path = config["run_dir"] or default_run_dir(choices)
@@ -95,13 +100,13 @@ def run(**chosen: Any) -> dict[str, Any]:
         for note in directory.notes:
             progress.say(f"note: {note}")
         progress.say(
-            f"{config['method']} on {data.info.name}: {config['images_per_class']} per class, "
+            f"{config['method']} on {data.info.name}: {described(config, data)}, "
             f"{config['learner']}, {profile.device_description()}; everything goes to {path}"
         )
         result = directory.read_result()
         if result is None or _numbers(result.get("config", {})) != _numbers(choices):
             finished = distill(
-                method,
+                methods,
                 Data(data.train, None),
                 key,
                 directory,
@@ -137,6 +142,13 @@ def bytes_of(config: dict[str, Any], *, data: Splits, key: jax.Array) -> int:
     length = min(config["chunk_length"] or default_chunk_length(), config["num_outer_steps"])
     arguments = (jax.eval_shape(method.init, key), Data(data.train, None), key, length)
     return total_bytes(compiled_chunk(method).lower(*arguments).compile())
+
+
+def described(config: dict[str, Any], data: Splits) -> str:
+    """How many images there are: `1 per class`, or `32 batches of 128` of a generator."""
+    if config["teacher"] == "images":
+        return f"{config['images_per_class']} per class"
+    return f"{config['distill_steps']} batches of {build.batch_size(config, data.info)}"
 
 
 def _numbers(choices: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +191,7 @@ def export(
     info = data.info
     images, labels, order = synthetic
     inner = {name: config[name] for name in ("inner_optimizer", "weight_decay")}
+    inner |= {"shuffle": CURRICULA[config["curriculum"]].shuffle}
     write_synthetic(
         directory.synthetic,
         images=images,
@@ -191,7 +204,7 @@ def export(
         inner=inner,
         start=state.population if config["population"] == "fixed" else None,
     )
-    title = f"{info.name}, {config['images_per_class']} per class, {config['method']}"
+    title = f"{info.name}, {described(config, data)}, {config['method']}"
     pixels = to_pixels(jnp.asarray(images), info)
     channels = info.image_shape[-1]
     if channels in (1, 3):

@@ -181,7 +181,11 @@ def chosen_protocols(config: Mapping[str, Any], synthetic: Synthetic, count: int
             optimizer = factory(num_steps=len(synthetic.order), learned=(), **synthetic.hyperparameters)
             values = optimizer.values(optimizer.init())
             made[name] = as_distilled(
-                jnp.asarray(synthetic.order), optimizer, values, weight_decay=inner["weight_decay"]
+                jnp.asarray(synthetic.order),
+                optimizer,
+                values,
+                weight_decay=inner["weight_decay"],
+                shuffle=inner.get("shuffle", "none"),
             )
     return made
 

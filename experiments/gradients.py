@@ -36,7 +36,7 @@ SOLVER_OPTIONS = {
 FLOOR = 1e-5
 """A relative gradient norm that inner training reaches in float32."""
 OWN: dict[str, dict[str, Any]] = {
-    "unrolled": {"remat": "none"},
+    "unrolled": {"remat": "none", "validate_every": None},
     "truncated": {"backprop_last": None, "random_window": False},
     "implicit": dict.fromkeys([*IMPLICIT_DEFAULTS, *SOLVER_OPTIONS])
     | {"warm_start": False, "on_failed_solve": "stop"},

@@ -75,12 +75,15 @@ GROUPS: Groups = {
         "smoke": Option(False, bool, "T = 1, 2 and two estimators: does it run?"),
     },
     "data": DATA,
-    "teacher": {name: TEACHER[name] for name in ("teacher", "images_per_class", "start")},
-    "learner": {name: LEARNER[name] for name in LEARNER if name != "population"},
+    "teacher": {
+        n: o for n, o in TEACHER.items() if n not in ("distill_steps", "distill_epochs", "soft_labels")
+    },
+    "learner": {name: LEARNER[name] for name in LEARNER if name not in ("population", "num_shapes")},
     "inner loop": {
         "inner_optimizer": INNER["inner_optimizer"],
         "inner_learning_rate": Option(3.0, float, "step size of the inner loop"),
         "inner_momentum": Option(0.9, float, "momentum of the inner loop", low=0),
+        "positive": INNER["positive"],
         "weight_decay": Option(0.01, float, "L2 of the inner loss", low=0),
     },
     "implicit gradients": {name: IMPLICIT[name] for name in SOLVER}

@@ -9,20 +9,26 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from experiments.build import METHODS, POPULATIONS, STARTS
-from experiments.gradients import FAILED_SOLVES, GRADIENTS
+from experiments.gradients import BY_GRADIENT, FAILED_SOLVES, GRADIENTS
 from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.data import DATASETS
 from jaxdistill.evaluation import STEP_SIZES
-from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
+from jaxdistill.inner.optimizers import INNER_OPTIMIZERS, POSITIVE
 from jaxdistill.inner.over_learners import STRATEGIES
 from jaxdistill.inner.solvers import LINEAR_SOLVERS
 from jaxdistill.inner.train import REMAT
 from jaxdistill.layers.initializers import INITIALIZATIONS
 from jaxdistill.layers.modules import ACTIVATIONS, NORMS, POOLINGS
 from jaxdistill.learners import LEARNERS
+from jaxdistill.learners.shapes import SHAPES
+from jaxdistill.methods import METHODS
 from jaxdistill.methods.outer import SCHEDULES
-from jaxdistill.teachers import TEACHERS
+from jaxdistill.populations import POPULATIONS
+from jaxdistill.teachers import CURRICULA, TEACHERS
+from jaxdistill.teachers.generator import DISTRIBUTIONS
+from jaxdistill.teachers.networks import ARCHITECTURES
+
+STARTS = ("noise", "real")
 
 
 class Option(NamedTuple):
@@ -65,8 +71,30 @@ TEACHER = {
         "gradients, which train to a tolerance)",
         low=1,
     ),
-    "start": Option("noise", str, "what learned images start from", STARTS),
+    "start": Option("noise", str, "images: what they start from", STARTS),
     "soft_labels": Option(False, bool, "learn the labels too"),
+    "curriculum": Option(
+        "full",
+        str,
+        "order of what the inner steps see: as learned, shuffled, or (generator) of fresh or fixed noise",
+        CURRICULA,
+    ),
+    "batch_size": Option(
+        None, int, "generator: images of a batch (default: from images_per_class and distill_steps)", low=1
+    ),
+    "architecture": Option("upsampling", str, "generator: its network", ARCHITECTURES),
+    "generator_width": Option(None, int, "generator: filters, or k (compact) (default: 64)", low=1),
+    "generator_hidden": Option(1024, int, "generator: units of the first layer (upsampling)", low=1),
+    "upsamplings": Option(2, int, "generator: doublings of the image size (upsampling)", low=1),
+    "weight_norm": Option(None, bool, "generator: normalised weights (default: upsampling yes, compact no)"),
+    "noise_size": Option(None, int, "generator: numbers of one z (default: 128; compact 64)", low=1),
+    "distribution": Option(None, str, "generator: of z (default: gaussian; compact uniform)", DISTRIBUTIONS),
+    "steps_at_once": Option(
+        None,
+        int,
+        "generator: inner steps whose images are made at a time, to save memory (default: all)",
+        low=1,
+    ),
 }
 LEARNER = {
     "learner": Option("mlp", str, "the network", LEARNERS),
@@ -75,7 +103,15 @@ LEARNER = {
     "norm": Option(None, str, "for learners that have it", NORMS),
     "activation": Option(None, str, "for learners that have it", ACTIVATIONS),
     "pooling": Option(None, str, "for learners that have it", POOLINGS),
+    "kernel": Option(None, int, "side of the convolutions, for learners that have it", low=1),
     "initialization": Option(None, str, "of the network's weights", INITIALIZATIONS),
+    "num_shapes": Option(
+        0,
+        int,
+        "distill for so many networks of random width and depth, one per chunk_length outer steps; 0 for the "
+        f"given one ({', '.join(SHAPES)})",
+        low=0,
+    ),
     "population": Option("fresh", str, "initialisations: new ones every outer step, or one", POPULATIONS),
 }
 INNER = {
@@ -94,11 +130,18 @@ INNER = {
         "inner hyper-parameters that are learned; empty for none (default: learning_rate; implicit none)",
         list_of=True,
     ),
+    "positive": Option("softplus", str, "how learned step sizes stay positive", POSITIVE),
     "per_step": Option(True, bool, "learn one value per inner step, not one for all"),
     "weight_decay": Option(
         None, float, "L2 coefficient of the inner loss (default: 0; implicit 0.01)", low=0
     ),
     "gradient": Option("unrolled", str, "how training is differentiated", GRADIENTS),
+    "validate_every": Option(
+        None,
+        int,
+        "unrolled: inner steps between the losses on real data that the outer loop lowers (default: the end)",
+        low=1,
+    ),
     "remat": Option("none", str, "unrolled: memory of the reverse pass", REMAT),
     "backprop_last": Option(
         None, int, "truncated: backpropagate through the last so many inner steps (default: half)", low=1
@@ -128,10 +171,12 @@ IMPLICIT = {
     ),
 }
 OUTER = {
-    "method": Option("dd", str, "how it is distilled", METHODS),
+    "method": Option("dd", str, "how it is distilled; brings its paper's defaults", METHODS),
     "num_outer_steps": Option(1500, int, "outer steps", low=1),
     "outer_learning_rate": Option(0.01, float, "Adam's learning rate"),
+    "outer_b1": Option(0.5, float, "Adam's average of gradients", low=0, high=1),
     "schedule": Option("cosine", str, "of the outer learning rate", SCHEDULES),
+    "schedule_end": Option(0.0, float, "cosine: the last outer learning rate, relative", low=0, high=1),
     "clip": Option(1.0, float, "largest global norm of the hypergradient; 0 for no clip", low=0),
     "max_inner_learning_rate": Option(2.0, float, "bound on learned step sizes; 0 for none", low=0),
     "real_batch_size": Option(256, int, "real images per outer step", low=1),
@@ -163,6 +208,30 @@ RUN = {
 """Options by what they choose. `seed` and the groups before `EVALUATION` decide a run's numbers."""
 
 Groups = dict[str, dict[str, Option]]
+BY_METHOD: dict[str, dict[str, Any]] = {
+    "dd": {},
+    "gtn": {
+        "teacher": "generator",
+        "batch_size": 128,
+        "distill_steps": 32,
+        "distill_epochs": 1,
+        "learner": "gtn",
+        "inner_learning_rate": 0.02,
+        "inner_momentum": 0.5,
+        "learned": ["learning_rate", "momentum"],
+        "positive": "exp",
+        "num_outer_steps": 2000,
+        "outer_learning_rate": 0.02,
+        "outer_b1": 0.9,
+        "schedule_end": 0.1,
+        "real_batch_size": 128,
+        "num_learners": 1,
+        "clip": 0.0,
+        "max_inner_learning_rate": 0.0,
+    },
+}
+"""Defaults of a method where they are others. Those of the teacher (learner) hold with the method's own
+teacher (learner) alone; those that depend on the gradient, with gradients through training."""
 
 
 def defaults(groups: Groups) -> dict[str, Any]:
@@ -170,8 +239,20 @@ def defaults(groups: Groups) -> dict[str, Any]:
     return {name: option.default for group in groups.values() for name, option in group.items()}
 
 
+def by_method(options: Collection[str], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that the chosen method brings, of the options that there are."""
+    own = BY_METHOD.get(chosen.get("method", "dd"), {}) if "method" in options else {}
+    left_out: set[str] = set()
+    for head, group in (("teacher", TEACHER), ("learner", LEARNER)):
+        if head in own and chosen.get(head, own[head]) != own[head]:
+            left_out |= set(group)
+    if chosen.get("gradient") == "implicit":
+        left_out |= set(BY_GRADIENT)
+    return {name: value for name, value in own.items() if name in options and name not in left_out}
+
+
 def complete(groups: Groups, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """`chosen` over the defaults, every value checked as far as it can be on its own.
+    """`chosen` over the method's defaults over the others, each value checked as far as it can be alone.
 
     Raises:
       UserError: a name that is none of the experiment's options, a value of another type, an unknown name,
@@ -181,7 +262,7 @@ def complete(groups: Groups, chosen: Mapping[str, Any]) -> dict[str, Any]:
     for name in chosen:
         if name not in options:
             raise fail("run", f"options among {', '.join(options)}", repr(name))
-    config = defaults(groups) | dict(chosen)
+    config = defaults(groups) | by_method(options, chosen) | dict(chosen)
     return {name: _checked(name, options[name], value) for name, value in config.items()}
 
 

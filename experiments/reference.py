@@ -1,6 +1,7 @@
 """The hypergradient that the estimators are compared with: exact in float64, or a long unroll."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +10,10 @@ import numpy as np
 from jax import lax
 from jax.scipy.sparse.linalg import cg
 
-from experiments.estimators import Problem, hypergradient, is_smooth, solve, transform
+from experiments.estimators import Problem, hypergradient, is_smooth, solve, teacher, transform
+from jaxdistill.core.keys import stream
 from jaxdistill.core.linalg import add_scaled, norm, scaled
-from jaxdistill.core.types import Array, Batch, Meta, Params
+from jaxdistill.core.types import Array, Batch, Meta, Params, Teacher
 from jaxdistill.data import Splits
 from jaxdistill.inner.losses import cross_entropy
 from jaxdistill.inner.minimize import minimize
@@ -33,7 +35,7 @@ class Reference(NamedTuple):
 def reference(config: Mapping[str, Any], data: Splits, problem: Problem) -> Reference:
     """The exact hypergradient of a smooth learner; a long unroll of any other."""
     if is_smooth(config):
-        return exact(config, problem)
+        return exact(config, data, problem)
     steps = config["reference_steps"]
     long = solve("unrolled_sqrt", config, data, problem, steps)
     try:
@@ -46,43 +48,45 @@ def reference(config: Mapping[str, Any], data: Splits, problem: Problem) -> Refe
     return Reference(gradient if finite else None, f"unrolled, {steps} inner steps (not smooth)")
 
 
-def exact(config: Mapping[str, Any], problem: Problem) -> Reference:
+def exact(config: Mapping[str, Any], data: Splits, problem: Problem) -> Reference:
     """The implicit hypergradient where the inner gradient is zero, in float64.
 
     The inner optimiser goes on from the same start, so that it ends in the basin that the estimators go to;
     Newton's method takes it to the minimum; both linear systems are solved by conjugate gradients to 1e-12.
     """
-    batch = Batch(problem.meta.teacher["x"][0], _labels(config, problem))
+    made = teacher(config, data, 1)
     with jax.enable_x64(True):
-        wide = jax.tree.map(
-            lambda a: jnp.asarray(np.asarray(a), jnp.float64), (problem.contexts, batch, problem.real)
+        contexts, phi, real = jax.tree.map(
+            lambda a: jnp.asarray(np.asarray(a), jnp.float64),
+            (problem.contexts, problem.meta.teacher, problem.real),
         )
-        contexts, batch, real = wide
-        one = jax.jit(lambda params, batch, real: _exact_of_one(config, problem, params, batch, real))
+        one = jax.jit(partial(_exact_of_one, config, problem, made))
         count = jax.tree.leaves(contexts)[0].shape[0]
+        keys = jax.random.split(problem.key, count)
         found = [
-            jax.device_get(one(jax.tree.map(lambda a, k=k: a[k], contexts), batch, real))
+            jax.device_get(one(jax.tree.map(lambda a, k=k: a[k], contexts), phi, keys[k], real))
             for k in range(count)
         ]
     worst = float(np.max([relative for _, relative in found]))
     if not worst <= TOLERANCE:
         return Reference(None, f"exact, not reached: relative inner gradient or residual {worst:.1e}")
-    mean = np.mean([gradient for gradient, _ in found], axis=0)
-    return Reference(
-        {"x": mean[None]}, f"exact to {worst:.1e} (inner gradient, residual), float64, mean over K"
-    )
-
-
-def _labels(config: Mapping[str, Any], problem: Problem) -> Array:
-    classes = problem.real.y.shape[1]
-    return jnp.repeat(jnp.eye(classes), config["images_per_class"], axis=0)
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(gradient for gradient, _ in found))
+    return Reference(mean, f"exact to {worst:.1e} (inner gradient, residual), float64, mean over K")
 
 
 def _exact_of_one(
-    config: Mapping[str, Any], problem: Problem, start: Params, batch: Batch, real: Batch
-) -> tuple[Array, Array]:
-    """(d L / d images, the larger of relative gradient norm and residual reached), for one learner."""
+    config: Mapping[str, Any],
+    problem: Problem,
+    teacher: Teacher,
+    start: Params,
+    phi: Params,
+    key: Array,
+    real: Batch,
+) -> tuple[Params, Array]:
+    """(d L / d phi, the larger of relative gradient norm and residual reached), for one learner."""
     none = Meta((), {})
+    batches, pull = jax.vjp(lambda phi: teacher.batches(phi, stream(key, "teacher")), phi)
+    batch = jax.tree.map(lambda a: a[0], batches)
 
     def inner_gradient(params: Params, x: Array) -> Params:
         return jax.grad(lambda p: problem.loss(none, p, Batch(x, batch.y)))(params)
@@ -110,7 +114,9 @@ def _exact_of_one(
     _, product = jax.vjp(lambda p: inner_gradient(p, batch.x), params)
     residual = norm(add_scaled(product(v)[0], -1.0, outer)) / norm(outer)
     reached = jnp.maximum(norm(inner_gradient(params, batch.x)) / first, residual)
-    return mixed(scaled(-1.0, v))[0], reached
+    (by_images,) = mixed(scaled(-1.0, v))
+    (by_phi,) = pull(Batch(by_images[None], jnp.zeros_like(batches.y)))
+    return by_phi, reached
 
 
 def compare(gradient: Any, exact_gradient: Any) -> tuple[float, float]:

@@ -26,6 +26,25 @@ START = jnp.linspace(-1, 1, CLASSES * 2 * np.prod(SHAPE)).reshape(CLASSES, 2, *S
 OPTIONS = {
     "images": {"distill_epochs": 2},
     "images: soft labels": {"images_per_class": 2, "distill_steps": 2, "soft_labels": True},
+    "generator": {"batch_size": 4, "distill_steps": 2, "generator_width": 4, "generator_hidden": 5},
+    "generator: soft labels": {
+        "batch_size": 3,
+        "distill_epochs": 2,
+        "architecture": "compact",
+        "generator_width": 4,
+        "soft_labels": True,
+        "noise_size": 3,
+        "weight_norm": True,
+    },
+    "generator: fresh noise": {
+        "batch_size": 4,
+        "distill_steps": 2,
+        "generator_width": 4,
+        "generator_hidden": 5,
+        "noise": "fresh",
+        "steps_at_once": 1,
+        "weight_norm": False,
+    },
     "images: from real ones": {"images_per_class": 2, "distill_steps": 2, "start": START},
 }
 

@@ -120,7 +120,7 @@ def test_gradients_are_finite_and_reach_every_weight(case):
     assert np.abs(gradients[1]).max() > 0
 
 
-@everyone
+@pytest.mark.parametrize("name", sorted(set(LEARNERS) - {"gtn"}))
 def test_calibrate_is_the_identity_without_batch_norm(case):
     params = case.params_of(0)
     assert jax.jit(case.net.calibrate).eval_shape(params, case.x).keys() == {"params"}
@@ -189,6 +189,8 @@ MNIST = {
         512,
     ),
     "resnet18": (resnet18(512), 512),
+    # 28 -> 13 -> 6: 128 * 6 * 6 = 4608; a gain per unit, biases in the norms
+    "gtn": (9 * 64 + 2 * 64 + 9 * 64 * 128 + 2 * 128 + 4608 * 256 + 2 * 256 + 256 * 10 + 20, 256),
     # poolings round down: 28 -> 14 -> 7 -> 3: 512 * 3 * 3
     "resnet18_ap": (resnet18(4608), 4608),
 }
@@ -319,8 +321,12 @@ def test_forward_values(name, reference, image_shape, options, key, x64):
     np.testing.assert_allclose(logits, reference(x, params["params"]), rtol=1e-9, atol=1e-9)
 
 
+BATCH = ("batch", "mean_only")
 OPTIONS = [
-    *[("convnet", {"norm": norm}) for norm in ("none", "group", "layer", "batch")],
+    *[("convnet", {"norm": norm}) for norm in ("none", "group", "layer", "batch", "mean_only")],
+    ("convnet", {"kernel": 5}),
+    *[("gtn", {"norm": norm, "width": 8}) for norm in ("mean_only", "none", "batch", "instance")],
+    ("gtn", {"second_width": 3, "hidden": 5}),
     *[("convnet", {"pooling": pooling}) for pooling in ("none", "max")],
     *[("convnet", {"activation": name}) for name in ("leaky_relu", "sigmoid", "tanh", "gelu", "softplus")],
     *[("convnet", {"initialization": name}) for name in ("xavier", "he")],
@@ -341,7 +347,7 @@ def test_every_option_builds(name, options, key):
     known = options_of(name)
     assert set(options) <= set(known)
     calibrated = jax.eval_shape(net.calibrate, params, x)
-    assert ("batch_stats" in calibrated) == (options.get("norm") == "batch")
+    assert ("batch_stats" in calibrated) == (options.get("norm", options_of(name).get("norm")) in BATCH)
     assert jax.eval_shape(net.apply, calibrated, x).shape == (2, 3)
 
 
@@ -373,7 +379,7 @@ REFUSED = [
         "convnet",
         (8, 8, 1),
         {"norm": "instanse"},
-        r"one of batch, group, instance, layer, none, got 'instanse'",
+        r"one of batch, group, instance, layer, mean_only, none, got 'instanse'",
     ),
     ("convnet", (8, 8, 1), {"norm": "group", "width": 6}, r"width divisible by 4 .* got 6"),
     ("convnet", (8, 8, 1), {"activation": "relo"}, r"one of gelu, .*tanh, got 'relo'"),

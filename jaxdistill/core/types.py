@@ -77,6 +77,22 @@ class Teacher(NamedTuple):
     """(phi, key) -> Batch [T, B, ...]: the batches of all inner steps in their order."""
     by_class: Callable[[Params, Array], Batch] | None
     """(phi, key) -> Batch [classes, n, ...]: what per-class objectives use."""
+    once: "Once | None" = None
+    """How an outer step makes the images once for all K learners; None where they cost nothing to make."""
+
+    @property
+    def seen(self) -> "Teacher":
+        """The teacher that the learners of an outer step see: its second half, where it has two."""
+        return self if self.once is None else self.once.teacher
+
+
+class Once(NamedTuple):
+    """A teacher in two halves: the images are made once per outer step, K learners take them from there."""
+
+    make: Callable[[Params, Array], Params]
+    """(phi, key) -> what was made, a pytree of arrays; differentiated by one `jax.vjp`."""
+    teacher: Teacher
+    """The same teacher with what was made in the place of phi."""
 
 
 class InnerOptimizer(NamedTuple):

@@ -119,6 +119,17 @@ def everything(num_images: int) -> Subsets:
     return subsets
 
 
+def one_part_each(size: int) -> Subsets:
+    """Network k is trained on the k-th part of `size` images."""
+
+    def subsets(key: Array, num_networks: int) -> Array:
+        del key
+        parts = jnp.arange(num_networks, dtype=jnp.int32)[:, None] * size
+        return parts + jnp.arange(size, dtype=jnp.int32)[None]
+
+    return subsets
+
+
 def random_of_each_class(dataset: Dataset, images_per_class: int) -> Subsets:
     """Every network is trained on its own random real images, n different ones of every class.
 

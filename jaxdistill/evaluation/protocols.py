@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.core.keys import at_step
 from jaxdistill.core.types import Array, Batch, InnerOptimizer
 from jaxdistill.inner.optimizers import sgd
@@ -35,7 +35,12 @@ class Protocol(NamedTuple):
 
 
 def as_distilled(
-    order: Array, optimizer: InnerOptimizer, values: dict[str, Array], *, weight_decay: float = 0.0
+    order: Array,
+    optimizer: InnerOptimizer,
+    values: dict[str, Array],
+    *,
+    weight_decay: float = 0.0,
+    shuffle: str = "none",
 ) -> Protocol:
     """The training that the data were distilled for: the same batches, steps and step sizes.
 
@@ -44,14 +49,22 @@ def as_distilled(
       optimizer: the inner optimiser of the distillation.
       values: its hyper-parameters as learned, each [T] or [1].
       weight_decay: of the inner loss.
+      shuffle: `batches`, whole ones, or `images`, over all batches, anew for every network; `none`.
     """
+    one_of("as_distilled shuffle", shuffle, ("none", "batches", "images"))
     order = jnp.asarray(order, jnp.int32)
     for name, value in values.items():
         if value.shape not in ((1,), (order.shape[0],)):
             raise fail(
                 "as_distilled", f"1 or {order.shape[0]} values of {name}, one per step", value.shape[0]
             )
-    return Protocol("as_distilled", lambda key: order, optimizer, values, weight_decay, 0, None)
+
+    def ordered(key: Array) -> Array:
+        if shuffle == "images":
+            return jax.random.permutation(key, order.reshape(-1)).reshape(order.shape)
+        return jax.random.permutation(key, order) if shuffle == "batches" else order
+
+    return Protocol("as_distilled", ordered, optimizer, values, weight_decay, 0, None)
 
 
 def epochs(

@@ -84,7 +84,7 @@ def adam(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    eps_root: float = 1e-8,
+    eps_root: float = 1e-5,
     learned: Sequence[str] = ("learning_rate",),
     per_step: bool = True,
     positive: str = "softplus",
@@ -93,7 +93,7 @@ def adam(
 
     Args and Returns as for `sgd`; b1, b2 in [0, 1) and eps_root > 0 are never learned.
 
-    References: Kingma & Ba 2015; Such et al. 2019 use 1e-5 inside the root.
+    References: Kingma & Ba 2015; Such et al. 2019 (1e-5 inside the root).
     """
     above("adam", "eps_root", eps_root, 0.0)
 
@@ -104,7 +104,33 @@ def adam(
     return _optimizer("adam", {"learning_rate": learning_rate}, build, num_steps, learned, per_step, positive)
 
 
-INNER_OPTIMIZERS: dict[str, Callable[..., InnerOptimizer]] = {"sgd": sgd, "adam": adam}
+def rmsprop(
+    *,
+    num_steps: int,
+    learning_rate: ArrayLike | Sequence[float] = 0.001,
+    decay: float = 0.9,
+    eps_root: float = 1e-5,
+    learned: Sequence[str] = ("learning_rate",),
+    per_step: bool = True,
+    positive: str = "softplus",
+) -> InnerOptimizer:
+    """RMSProp, differentiable: v <- decay v + (1 - decay) g^2, theta <- theta - eta g / sqrt(v + eps_root).
+
+    Args and Returns as for `sgd`; decay in [0, 1) and eps_root > 0 are never learned.
+
+    References: Tieleman & Hinton 2012; Such et al. 2019.
+    """
+    above("rmsprop", "eps_root", eps_root, 0.0)
+
+    def build(v: dict[str, Array]) -> optax.GradientTransformation:
+        adapt = optax.scale_by_rms(decay=decay, eps=eps_root, eps_in_sqrt=True)
+        return optax.chain(adapt, optax.scale(-v["learning_rate"]))
+
+    values = {"learning_rate": learning_rate}
+    return _optimizer("rmsprop", values, build, num_steps, learned, per_step, positive)
+
+
+INNER_OPTIMIZERS: dict[str, Callable[..., InnerOptimizer]] = {"sgd": sgd, "adam": adam, "rmsprop": rmsprop}
 
 
 def keep_in_range(low: float, high: float) -> optax.GradientTransformation:

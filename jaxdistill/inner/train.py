@@ -33,6 +33,7 @@ def train(
     remat: str = "none",
     backprop_last: int | None = None,
     length: Array | None = None,
+    keep_every: int | None = None,
 ) -> tuple[Params, Array]:
     """Trains a learner: theta_{t+1} = theta_t - optimiser(grad loss(theta_t, steps_t)).
 
@@ -47,12 +48,15 @@ def train(
       length: with `backprop_last`, train only the first so many steps: an int32 scalar in
         [backprop_last, T], traced, so that a drawn length puts the differentiated window anywhere (Feng et
         al. 2023); all T when None.
+      keep_every: e, a divisor of T, without truncation: the weights after every e steps, not the last alone.
 
     Returns:
-      (theta_length, [T] losses before each step; steps beyond `length` repeat the last one).
+      (theta_length, or [T / e, ...] weights with `keep_every`; [T] losses before each step, those beyond
+      `length` repeat the last one).
 
     Raises:
-      UserError: an unknown remat, hyper-parameters of another length, or `backprop_last` outside [1, T].
+      UserError: an unknown remat, hyper-parameters of another length, `backprop_last` outside [1, T], or a
+        `keep_every` that does not divide T.
     """
     one_of("train remat", remat, REMAT)
     num_steps = jax.tree.leaves(steps)[0].shape[0]
@@ -70,6 +74,8 @@ def train(
 
     first = {name: value[0] for name, value in steps[1].items()}
     carry = (params, optimizer.build(first).init(params))
+    if keep_every is not None:
+        return _kept(step, carry, steps, remat, _divisor(keep_every, num_steps, backprop_last))
     if backprop_last is not None and not 1 <= backprop_last <= num_steps:
         raise fail("train", f"backprop_last in 1 ... {num_steps} (inner steps)", backprop_last)
     if backprop_last is None or backprop_last == num_steps:
@@ -93,6 +99,26 @@ def train(
     (params, _), late = _scan(step, carry, _slice(steps, start, backprop_last), remat)
     losses = lax.dynamic_update_slice_in_dim(losses, late, start, 0)
     return params, jnp.where(jnp.arange(num_steps) < length, losses, late[-1])
+
+
+def _divisor(keep_every: int, num_steps: int, backprop_last: int | None) -> int:
+    if keep_every < 1 or num_steps % keep_every:
+        raise fail("train", f"a divisor of the {num_steps} inner steps as keep_every", keep_every)
+    if backprop_last is not None:
+        raise fail("train", "no backprop_last with keep_every", backprop_last)
+    return keep_every
+
+
+def _kept(step: Callable, carry: Any, steps: Steps, remat: str, every: int) -> tuple[Any, Array]:
+    """The weights after every so many steps, stacked."""
+    parts = jax.tree.map(lambda a: a.reshape(-1, every, *a.shape[1:]), steps)
+
+    def part(carry: Any, steps: Steps) -> tuple[Any, Any]:
+        carry, losses = _scan(step, carry, steps, remat)
+        return carry, (carry[0], losses)
+
+    _, (kept, losses) = lax.scan(part, carry, parts)
+    return kept, losses.reshape(-1)
 
 
 def _slice(steps: Steps, start: Array | int, length: int) -> Steps:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+from jax import lax
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
@@ -19,6 +20,7 @@ def unrolled(
     remat: str = "none",
     backprop_last: int | None = None,
     random_window: bool = False,
+    keep_every: int | None = None,
 ) -> Solve:
     """theta_T(phi, eta) of T optimiser steps on the teacher's batches, differentiated by JAX.
 
@@ -32,6 +34,7 @@ def unrolled(
       remat: `none`, `step` or `sqrt`, see `jaxdistill.inner.train`.
       backprop_last: truncated backpropagation through the last so many steps; exact when None.
       random_window: with `backprop_last`, the run's length is drawn from [backprop_last, T].
+      keep_every: e, a divisor of T: the solve returns the weights after every e steps, [T / e, ...].
 
     Returns:
       The solve: (meta, start params, probe, key) -> (params after T steps, SolveInfo); it needs no probe.
@@ -60,7 +63,11 @@ def unrolled(
             remat=remat,
             backprop_last=backprop_last,
             length=length,
+            keep_every=keep_every,
         )
+        if keep_every is not None:
+            kept = lax.map(lambda each: calibrate(*each), (params, batches.x[keep_every - 1 :: keep_every]))
+            return kept, SolveInfo(losses=losses, report={})
         last = batches.x[-1 if length is None else length - 1]
         return calibrate(params, last), SolveInfo(losses=losses, report={})
 

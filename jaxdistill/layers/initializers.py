@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Array, Params
+from jaxdistill.layers.norms import unit_lengths
 
 
 class Initialization(NamedTuple):
@@ -89,7 +90,8 @@ def draw_params(key: Array, shapes: Params, scheme: Initialization) -> Params:
     Args:
       key: typed PRNG key, scalar.
       shapes: nested dicts of arrays or of their shapes. A dict with a `kernel` (and perhaps a `bias`) is a
-        convolution or a dense layer; one with a `scale` and a `bias` is a norm.
+        convolution or a dense layer, of normalised weights where it has a `gain`; one with a `scale` and a
+        `bias`, or a `bias` alone, is a norm.
       scheme: a member of `INITIALIZATIONS`.
 
     Returns:
@@ -116,9 +118,13 @@ def draw_params(key: Array, shapes: Params, scheme: Initialization) -> Params:
         if names == {"scale", "bias"}:
             ones = jnp.ones(node["scale"].shape, jnp.float32)
             return {"scale": ones, "bias": jnp.zeros_like(ones)}
-        if "kernel" in names and names <= {"kernel", "bias"}:
+        if names == {"bias"}:
+            return {"bias": jnp.zeros(node["bias"].shape, jnp.float32)}
+        if "kernel" in names and names <= {"kernel", "bias", "gain"}:
             shape = node["kernel"].shape
             filled = {"kernel": take(shape, scheme.kernel(shape))}
+            if "gain" in names:
+                filled["gain"] = unit_lengths(filled["kernel"])
             if "bias" in names:
                 filled["bias"] = take(node["bias"].shape, scheme.bias(fan_in(shape)))
             return filled

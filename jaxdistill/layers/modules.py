@@ -34,7 +34,7 @@ POOLINGS: dict[str, Callable[[Array], Array]] = {
 }
 """Non-overlapping windows of two; an odd last row or column is dropped."""
 
-NORMS: tuple[str, ...] = ("none", "instance", "group", "layer", "batch")
+NORMS: tuple[str, ...] = ("none", "instance", "group", "layer", "batch", "mean_only")
 
 
 def _kernel(key: Array, shape: tuple[int, ...]) -> Array:
@@ -45,11 +45,20 @@ def _bias(key: Array, shape: tuple[int, ...], inputs: int) -> Array:
     return torch_default.bias(inputs) * torch_default.draw(key, shape)
 
 
+def _weights(module: nn.Module, shape: tuple[int, ...], weight_norm: bool) -> Array:
+    """The kernel of a layer; with weight normalisation a direction and a gain, that start equal to it."""
+    kernel = module.param("kernel", _kernel, shape)
+    if not weight_norm:
+        return kernel
+    gain = module.param("gain", lambda key: norms.unit_lengths(kernel))
+    return norms.weight_norm(kernel, gain)
+
+
 class Conv(nn.Module):
     """Convolution of `[B, H, W, in]` to `[B, H', W', features]` with symmetric zero padding.
 
     With `layout="CHWB"` images are batch minor, `[in, H, W, B]` to `[features, H', W', B]`; the weights are
-    the same.
+    the same. With `weight_norm` the kernel is reparametrised, see `layers.norms.weight_norm`.
     """
 
     features: int
@@ -58,12 +67,13 @@ class Conv(nn.Module):
     padding: int = 1
     use_bias: bool = True
     layout: Layout = "NHWC"
+    weight_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         inputs = x.shape[0] if self.layout == "CHWB" else x.shape[-1]
         shape = (self.size, self.size, inputs, self.features)
-        kernel = self.param("kernel", _kernel, shape)
+        kernel = _weights(self, shape, self.weight_norm)
         y = conv2d(x, kernel, stride=self.stride, padding=self.padding, layout=self.layout)
         if not self.use_bias:
             return y
@@ -75,11 +85,15 @@ class Dense(nn.Module):
     """Affine map of `[B, in]` to `[B, features]`."""
 
     features: int
+    use_bias: bool = True
+    weight_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", _kernel, shape)
+        kernel = _weights(self, shape, self.weight_norm)
+        if not self.use_bias:
+            return x @ kernel
         bias = self.param("bias", _bias, (self.features,), fan_in(shape))
         return x @ kernel + bias[None, :]
 
@@ -89,7 +103,8 @@ class Norm(nn.Module):
 
     `group` has 4 groups of channels, `layer` is one group. `batch` uses the statistics in the collection
     `batch_stats` where there are some, and those of its own batch otherwise; applied with that
-    collection mutable, it uses those of its own batch and stores them.
+    collection mutable, it uses those of its own batch and stores them. `mean_only` is a batch norm that
+    subtracts the mean alone, for networks whose weights are normalised; it has no scale.
     """
 
     kind: str
@@ -99,8 +114,11 @@ class Norm(nn.Module):
         if self.kind == "none":
             return x
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        if self.kind == "mean_only":
+            mean, _ = self._batch_statistics(x)
+            return x + (bias - mean)[None, None, None, :]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         if self.kind == "instance":
             return norms.instance_norm(x, scale, bias)
         if self.kind == "group":

@@ -89,6 +89,28 @@ def batch_norm(
     return (x - _per_channel(mean)) * _per_channel(gain) + _per_channel(bias)
 
 
+def unit_lengths(kernel: Array) -> Array:
+    """Euclidean norm of the weights of each output unit: `[..., out]` to `[out]`."""
+    return jnp.sqrt(jnp.sum(jnp.square(kernel), tuple(range(kernel.ndim - 1))))
+
+
+def weight_norm(kernel: Array, gain: Array) -> Array:
+    r"""Weights as a direction and a length per output unit: :math:`w = g \, v / |v|`.
+
+    Args:
+      kernel: `[..., in, out]`, v; never all zero for a unit.
+      gain: `[out]`, g.
+
+    Returns:
+      Weights of the shape of `kernel`.
+
+    References:
+      Salimans & Kingma 2016, arXiv 1602.07868, equation 2.
+    """
+    factor = gain / unit_lengths(kernel)
+    return kernel * factor.reshape((1,) * (kernel.ndim - 1) + factor.shape)
+
+
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     deviation = x - jnp.mean(x, axes, keepdims=True)
     return deviation, jnp.mean(jnp.square(deviation), axes, keepdims=True)

@@ -1,6 +1,9 @@
-"""Non-overlapping pooling by reshape: on the CPU several times faster than `lax.reduce_window`."""
+"""Pooling by reshape, or by slices: on the CPU several times faster than `lax.reduce_window`."""
+
+import functools
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Array
@@ -25,6 +28,31 @@ def max_pool(x: Array, window: int = 2) -> Array:
 def average_pool(x: Array, window: int = 2) -> Array:
     """Mean of each window; arguments and shapes as for `max_pool`."""
     return jnp.mean(_windows(x, window), axis=(2, 4))
+
+
+def overlapping_max_pool(x: Array, window: int = 3, stride: int = 2) -> Array:
+    """Largest value of windows that overlap, by pairwise maxima of shifted slices.
+
+    Args:
+      x: [B, H, W, C].
+      window: side of a window, pixels.
+      stride: step between windows, pixels.
+
+    Returns:
+      [B, H', W', C] with H' = floor((H - window) / stride) + 1.
+
+    Raises:
+      UserError: an image smaller than the window.
+    """
+    if min(x.shape[1:3]) < window:
+        raise fail("pool", f"an image of at least {window}x{window}", f"{x.shape[1]}x{x.shape[2]}")
+
+    def along(x: Array, axis: int) -> Array:
+        last = (x.shape[axis] - window) // stride * stride + 1
+        shifts = [lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(window)]
+        return functools.reduce(jnp.maximum, shifts)
+
+    return along(along(x, 1), 2)
 
 
 def _windows(x: Array, window: int) -> Array:

@@ -13,6 +13,7 @@ from jaxdistill.core.types import Learner
 from jaxdistill.learners.adapter import check_whole, from_flax, num_params
 from jaxdistill.learners.alexnet import alexnet
 from jaxdistill.learners.convnet import convnet
+from jaxdistill.learners.gtn import gtn
 from jaxdistill.learners.lenet import lenet
 from jaxdistill.learners.linear import linear
 from jaxdistill.learners.mlp import mlp
@@ -24,6 +25,7 @@ __all__ = ["LEARNERS", "from_flax", "learner", "num_params", "options_of"]
 LEARNERS: dict[str, Callable[..., Learner]] = {
     "alexnet": alexnet,
     "convnet": convnet,
+    "gtn": gtn,
     "lenet": lenet,
     "linear": linear,
     "mlp": mlp,

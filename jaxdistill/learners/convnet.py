@@ -18,12 +18,13 @@ class ConvNet(nn.Module):
     activation: str
     pooling: str
     padding: int
+    kernel: int
 
     @nn.compact
     def __call__(self, x: Array, return_features: bool = False) -> Array:
         for i in range(1, self.depth + 1):
-            padding = self.padding if i == 1 else 1
-            x = Conv(self.width, padding=padding, name=f"conv{i}")(x)
+            padding = self.padding if i == 1 else self.kernel // 2
+            x = Conv(self.width, self.kernel, padding=padding, name=f"conv{i}")(x)
             x = Norm(self.norm, name=f"norm{i}")(x)
             x = POOLINGS[self.pooling](ACTIVATIONS[self.activation](x))
         x = flatten(x)
@@ -41,9 +42,10 @@ def convnet(
     norm: str = "instance",
     activation: str = "relu",
     pooling: str = "average",
+    kernel: int = 3,
     initialization: str = "torch_default",
 ) -> Learner:
-    """`depth` x [conv 3x3, norm, activation, pool 2], then linear (317,706 parameters on MNIST).
+    """`depth` x [convolution, norm, activation, pool 2], then linear (317,706 parameters on MNIST).
 
     Deviations from the reference code: the first padding is 3 for one-channel 28x28 images only (it
     makes them 32x32), there for every one-channel image; `layer` has a scale and a bias per channel, there
@@ -57,6 +59,7 @@ def convnet(
       norm: one of `layers.modules.NORMS`.
       activation: a key of `layers.modules.ACTIVATIONS`.
       pooling: a key of `layers.modules.POOLINGS`.
+      kernel: side of the convolutions' kernels, odd, pixels.
       initialization: a key of `layers.initializers.INITIALIZATIONS`.
 
     Returns:
@@ -72,11 +75,14 @@ def convnet(
     check_norm("convnet", norm, width=width)
     one_of("convnet", activation, ACTIVATIONS)
     one_of("convnet", pooling, POOLINGS)
-    padding = first_padding(image_shape, mnist=3, otherwise=1)
-    largest = min(first_size(image_shape, kernel=3, padding=padding)).bit_length() - 1
+    check_whole("convnet", kernel=kernel)
+    if kernel % 2 == 0:
+        raise fail("convnet", "an odd kernel", kernel)
+    padding = first_padding(image_shape, mnist=kernel // 2 + 2, otherwise=kernel // 2)
+    largest = min(first_size(image_shape, kernel=kernel, padding=padding)).bit_length() - 1
     if pooling != "none" and depth > largest:
         size = "x".join(map(str, image_shape))
         remedy = "Lower depth, or pass pooling='none'."
         raise fail("convnet", f"depth <= {largest} for images of {size}", depth, remedy)
-    module = ConvNet(num_classes, depth, width, norm, activation, pooling, padding)
+    module = ConvNet(num_classes, depth, width, norm, activation, pooling, padding, kernel)
     return from_flax(module, image_shape, initialization)

@@ -4,5 +4,6 @@ from collections.abc import Callable
 
 from jaxdistill.core.types import Method
 from jaxdistill.methods.dd import dd
+from jaxdistill.methods.gtn import gtn
 
-METHODS: dict[str, Callable[..., Method]] = {"dd": dd}
+METHODS: dict[str, Callable[..., Method]] = {"dd": dd, "gtn": gtn}

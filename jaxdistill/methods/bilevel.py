@@ -1,5 +1,7 @@
 """The outer step that every method shares: K learners, one hypergradient, one Optax update."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import jax
@@ -12,6 +14,7 @@ from jaxdistill.core.types import (
     Array,
     Batch,
     Data,
+    Dataset,
     DistillState,
     InnerOptimizer,
     Meta,
@@ -32,6 +35,15 @@ def num_inner_steps(teacher: Teacher) -> int:
     """T, the number of batches that the teacher makes; from its shapes alone."""
     key = jax.random.key(0)
     return jax.eval_shape(lambda: teacher.batches(teacher.init(key), key)).y.shape[0]
+
+
+def _made(teacher: Teacher, meta: Meta, key: Array) -> tuple[Meta, Callable[[Meta], Meta]]:
+    """What the learners of an outer step see, and the way back of its gradient to what is learned."""
+    once = teacher.once
+    if once is None:
+        return meta, lambda gradient: gradient
+    made, back = jax.vjp(lambda phi: once.make(phi, key), meta.teacher)
+    return meta._replace(teacher=made), lambda gradient: gradient._replace(teacher=back(gradient.teacher)[0])
 
 
 def _reporting(probe: Probe | None) -> Probe:
@@ -55,6 +67,7 @@ def bilevel(
     outer_optimizer: optax.GradientTransformation,
     num_learners: int,
     real_batch_size: int,
+    draw: Callable[[Dataset, Array], Batch] | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
     solve: Solve | None = None,
@@ -64,13 +77,16 @@ def bilevel(
     """meta <- meta - outer_optimizer(mean over K learners of grad_meta objective).
 
     Args:
-      teacher: what is learned.
+      teacher: what is learned. Where it has two halves (`Teacher.once`), the objective was built with the
+        second, `teacher.seen`.
       inner_optimizer: its raw hyper-parameters are the other half of what is learned.
       population: where the K learners of a step come from.
       objective: the loss of one learner; it holds the solve.
       outer_optimizer: acts on the whole `Meta`; use `optax.multi_transform` for different halves.
       num_learners: K, >= 1.
       real_batch_size: real images per outer step, shared by the K learners, drawn with replacement.
+      draw: (data set, key) -> the real batch of an outer step, of any shape that the objective takes (by
+        class, say); `sample` of `real_batch_size` when None.
       strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
       learner_chunk: learners at a time.
       solve: the objective's, where its backward pass reports (`jaxdistill.inner.implicit`).
@@ -87,6 +103,8 @@ def bilevel(
     """
     at_least("bilevel", "num_learners", num_learners, 1)
     at_least("bilevel", "real_batch_size", real_batch_size, 1)
+    if draw is None:
+        draw = partial(sample, batch_size=real_batch_size)
 
     def init(key: Array) -> DistillState:
         meta = Meta(teacher=teacher.init(stream(key, "teacher")), inner=inner_optimizer.init())
@@ -107,15 +125,17 @@ def bilevel(
 
     def update(state: DistillState, data: Data, key: Array) -> tuple[DistillState, Metrics]:
         key = at_step(key, state.step)
-        real = sample(data.real, stream(key, "real"), real_batch_size)
+        real = draw(data.real, stream(key, "real"))
         contexts = population.context(state.population, data.bank, stream(key, "learners"), num_learners)
+
+        meta, pull = _made(teacher, state.meta, stream(key, "made"))
 
         def hypergradient(context: Params, start: Params, key: Array) -> tuple[Metrics, Meta, Params]:
             probe = None if solve is None else solve.probe(context)
             if warm_start:
                 probe = _reporting(probe)._replace(solution=start)
             differentiate = jax.value_and_grad(objective, argnums=(0, 3), has_aux=True)
-            (_, metrics), (gradient, told) = differentiate(state.meta, context, real, probe, key)
+            (_, metrics), (gradient, told) = differentiate(meta, context, real, probe, key)
             if told is None:
                 return metrics, gradient, ()
             metrics |= told.report
@@ -125,6 +145,7 @@ def bilevel(
         mapped = over_learners(hypergradient, strategy=strategy, chunk=learner_chunk)
         every, gradients, solutions = mapped(contexts, state.solver, keys)
         metrics, gradient = jax.tree.map(lambda a: jnp.mean(a, axis=0), (every, gradients))
+        gradient = pull(gradient)
         metrics |= {"gradient_norm": optax.tree.norm(gradient)}
         if "residual" in metrics:
             metrics |= {"worst_residual": jnp.max(every["residual"])}

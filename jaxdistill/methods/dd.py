@@ -16,6 +16,7 @@ drawn with replacement in place of shuffled epochs, and from the training set wi
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import optax
 
@@ -45,6 +46,7 @@ def dd(
     microbatch: int | None = None,
     warm_start: bool = False,
     skip_failed_solves: bool = False,
+    validate_every: int | None = None,
 ) -> Method:
     """Dataset Distillation with the paper's defaults.
 
@@ -63,6 +65,8 @@ def dd(
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
       microbatch: see `jaxdistill.objectives.validation`.
       warm_start, skip_failed_solves: see `jaxdistill.methods.bilevel`; for implicit gradients.
+      validate_every: e, a divisor of T: the outer loss is the mean of the losses on real data after every e
+        inner steps (unrolled gradients); of the end alone when None.
 
     Returns:
       The method: `init`, `update`, `synthesize`, `hyperparameters`.
@@ -79,12 +83,14 @@ def dd(
     """
     optimizer = sgd(num_steps=num_inner_steps(teacher)) if inner_optimizer is None else inner_optimizer
     loss = inner_loss(learner, weight_decay=weight_decay)
-    solved = solve(teacher, loss, optimizer, calibrate=learner.calibrate)
+    if validate_every is not None:
+        solve = partial(solve, keep_every=validate_every)
+    solved = solve(teacher.seen, loss, optimizer, calibrate=learner.calibrate)
     return bilevel(
         teacher=teacher,
         inner_optimizer=optimizer,
         population=fresh(learner) if population is None else population,
-        objective=validation(learner, solved, microbatch=microbatch),
+        objective=validation(learner, solved, microbatch=microbatch, intermediate=validate_every is not None),
         outer_optimizer=outer_adam() if outer_optimizer is None else outer_optimizer,
         num_learners=num_learners,
         real_batch_size=real_batch_size,

@@ -11,19 +11,20 @@ from jaxdistill.inner.optimizers import POSITIVE, keep_in_range
 SCHEDULES = ("constant", "cosine", "halving")
 
 
-def outer_schedule(name: str, *, learning_rate: float, num_steps: int) -> optax.Schedule:
+def outer_schedule(name: str, *, learning_rate: float, num_steps: int, end: float = 0.0) -> optax.Schedule:
     """The outer learning rate by step.
 
     Args:
-      name: `constant`; `cosine`, to zero at `num_steps`; `halving`, by half after each tenth of the run
-        (Wang et al. 2018: every 40 of 400 epochs).
+      name: `constant`; `cosine`, to `end` times it at `num_steps`; `halving`, by half after each tenth of
+        the run (Wang et al. 2018: every 40 of 400 epochs).
       learning_rate: at the start, > 0.
       num_steps: outer steps of the whole run.
+      end: of `cosine`, in [0, 1].
     """
     above("schedule", "outer_learning_rate", learning_rate, 0.0)
     table = {
         "constant": lambda: optax.constant_schedule(learning_rate),
-        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, num_steps),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, num_steps, alpha=end),
         "halving": lambda: optax.exponential_decay(
             learning_rate, max(1, -(-num_steps // 10)), 0.5, staircase=True
         ),

@@ -3,6 +3,8 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 from jaxdistill.core.checks import at_least
 from jaxdistill.core.types import Array, Batch, Learner, Meta, Metrics, Objective, Params, Solve
@@ -10,7 +12,9 @@ from jaxdistill.inner.losses import accuracy, cross_entropy
 from jaxdistill.inner.microbatch import mean_over_batch
 
 
-def validation(learner: Learner, solve: Solve, *, microbatch: int | None = None) -> Objective:
+def validation(
+    learner: Learner, solve: Solve, *, microbatch: int | None = None, intermediate: bool = False
+) -> Objective:
     """L(phi) = cross-entropy of theta_T(phi) on a real batch: the objective of every bilevel method.
 
     Args:
@@ -18,12 +22,14 @@ def validation(learner: Learner, solve: Solve, *, microbatch: int | None = None)
       solve: the inner training map, differentiated in its own way.
       microbatch: real images per pass, so that activations stay in the cache (CPU) or in memory;
         64 on the CPU and the whole batch elsewhere when None.
+      intermediate: the solve returns weights of several inner steps, [n, ...] (`unrolled(keep_every=...)`);
+        the loss is the mean over them, the accuracy that of the last.
 
     Returns:
       (meta, start params, real Batch, probe, key) -> (loss, {"loss", "accuracy", "inner_loss"} and what the
       solve reports), all scalar; `accuracy` on the real batch, `inner_loss` the last that the solve reports.
 
-    References: Wang et al. 2018, equation 4.
+    References: Wang et al. 2018, equation 4; Such et al. 2019, appendix (intermediate losses).
     """
     if microbatch is None:
         microbatch = 64 if jax.default_backend() == "cpu" else None
@@ -36,7 +42,11 @@ def validation(learner: Learner, solve: Solve, *, microbatch: int | None = None)
 
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         trained, info = solve(meta, params, probe, key)
-        loss, right = mean_over_batch(score, trained, real, microbatch)
+        if intermediate:
+            every = lax.map(lambda params: mean_over_batch(score, params, real, microbatch), trained)
+            loss, right = jnp.mean(every[0]), every[1][-1]
+        else:
+            loss, right = mean_over_batch(score, trained, real, microbatch)
         return loss, {"loss": loss, "accuracy": right, "inner_loss": info.losses[-1]} | info.report
 
     return objective

@@ -9,7 +9,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from jaxdistill.core.checks import UserError, at_least, fail
+from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Data, DistillState, Method, Metrics
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.metrics import MetricsLog, read_metrics
@@ -79,7 +80,7 @@ def compiled_chunk(method: Method) -> Callable[[DistillState, Data, Array, int],
 
 
 def distill(
-    method: Method,
+    method: Method | Sequence[Method],
     data: Data,
     key: Array,
     run: RunDir,
@@ -95,7 +96,8 @@ def distill(
     """Runs a method to `num_steps`, from the last checkpoint of the run where there is one.
 
     Args:
-      method: what to run.
+      method: what to run; one of several (for networks of other shapes, with the same state) drawn for every
+        chunk.
       data: real data (and a bank), on the device.
       key: root key of the run.
       run: its directory, open.
@@ -112,14 +114,18 @@ def distill(
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; the state is saved.
-      UserError: a value is not finite, or a fault; names the step and the quantity. The last good checkpoint
-        stays. A step that the method itself skipped (`skipped` > 0) may have values that are not finite.
+      UserError: methods whose states differ; a value is not finite, or a fault; names the step and the
+        quantity. The last good checkpoint stays. A step that the method itself skipped (`skipped` > 0) may
+        have values that are not finite.
     """
     at_least("distill", "num_outer_steps", num_steps, 1)
     length = default_chunk_length() if chunk_length is None else chunk_length
     at_least("distill", "chunk_length", length, 1)
     at_least("distill", "checkpoint_every", checkpoint_every, 1)
     every = -(-checkpoint_every // length) * length
+    methods = [method] if isinstance(method, Method) else list(method)
+    method = methods[0]
+    _check_states(methods, key)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
         state, step, notes = _start(method, key, checkpoints)
@@ -132,7 +138,8 @@ def distill(
             )
         )
         spent = _spent(run) if step else 0.0
-        chunk, compiled, compile_seconds, skipped = compiled_chunk(method), {}, 0.0, 0
+        chunks, compiled = [compiled_chunk(each) for each in methods], {}
+        compile_seconds, skipped = 0.0, 0
         stop = stack.enter_context(_signals())
         progress = stack.enter_context(Progress(num_steps, step, label))
         for note in notes:
@@ -140,13 +147,13 @@ def distill(
         if 0 < step < num_steps:
             progress.say(f"goes on from outer step {step}")
         while step < num_steps and not stop:
-            size = min(length, num_steps - step)
-            if size not in compiled:
+            which, size = _drawn(key, step, len(methods)), min(length, num_steps - step)
+            if (which, size) not in compiled:
                 began = time.perf_counter()
-                compiled[size] = chunk.lower(state, data, key, size).compile()
+                compiled[which, size] = chunks[which].lower(state, data, key, size).compile()
                 compile_seconds += time.perf_counter() - began
             began = time.perf_counter()
-            new, metrics, finite = jax.block_until_ready(compiled[size](state, data, key))
+            new, metrics, finite = jax.block_until_ready(compiled[which, size](state, data, key))
             spent += time.perf_counter() - began
             metrics = jax.device_get(metrics)
             _check_faults(metrics, step, checkpoints, faults or {})
@@ -162,6 +169,24 @@ def distill(
             checkpoints.save(step, state)
             raise Interrupted(step, stop[0])
     return Finished(state, spent, compile_seconds)
+
+
+def _check_states(methods: Sequence[Method], key: Array) -> None:
+    """Raises unless all methods have the state of the first."""
+    first, *others = [jax.eval_shape(method.init, key) for method in methods]
+    for other in others:
+        if jax.tree.structure(other) != jax.tree.structure(first) or any(
+            (a.shape, a.dtype) != (b.shape, b.dtype)
+            for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(first), strict=True)
+        ):
+            raise fail("distill", "methods with one state", "some whose states differ in shape")
+
+
+def _drawn(key: Array, step: int, count: int) -> int:
+    """Which of several methods the chunk after outer step `step` runs."""
+    if count == 1:
+        return 0
+    return int(jax.random.randint(at_step(stream(key, "method"), step), (), 0, count))
 
 
 def _check_end(step: int, num_steps: int, run: RunDir) -> None:

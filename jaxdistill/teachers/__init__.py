@@ -3,6 +3,10 @@
 from collections.abc import Callable
 
 from jaxdistill.core.types import Teacher
+from jaxdistill.teachers.curricula import CURRICULA, shuffled
+from jaxdistill.teachers.generator import generator
 from jaxdistill.teachers.images import images
 
-TEACHERS: dict[str, Callable[..., Teacher]] = {"images": images}
+__all__ = ["CURRICULA", "TEACHERS", "generator", "images", "shuffled"]
+
+TEACHERS: dict[str, Callable[..., Teacher]] = {"generator": generator, "images": images}

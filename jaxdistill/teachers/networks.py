@@ -1,0 +1,137 @@
+"""Networks that make images from noise and labels: what a generator learns the weights of."""
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.core.checks import fail, lookup
+from jaxdistill.core.types import Array
+from jaxdistill.layers.modules import Conv, Dense
+from jaxdistill.layers.norms import EPSILON
+
+_leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.1)
+
+
+class StepNorm(nn.Module):
+    """Batch normalisation of `[S * B, ..., C]` with the statistics of each of S steps of its own."""
+
+    steps: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        rows = x.reshape(self.steps, -1, channels)
+        deviation = rows - jnp.mean(rows, 1, keepdims=True)
+        variance = jnp.mean(jnp.square(deviation), 1, keepdims=True)
+        unit = deviation * jax.lax.rsqrt(variance + EPSILON)
+        return (unit * scale[None, None, :] + bias[None, None, :]).reshape(x.shape)
+
+
+def upsample(x: Array) -> Array:
+    """Twice the height and width, each pixel repeated: `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+class Upsampling(nn.Module):
+    """Two dense layers, then convolutions after each upsampling (Such et al. 2019)."""
+
+    image_shape: tuple[int, int, int]
+    width: int
+    hidden: int
+    upsamplings: int
+    weight_norm: bool
+    scale: float
+
+    @nn.compact
+    def __call__(self, x: Array, steps: int) -> Array:
+        height, width, channels = self.image_shape
+        rows, columns = height >> self.upsamplings, width >> self.upsamplings
+        first = 2 * self.width
+        layer = functools.partial(Dense, weight_norm=self.weight_norm)
+        x = layer(self.hidden, name="dense1")(x)
+        x = _leaky_relu(StepNorm(steps, name="norm1")(x))
+        x = layer(rows * columns * first, name="dense2")(x).reshape(-1, rows, columns, first)
+        x = _leaky_relu(StepNorm(steps, name="norm2")(x))
+        for i in range(1, self.upsamplings + 1):
+            last = i == self.upsamplings
+            x = jnp.pad(upsample(x), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+            features = channels if last else self.width
+            x = Conv(features, padding=0, weight_norm=self.weight_norm, name=f"conv{i}")(x)
+            if not last:
+                x = _leaky_relu(StepNorm(steps, name=f"norm{i + 2}")(x))
+        return self.scale * jnp.tanh(x)
+
+
+class Compact(nn.Module):
+    """Two dense layers to the full image size, two convolutions (Medvedev & D'yakonov 2022)."""
+
+    image_shape: tuple[int, int, int]
+    width: int
+    weight_norm: bool
+    scale: float
+
+    @nn.compact
+    def __call__(self, x: Array, steps: int) -> Array:
+        height, width, channels = self.image_shape
+        maps = self.width // 2
+        layer = functools.partial(Dense, weight_norm=self.weight_norm)
+        x = layer(self.width, name="dense1")(x)
+        x = _leaky_relu(StepNorm(steps, name="norm1")(x))
+        x = layer(height * width * maps, name="dense2")(x).reshape(-1, height, width, maps)
+        x = _leaky_relu(StepNorm(steps, name="norm2")(x))
+        x = Conv(self.width // 4, weight_norm=self.weight_norm, name="conv1")(x)
+        x = _leaky_relu(StepNorm(steps, name="norm3")(x))
+        x = Conv(channels, weight_norm=self.weight_norm, name="conv2")(x)
+        return self.scale * jnp.tanh(_leaky_relu(StepNorm(steps, name="norm4")(x)))
+
+
+class Architecture(NamedTuple):
+    """A generator's network and the defaults of its paper."""
+
+    width: int
+    noise_size: int
+    noise: str
+    weight_norm: bool
+    scale: float
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "upsampling": Architecture(64, 128, "gaussian", True, 2.0),
+    "compact": Architecture(64, 64, "uniform", False, 1.0),
+}
+"""By name: the generator of Such et al. 2019, and that of Medvedev & D'yakonov 2022."""
+COMPACT_WIDTHS = (16, 32, 64, 128)
+
+
+def network(
+    name: str,
+    image_shape: tuple[int, int, int],
+    *,
+    width: int,
+    hidden: int,
+    upsamplings: int,
+    weight_norm: bool,
+    scale: float,
+) -> nn.Module:
+    """The module of that name: `module(inputs [S * B, F], steps=S) -> images [S * B, H, W, C]`.
+
+    Raises:
+      UserError: an unknown name, an image side that `upsamplings` doublings do not reach.
+    """
+    lookup("generator architecture", name, ARCHITECTURES)
+    if name == "compact":
+        if width < 4:
+            raise fail("generator", "generator_width >= 4 for architecture=compact", width)
+        return Compact(image_shape, width, weight_norm, scale)
+    factor = 2**upsamplings
+    if image_shape[0] % factor or image_shape[1] % factor:
+        expected = f"image sides that are multiples of {factor} (upsamplings={upsamplings})"
+        size = f"{image_shape[0]}x{image_shape[1]}"
+        raise fail("generator", expected, size, "Lower upsamplings, or resize with image_size.")
+    return Upsampling(image_shape, width, hidden, upsamplings, weight_norm, scale)
