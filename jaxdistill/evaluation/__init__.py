@@ -11,7 +11,7 @@ from jaxdistill.evaluation.compare import (
     with_step_size,
 )
 from jaxdistill.evaluation.evaluate import Score, accuracy_on, evaluator, search, summarize
-from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol, as_distilled, dc, epochs
+from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol, as_distilled, dc, epochs, few_steps
 
 __all__ = [
     "STEP_SIZES",
@@ -25,6 +25,7 @@ __all__ = [
     "epochs",
     "evaluator",
     "everything",
+    "few_steps",
     "one_part_each",
     "random_of_each_class",
     "score",

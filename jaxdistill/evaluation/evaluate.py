@@ -8,7 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Meta, Params
 from jaxdistill.evaluation.protocols import Protocol
@@ -59,7 +61,12 @@ def accuracy_on(learner: Learner, params: Params, dataset: Dataset, *, microbatc
 
 
 def evaluator(
-    learner: Learner, protocol: Protocol, *, strategy: str = "auto", learner_chunk: int | None = None
+    learner: Learner,
+    protocol: Protocol,
+    *,
+    at: Sequence[int] | None = None,
+    strategy: str = "auto",
+    learner_chunk: int | None = None,
 ) -> Evaluator:
     """A compiled function that trains K networks by a protocol and tests them.
 
@@ -68,13 +75,19 @@ def evaluator(
     Args:
       learner: the network.
       protocol: how it is trained.
+      at: also test on the way, after so many steps each, all within the protocol's; not with a restart.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
-      (params [K, ...], images Batch [M, ...], subsets [K, N] int32, values, test, key) -> [K] accuracies.
-      Network k is trained on `images[subsets[k]]` with `values` for the optimiser's hyper-parameters. NaN
-      for a network whose training diverged.
+      (params [K, ...], images Batch [M, ...], subsets [K, N] int32, values, test, key) -> [K] accuracies,
+      with `at` [K, len(at)]. Network k is trained on `images[subsets[k]]` with `values` for the optimiser's
+      hyper-parameters. NaN for a network whose training diverged.
+
+    Raises:
+      UserError: `at` with a protocol that restarts, or none in it.
     """
+    if at is not None and (protocol.restart or not at):
+        raise fail("evaluator", "steps to test at, of a protocol without restart", f"{at}, {protocol.name}")
 
     def one(
         params: Params, subset: Array, key: Array, images: Batch, values: dict[str, Array], test: Dataset
@@ -92,7 +105,19 @@ def evaluator(
             return data_loss(Meta({}, {}), params, batch_of(step))
 
         num_steps = order.shape[0]
+        if at is not None and not 1 <= min(at) <= max(at) <= num_steps:
+            raise fail("evaluator", f"steps to test at in 1 ... {num_steps}", list(at))
         values = {name: jnp.broadcast_to(value, (num_steps,)) for name, value in values.items()}
+        if at is not None:
+            kept, _ = train(loss, params, (order, keys), protocol.optimizer, values, keep_every=1)
+            ends = jnp.asarray(at) - 1
+
+            def tested(end: Array) -> Array:
+                weights = jax.tree.map(lambda a: a[end], kept)
+                batch = batch_of((order[end], keys[end]))
+                return accuracy_on(learner, learner.calibrate(weights, batch.x), test)
+
+            return lax.map(tested, ends)
         bounds = [0, protocol.restart, num_steps] if protocol.restart else [0, num_steps]
         for low, high in itertools.pairwise(bounds):
             part = jax.tree.map(lambda a, low=low, high=high: a[low:high], ((order, keys), values))

@@ -115,6 +115,35 @@ def epochs(
     return Protocol(name, order, optimizer, values, weight_decay, half, augment)
 
 
+def few_steps(
+    num_images: int,
+    *,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> Protocol:
+    """SGD for so many steps on shuffled batches of N images; the same shuffle again where N does not last.
+
+    Args:
+      num_images: N.
+      num_steps: T.
+      batch_size: B, images of a step.
+      learning_rate, momentum, weight_decay: of SGD, shared by all steps.
+    """
+    for name, value in (("num_images", num_images), ("num_steps", num_steps), ("batch_size", batch_size)):
+        at_least("few_steps", name, value, 1)
+
+    def order(key: Array) -> Array:
+        shuffled = jax.random.permutation(key, num_images).astype(jnp.int32)
+        return jnp.resize(shuffled, (num_steps, batch_size))
+
+    optimizer = sgd(num_steps=num_steps, learning_rate=learning_rate, momentum=momentum, learned=())
+    values = optimizer.values(optimizer.init())
+    return Protocol("few_steps", order, optimizer, values, weight_decay, 0, None)
+
+
 def dc(
     num_images: int,
     *,

@@ -103,7 +103,7 @@ def write_synthetic(
         arrays["/".join(["start", *(str(k.key) for k in keys)])] = np.asarray(weights)
     texts = {"dataset": info.name, "method": method, "learner": _json(learner), "inner": _json(inner)}
     arrays |= {name: np.asarray(text, np.str_) for name, text in texts.items()}
-    atomic_write(path, lambda file: _write_npz(file, arrays))
+    atomic_write(path, lambda file: write_arrays(file, arrays))
 
 
 def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -> Synthetic:
@@ -181,7 +181,7 @@ def dedupe(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x[steps, rows], y[steps, rows], order
 
 
-def _write_npz(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
+def write_arrays(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
     """`numpy.savez` stamps the time into the archive; here equal arrays are equal bytes."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():

@@ -93,6 +93,53 @@ def curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title:
     _finish(path, figure, title)
 
 
+def few_step(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
+    """Draws accuracy against the number of training steps, a line and a band of one deviation per series.
+
+    Args:
+      path: the PNG.
+      rows: with `series`, `steps`, `mean` and `std` (accuracies in [0, 1]).
+      title: stands above.
+    """
+    from matplotlib import ticker
+
+    figure = _figure(6.4, 4.2)
+    axis = figure.subplots()
+    for i, series in enumerate(dict.fromkeys(row["series"] for row in rows)):
+        own = sorted((r["steps"], r["mean"], r["std"]) for r in rows if r["series"] == series)
+        steps, mean, std = 100 * np.asarray(own, float).T
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axis.plot(steps / 100, mean, color=colour, marker=marker, ms=4, lw=1.5, label=series)
+        axis.fill_between(steps / 100, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    _axes(axis, "test accuracy, %", "training steps")
+    axis.legend(fontsize=7.5, frameon=False, labelcolor=INK, loc="lower right")
+    _finish(path, figure, title)
+
+
+def rank_scatter(
+    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], ways: Mapping[str, str], *, title: str = ""
+) -> None:
+    """Draws the accuracy of long training against that of few steps, a panel per way to train few steps.
+
+    Args:
+      path: the PNG.
+      rows: one per architecture, with `long_validation` and `WAY_validation` in [0, 1].
+      ways: name to what its panel is called.
+      title: stands above.
+    """
+    figure = _figure(3.6 * len(ways) + 0.4, 3.8)
+    axes = np.ravel(figure.subplots(1, len(ways), squeeze=False, sharey=True))
+    truth = 100 * np.asarray([row["long_validation"] for row in rows])
+    for i, (axis, (way, label)) in enumerate(zip(axes, ways.items(), strict=True)):
+        scores = 100 * np.asarray([row[f"{way}_validation"] for row in rows])
+        axis.scatter(scores, truth, s=22, color=COLOURS[i], alpha=0.8, lw=0)
+        _axes(axis, label, "validation accuracy after few steps, %")
+    axes[0].set_ylabel("after long training, %", fontsize=8.5, color=FAINT)
+    _finish(path, figure, title)
+
+
 def memory_and_time(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
     """Draws memory and time of hypergradients against the number of inner steps, both logarithmic.
 

@@ -1,0 +1,286 @@
+"""Few-step accuracy: how fast do fresh networks learn from generated data, from real data, from images?
+
+Question: what is the test accuracy after 1, 2, 4, ... training steps on what a run learned, against as many
+steps on real data with hyper-parameters tuned for that number of steps?
+
+    python -m experiments.few_step --runs=RUN,RUN                   finished runs of experiments.distill
+    python -m experiments.few_step                                  distills two first: digits, 3 minutes
+
+Each network sees the batches of a run in their order, with the learned step sizes and momenta. Real data: the
+same network and batch size, shuffled; step size and momentum searched on validation for every number of
+steps. Expected, digits, 16 steps of 16 images: generated data 96%, real data 90%. Writes few_step.json,
+few_step.csv, few_step.md and few_step.png.
+"""
+
+import csv
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments import build, cli, distill
+from experiments.comparison import draws, fresh_networks, training_data
+from experiments.options import DATA, EVALUATION, OUTER, RUN, Groups, Option, complete
+from experiments.saved import Saved, load_run
+from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Batch
+from jaxdistill.evaluation import as_distilled, everything, few_steps, one_part_each, summarize
+from jaxdistill.evaluation.evaluate import evaluator
+from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime.atomic import atomic_write, write_json
+from jaxdistill.teachers import CURRICULA
+
+GROUPS: Groups = {
+    "few steps": {
+        "runs": Option([], str, "finished runs of experiments.distill (default: distills two on digits)"),
+        "steps": Option([], int, "numbers of training steps (default: powers of two, and all of a run)"),
+        "momenta": Option([0.0, 0.5, 0.9], float, "candidates for real data"),
+        "smoke": Option(False, bool, "few networks, short runs: does it run?"),
+    },
+    "data": {
+        "dataset": Option(None, str, "the .npz of runs that were distilled from a user's own images"),
+        "data_dir": DATA["data_dir"],
+        "manual_dir": DATA["manual_dir"],
+    },
+    "evaluation": {
+        "num_learners": Option(20, int, "networks per number of steps", low=1),
+        "num_search_learners": EVALUATION["num_search_learners"],
+        "step_sizes": EVALUATION["step_sizes"],
+        "strategy": OUTER["strategy"],
+        "learner_chunk": OUTER["learner_chunk"],
+    },
+    "run": {
+        "run_dir": Option("runs/few_step", str, "where the table and the plot are written"),
+        "seed": RUN["seed"],
+    },
+}
+SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": [0.1], "momenta": [0.9]}
+SMALL_GTN = {
+    "method": "gtn",
+    "batch_size": 16,
+    "distill_steps": 16,
+    "width": 16,
+    "generator_width": 16,
+    "generator_hidden": 128,
+    "num_outer_steps": 1500,
+    "num_baseline_learners": 0,
+}
+IMAGES = {
+    "learner": "gtn",
+    "width": 16,
+    "num_outer_steps": 1500,
+    "distill_epochs": 16,
+    "inner_learning_rate": 0.1,
+    "num_learners": 2,
+    "num_baseline_learners": 0,
+}
+"""What is distilled where no runs are given: a generator and ten images, for one network."""
+Row = dict[str, Any]
+
+
+def run(**chosen: Any) -> dict[str, Any]:
+    """Tests after every number of steps, prints the table, writes the files.
+
+    Args:
+      **chosen: any option of `GROUPS`.
+
+    Returns:
+      {"rows": one per series and number of steps, "config", "environment"}.
+
+    Raises:
+      UserError: bad input, before anything is trained.
+    """
+    config = complete(GROUPS, chosen)
+    config |= SMOKE if config["smoke"] else {}
+    build.check_step_sizes(config)
+    if not config["momenta"]:
+        raise fail("few_step", "at least one of momenta", "none")
+    for count in config["steps"]:
+        at_least("few_step", "steps", count, 1)
+    if len(set(config["runs"])) < len(config["runs"]):
+        raise fail("few_step", "different runs", ", ".join(config["runs"]))
+    folder = Path(config["run_dir"])
+    places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir")}
+    paths = config["runs"] or default_runs(folder, config["smoke"])
+    saved = [load_run(path, **places) for path in paths]
+    plans = [Plan(each, config) for each in saved]
+    if len({each.data.info.name for each in saved}) > 1:
+        raise fail("few_step", "runs of one data set", ", ".join(each.data.info.name for each in saved))
+    rows = [row for plan in plans for row in plan.rows()]
+    networks: dict[str, Plan] = {}
+    for plan in plans:
+        networks.setdefault(plan.network, plan)
+    rows += [row for plan in networks.values() for row in plan.rows_on_real_data(len(networks) > 1)]
+    result = {
+        "rows": rows,
+        "config": {n: v for n, v in config.items() if n not in (*places, "run_dir")}
+        | {"runs": [Path(path).name for path in paths], "dataset": saved[0].data.info.name},
+        "environment": profile.environment(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise fail("few_step", "a run_dir to write to", f"{folder} ({error.strerror})") from error
+    write_json(folder / "few_step.json", result)
+    atomic_write(folder / "few_step.csv", lambda file: file.write(as_csv(rows).encode()))
+    atomic_write(folder / "few_step.md", lambda file: file.write(as_markdown(rows).encode()))
+    figures.few_step(folder / "few_step.png", rows, title=f"few-step accuracy: {result['config']['dataset']}")
+    show(result)
+    return result
+
+
+def default_runs(folder: Path, smoke: bool) -> list[str]:
+    """Distills a small generator and ten images of digits; a run that is there goes on."""
+    short = {"num_outer_steps": 20, "num_eval_learners": 2} if smoke else {}
+    for name, options in (("gtn", SMALL_GTN), ("images", IMAGES)):
+        distill.run(**options | short, run_dir=str(folder / name))
+    return [str(folder / "gtn"), str(folder / "images")]
+
+
+class Plan:
+    """One run: its network, its batches in order, and the numbers of steps to test at."""
+
+    def __init__(self, saved: Saved, config: Mapping[str, Any]):
+        self.saved, self.config = saved, config
+        self.images, self.labels, self.order = training_data(
+            saved.config, saved.learner, saved.method, saved.state, saved.key
+        )
+        total = len(self.order)
+        if config["steps"] and max(config["steps"]) > total:
+            expected = f"steps <= {total}, what the run in {saved.path} was distilled for"
+            raise fail("few_step", expected, max(config["steps"]))
+        powers = [2**i for i in range(total.bit_length()) if 2**i < total]
+        self.at = sorted(set(config["steps"])) if config["steps"] else [*powers, total]
+        options = {name: saved.config[name] for name in ("learner", *build.LEARNER_OPTIONS)}
+        given = {name: value for name, value in options.items() if value is not None}
+        shown = ":".join(str(v) if n == "learner" else f"{n}={v}" for n, v in given.items())
+        self.network = f"{shown}, batches of {self.order.shape[1]}"
+        self.key = stream(jax.random.key(config["seed"]), "few steps")
+        self.networks = fresh_networks(saved.config, saved.learner, saved.state)
+
+    def rows(self) -> list[Row]:
+        """Accuracy on what the run learned."""
+        saved, count = self.saved, self.config["num_learners"]
+        progress.say(f"{saved.path.name}: {count} networks, {len(self.order)} steps ...")
+        curriculum = CURRICULA[saved.config["curriculum"]]
+        plan = as_distilled(
+            jnp.asarray(self.order),
+            build.inner_optimizer(saved.config),
+            saved.method.hyperparameters(saved.state),
+            weight_decay=saved.config["weight_decay"],
+            shuffle=curriculum.shuffle,
+        )
+        batch = Batch(jnp.asarray(self.images), jnp.asarray(self.labels))
+        subsets = everything(len(self.images))
+        if curriculum.noise == "fresh":
+            batch = draws(saved.method, saved.state, stream(self.key, "draws"), count)
+            subsets = one_part_each(len(self.images))
+        test = self._evaluator(plan)
+        params = self.networks(stream(self.key, "learners"), count)
+        found = test(params, batch, subsets(self.key, count), plan.values, saved.data.test, self.key)
+        series = f"{saved.path.name}: {distill.described(saved.config, saved.data)}"
+        return [self._row(series, t, found[:, i]) for i, t in enumerate(self.at)]
+
+    def rows_on_real_data(self, named: bool) -> list[Row]:
+        """Accuracy on real data; step size and momentum of each number of steps searched on validation."""
+        saved, config = self.saved, self.config
+        size = len(saved.data.train.y)
+        real, subsets = Batch(saved.data.train.x, saved.data.train.y), everything(size)
+        progress.say(f"real data, {self.network}: searching on validation ...")
+        key, few = stream(self.key, "search"), config["num_search_learners"]
+        params, searched, tests = self.networks(stream(key, "learners"), few), {}, {}
+        for momentum in config["momenta"]:
+            plan = few_steps(
+                size, num_steps=len(self.order), batch_size=self.order.shape[1], momentum=momentum
+            )
+            tests[momentum] = plan, self._evaluator(plan)
+            for rate in config["step_sizes"]:
+                values = plan.values | {"learning_rate": jnp.full((1,), rate, jnp.float32)}
+                found = tests[momentum][1](
+                    params, real, subsets(key, few), values, saved.data.validation, key
+                )
+                searched[momentum, rate] = [self._score(found[:, i]).mean for i in range(len(self.at))]
+        best = [max(searched, key=lambda choice, i=i: searched[choice][i]) for i in range(len(self.at))]
+        count = config["num_learners"]
+        params = self.networks(stream(self.key, "real"), count)
+        found = {}
+        for momentum, rate in dict.fromkeys(best):
+            plan, test = tests[momentum]
+            values = plan.values | {"learning_rate": jnp.full((1,), rate, jnp.float32)}
+            found[momentum, rate] = test(
+                params, real, subsets(self.key, count), values, saved.data.test, self.key
+            )
+        series = f"real data ({self.network})" if named else "real data, tuned for each number of steps"
+        return [
+            self._row(series, t, found[best[i]][:, i]) | {"momentum": best[i][0], "step_size": best[i][1]}
+            for i, t in enumerate(self.at)
+        ]
+
+    def _evaluator(self, plan: Any) -> Any:
+        options = {name: self.config[name] for name in ("strategy", "learner_chunk")}
+        return evaluator(self.saved.learner, plan, at=self.at, **options)
+
+    def _score(self, accuracies: jax.Array) -> Any:
+        return summarize(accuracies, self.saved.data.info.num_classes)
+
+    def _row(self, series: str, steps: int, accuracies: jax.Array) -> Row:
+        found = self._score(accuracies)
+        return {
+            "series": series,
+            "steps": steps,
+            "batch_size": int(self.order.shape[1]),
+            "mean": found.mean,
+            "std": found.std,
+            "num_learners": len(found.every),
+            "every": found.every,
+            "num_diverged": found.num_diverged,
+            "learner": self.network,
+        }
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The rows without every network's value."""
+    columns = [n for n in dict.fromkeys(itertools.chain(*rows)) if n != "every"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """(columns, cells): a line per series, a column per number of steps."""
+    steps = sorted({row["steps"] for row in rows})
+    cells = {(row["series"], row["steps"]): row for row in rows}
+    lines = []
+    for series in dict.fromkeys(row["series"] for row in rows):
+        found = [cells.get((series, t)) for t in steps]
+        shown = (f"{100 * r['mean']:.1f} ± {100 * r['std']:.1f}" if r else "-" for r in found)
+        lines.append([series, *shown])
+    return ["trained on", *map(str, steps)], lines
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The table, for a paper or a README."""
+    columns, lines = table(rows)
+    text = [columns, ["---"] * len(columns), *lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in text)
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Prints the table."""
+    rows, config = result["rows"], result["config"]
+    title = f"\nTest accuracy (%) on {config['dataset']} after so many steps; K = {config['num_learners']}"
+    progress.table(title, *table(rows))
+    chosen = [r for r in rows if "momentum" in r]
+    told = ", ".join(f"{r['steps']}: {r['step_size']:g} and {r['momentum']:g}" for r in chosen)
+    progress.say(f"real data, step size and momentum by number of steps: {told}")
+
+
+if __name__ == "__main__":
+    cli.main(run, GROUPS, __doc__)

@@ -1,0 +1,341 @@
+"""Architecture search by few-step training on distilled data: does it rank networks as long training does?
+
+Question: how well do few steps on generated data order architectures, against as many steps on real data and
+on random real images, and at what cost?
+
+    python -m experiments.nas                      distills a generator of digits first; 8 minutes on 2 cores
+    python -m experiments.nas --distilled=RUN      a finished run of experiments.distill
+
+Candidates are ConvNets of another depth, width, norm, activation and kernel. Each is trained for the steps of
+the run on its data and scored on validation; on real data for as many steps, and long, with step sizes
+searched on validation. Told are Spearman's and Kendall's rank correlation with the long training, the time of
+both, and the test accuracy of each way's pick. The test set ranks nothing. Candidates are measured one after
+another; the same command goes on with what was stopped.
+"""
+
+import csv
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from experiments import build, cli, distill
+from experiments.comparison import training_data
+from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
+from experiments.saved import Saved, load_run
+from jaxdistill.core.checks import UserError, fail
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Array, Batch, Dataset, Learner
+from jaxdistill.evaluation import (
+    Protocol,
+    as_distilled,
+    epochs,
+    everything,
+    few_steps,
+    random_of_each_class,
+    summarize,
+    with_step_size,
+)
+from jaxdistill.evaluation.evaluate import evaluator
+from jaxdistill.learners import learner
+from jaxdistill.populations.fresh import fresh
+from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime.atomic import atomic_write
+from jaxdistill.runtime.rundir import RunDir, open_run
+from jaxdistill.teachers import CURRICULA
+
+SPACE: dict[str, tuple[Any, ...]] = {
+    "depth": (1, 2, 3),
+    "width": (4, 8, 16, 32),
+    "norm": ("none", "instance", "batch"),
+    "activation": ("relu", "tanh"),
+    "kernel": (3, 5),
+}
+"""What a candidate is made of; depths that the image has no room for are left out."""
+WAYS = {
+    "distilled": "few steps on distilled data",
+    "real": "as many steps on real data",
+    "random": "as many steps on random real images",
+}
+GROUPS: Groups = {
+    "search": {
+        "distilled": Option(None, str, "a finished run of experiments.distill (default: distills digits)"),
+        "num_candidates": Option(24, int, "architectures, drawn from the space", low=3),
+        "num_learners": Option(3, int, "networks per architecture and way", low=1),
+        "num_epochs": Option(20, int, "epochs of the long training", low=1),
+        "batch_size": Option(64, int, "images of a batch of the long training", low=1),
+        "step_sizes": Option([0.01, 0.03, 0.1], float, "candidates on real data, searched on validation"),
+        "smoke": Option(False, bool, "3 candidates and short training: does it run?"),
+    },
+    "data": {
+        "dataset": Option(None, str, "the .npz of a run that was distilled from a user's own images"),
+        "data_dir": DATA["data_dir"],
+        "manual_dir": DATA["manual_dir"],
+    },
+    "evaluation": {"strategy": OUTER["strategy"], "learner_chunk": OUTER["learner_chunk"]},
+    "run": {
+        "run_dir": Option("runs/nas", str, "where everything is written; what is there goes on"),
+        "seed": RUN["seed"],
+    },
+}
+SMOKE = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "step_sizes": [0.03]}
+GENERATOR = {
+    "method": "gtn",
+    "batch_size": 16,
+    "distill_steps": 16,
+    "generator_width": 16,
+    "generator_hidden": 128,
+    "learner": "convnet",
+    "width": 16,
+    "depth": 3,
+    "num_shapes": 4,
+    "inner_learning_rate": 0.1,
+    "outer_learning_rate": 0.01,
+    "clip": 1.0,
+    "num_outer_steps": 800,
+    "chunk_length": 5,
+    "num_baseline_learners": 0,
+}
+"""What is distilled where no run is given: for ConvNets of four random shapes."""
+Row = dict[str, Any]
+
+
+def run(**chosen: Any) -> dict[str, Any]:
+    """Measures every candidate, prints the table, writes result.json, rows.csv, nas.md and nas.png.
+
+    Args:
+      **chosen: any option of `GROUPS`.
+
+    Returns:
+      {"rows": one per candidate, "ways": rank correlations and picks, "config", "environment"}.
+
+    Raises:
+      UserError: bad input, before anything is trained.
+    """
+    config = complete(GROUPS, chosen)
+    config |= SMOKE if config["smoke"] else {}
+    build.check_step_sizes(config)
+    folder = Path(config["run_dir"])
+    places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir")}
+    path = config["distilled"] or default_run(folder, config["smoke"])
+    saved = load_run(path, **places)
+    candidates = drawn(saved, config["num_candidates"], config["seed"])
+    kept = {n: v for n, v in config.items() if n not in (*places, "run_dir", "distilled")}
+    pinned = kept | {"distilled": Path(path).name, "dataset": saved.data.info.name}
+    with open_run(folder / "search", pinned) as directory:
+        progress.say(
+            f"{len(candidates)} of {len(space(saved))} ConvNets on {saved.data.info.name}, "
+            f"{profile.device_description()}; everything goes to {folder / 'search'}"
+        )
+        rows = [measured(directory, saved, config, options) for options in candidates]
+        result = {
+            "rows": rows,
+            "ways": judged(rows),
+            "config": pinned,
+            "environment": json.loads(directory.config.read_text())["environment"],
+        }
+        directory.write_json("result.json", result)
+        files = {"rows.csv": as_csv(rows), "nas.md": as_markdown(result)}
+        for name, text in files.items():
+            atomic_write(directory.path / name, lambda file, text=text: file.write(text.encode()))
+        title = f"few steps against long training: {len(rows)} ConvNets on {saved.data.info.name}"
+        figures.rank_scatter(directory.path / "nas.png", rows, WAYS, title=title)
+    show(result)
+    return result
+
+
+def default_run(folder: Path, smoke: bool) -> str:
+    """Distills a generator of digits for ConvNets of random shape; a run that is there goes on."""
+    short = {"num_outer_steps": 10, "num_eval_learners": 2, "num_shapes": 1} if smoke else {}
+    distill.run(**GENERATOR | short, run_dir=str(folder / "distilled"))
+    return str(folder / "distilled")
+
+
+def space(saved: Saved) -> list[dict[str, Any]]:
+    """Every architecture that fits the images."""
+    fitting = []
+    for values in itertools.product(*SPACE.values()):
+        options = dict(zip(SPACE, values, strict=True))
+        try:
+            network(saved, options)
+        except UserError:
+            continue
+        fitting.append(options)
+    return fitting
+
+
+def network(saved: Saved, options: Mapping[str, Any]) -> Learner:
+    """The ConvNet of those options, for the run's images."""
+    info = saved.data.info
+    return learner("convnet", image_shape=info.image_shape, num_classes=info.num_classes, **options)
+
+
+def drawn(saved: Saved, count: int, seed: int) -> list[dict[str, Any]]:
+    """So many different architectures of the space."""
+    every = space(saved)
+    if count > len(every):
+        raise fail("nas", f"num_candidates <= {len(every)}, the architectures that fit", count)
+    order = np.random.default_rng(seed).permutation(len(every))[:count]
+    return [every[i] for i in order]
+
+
+def name_of(options: Mapping[str, Any]) -> str:
+    """Such as `depth3-width16-instance-relu-kernel3`."""
+    return "depth{depth}-width{width}-{norm}-{activation}-kernel{kernel}".format(**options)
+
+
+def measured(directory: RunDir, saved: Saved, config: Mapping[str, Any], options: Mapping[str, Any]) -> Row:
+    """A candidate's row; one that was measured before is read."""
+    file = directory.path / "candidates" / f"{name_of(options)}.json"
+    if not file.exists():
+        progress.say(f"{name_of(options)} ...")
+        directory.write_json(file, candidate(saved, config, options))
+    return json.loads(file.read_text())
+
+
+def candidate(saved: Saved, config: Mapping[str, Any], options: Mapping[str, Any]) -> Row:
+    """Trains one architecture in every way."""
+    net = network(saved, options)
+    images, labels, order = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key)
+    steps, batch = order.shape
+    train = saved.data.train
+    real, size = Batch(train.x, train.y), len(train.y)
+    plan = as_distilled(
+        jnp.asarray(order),
+        build.inner_optimizer(saved.config),
+        saved.method.hyperparameters(saved.state),
+        weight_decay=saved.config["weight_decay"],
+        shuffle=CURRICULA[saved.config["curriculum"]].shuffle,
+    )
+    made = Batch(jnp.asarray(images), jnp.asarray(labels))
+    few = few_steps(size, num_steps=steps, batch_size=batch)
+    per_class = max(1, min(len(images) // saved.data.info.num_classes, int(train.counts.min())))
+    count = per_class * saved.data.info.num_classes
+    same = few_steps(count, num_steps=steps, batch_size=min(batch, count))
+    length = {"num_epochs": config["num_epochs"], "batch_size": config["batch_size"]}
+    long = epochs(size, **length, decay_at_half=True, name="long")
+    trial = Trial(net, saved, config)
+    row: Row = {"name": name_of(options), **options}
+    row |= trial.run("distilled", plan, made, everything(len(images)), None)
+    row |= trial.run("real", few, real, everything(size), config["step_sizes"])
+    row |= trial.run("random", same, real, random_of_each_class(train, per_class), config["step_sizes"])
+    return row | trial.run("long", long, real, everything(size), config["step_sizes"])
+
+
+class Trial:
+    """The networks of one architecture, and how each way is timed and scored."""
+
+    def __init__(self, net: Learner, saved: Saved, config: Mapping[str, Any]):
+        self.net, self.saved, self.config = net, saved, config
+        self.key, self.count = stream(jax.random.key(config["seed"]), "nas"), config["num_learners"]
+        population = fresh(net)
+        self.params = jax.jit(lambda key: population.context((), None, key, self.count))(self.key)
+
+    def run(
+        self,
+        way: str,
+        plan: Protocol,
+        images: Batch,
+        subsets: Callable[[Array, int], Array],
+        step_sizes: Sequence[float] | None,
+    ) -> Row:
+        """Validation and test accuracy, and the seconds of one training, compilation apart."""
+        options = {name: self.config[name] for name in ("strategy", "learner_chunk")}
+        rows = subsets(self.key, self.count)
+        function, compiled = evaluator(self.net, plan, **options), {}
+        plans = [plan] if step_sizes is None else [with_step_size(plan, rate) for rate in step_sizes]
+
+        def score(plan: Protocol, split: Dataset) -> tuple[float, float]:
+            arguments = (self.params, images, rows, plan.values, split, self.key)
+            size = len(split.y)
+            if size not in compiled:
+                compiled[size] = function.lower(*arguments).compile()
+            began = time.perf_counter()
+            found = jax.block_until_ready(compiled[size](*arguments))
+            seconds = time.perf_counter() - began
+            return summarize(found, split.y.shape[1]).mean, seconds
+
+        validation = [score(plan, self.saved.data.validation) for plan in plans]
+        best = max(range(len(plans)), key=lambda i: validation[i][0])
+        test, _ = score(plans[best], self.saved.data.test)
+        found = {
+            f"{way}_validation": validation[best][0],
+            f"{way}_test": test,
+            f"{way}_seconds": sum(seconds for _, seconds in validation),
+        }
+        return found if step_sizes is None else found | {f"{way}_step_size": step_sizes[best]}
+
+
+def judged(rows: Sequence[Row]) -> dict[str, Row]:
+    """Per way: rank correlation of its validation score with the long training's, its pick, its time."""
+    truth = [row["long_validation"] for row in rows]
+    found = {}
+    for way in WAYS:
+        scores = [row[f"{way}_validation"] for row in rows]
+        pick = rows[int(np.argmax(scores))]
+        with np.errstate(all="ignore"):
+            spearman = float(np.asarray(scipy.stats.spearmanr(scores, truth))[0])
+            kendall = float(np.asarray(scipy.stats.kendalltau(scores, truth))[0])
+        found[way] = {
+            "spearman": spearman if np.isfinite(spearman) else None,
+            "kendall": kendall if np.isfinite(kendall) else None,
+            "pick": pick["name"],
+            "pick_test": pick["long_test"],
+            "seconds": sum(row[f"{way}_seconds"] for row in rows),
+        }
+    best = rows[int(np.argmax(truth))]
+    found["long"] = {
+        "spearman": 1.0,
+        "kendall": 1.0,
+        "pick": best["name"],
+        "pick_test": best["long_test"],
+        "seconds": sum(row["long_seconds"] for row in rows),
+    }
+    return found
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A line per candidate."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(itertools.chain(*rows))), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+COLUMNS = ["scored by", "Spearman", "Kendall", "its pick", "test accuracy of the pick", "seconds"]
+
+
+def table(result: Mapping[str, Any]) -> list[list[str]]:
+    """A line per way."""
+    names, lines = WAYS | {"long": "long training on real data"}, []
+    for way, found in result["ways"].items():
+        ranks = ("-" if found[n] is None else f"{found[n]:.2f}" for n in ("spearman", "kendall"))
+        accuracy = f"{100 * found['pick_test']:.1f}"
+        lines.append([names[way], *ranks, found["pick"], accuracy, f"{found['seconds']:.1f}"])
+    return lines
+
+
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """The table, for a paper or a README."""
+    text = [COLUMNS, ["---"] * len(COLUMNS), *table(result)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in text)
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Prints the table."""
+    config, count = result["config"], len(result["rows"])
+    title = f"\nRank correlation with long training: {count} ConvNets on {config['dataset']}"
+    progress.table(f"{title}, K = {config['num_learners']}", COLUMNS, table(result))
+
+
+if __name__ == "__main__":
+    cli.main(run, GROUPS, __doc__)
