@@ -38,13 +38,13 @@ from jaxdistill.evaluation import (
     Protocol,
     as_distilled,
     epochs,
+    evaluator,
     everything,
     few_steps,
     random_of_each_class,
     summarize,
     with_step_size,
 )
-from jaxdistill.evaluation.evaluate import evaluator
 from jaxdistill.learners import learner
 from jaxdistill.populations.fresh import fresh
 from jaxdistill.runtime import figures, profile, progress
@@ -281,12 +281,14 @@ def judged(rows: Sequence[Row]) -> dict[str, Row]:
     for way in WAYS:
         scores = [row[f"{way}_validation"] for row in rows]
         pick = rows[int(np.argmax(scores))]
-        with np.errstate(all="ignore"):
-            spearman = float(np.asarray(scipy.stats.spearmanr(scores, truth))[0])
-            kendall = float(np.asarray(scipy.stats.kendalltau(scores, truth))[0])
+        ranked = len(set(scores)) > 1 and len(set(truth)) > 1  # or there is no order to compare
+        spearman, kendall = (
+            float(np.asarray(correlation(scores, truth))[0]) if ranked else None
+            for correlation in (scipy.stats.spearmanr, scipy.stats.kendalltau)
+        )
         found[way] = {
-            "spearman": spearman if np.isfinite(spearman) else None,
-            "kendall": kendall if np.isfinite(kendall) else None,
+            "spearman": spearman,
+            "kendall": kendall,
             "pick": pick["name"],
             "pick_test": pick["long_test"],
             "seconds": sum(row[f"{way}_seconds"] for row in rows),

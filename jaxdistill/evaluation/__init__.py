@@ -10,12 +10,13 @@ from jaxdistill.evaluation.compare import (
     tuned,
     with_step_size,
 )
-from jaxdistill.evaluation.evaluate import Score, accuracy_on, evaluator, search, summarize
+from jaxdistill.evaluation.evaluate import Evaluator, Score, accuracy_on, evaluator, search, summarize
 from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol, as_distilled, dc, epochs, few_steps
 
 __all__ = [
     "STEP_SIZES",
     "Evaluation",
+    "Evaluator",
     "Protocol",
     "Score",
     "Tuned",

@@ -30,7 +30,7 @@ def image_grid(
     title: str = "",
     scale: float | None = None,
 ) -> None:
-    """Draws labelled images: a row per class, or a compact block where each class has one image.
+    """Draws labelled images: a row per class in their order, or a block where each class has one image.
 
     Learned images leave the range of real ones. Grey and colour are shown between the 1st and the 99th
     percentile of all pixels, widened to the range of real pixels where they stay inside it, so that all
@@ -54,18 +54,23 @@ def image_grid(
     shown = np.clip((pixels - low) / (high - low), 0, 1)
     groups = [np.flatnonzero(labels == c) for c in range(len(class_names))]
     groups = [
-        (str(name), rows[:MOST_PER_CLASS])
+        (str(name), rows[_evenly(len(rows), MOST_PER_CLASS)])
         for name, rows in zip(class_names, groups, strict=True)
         if len(rows)
     ]
     most = max(len(rows) for _, rows in groups)
     hidden = len(pixels) - sum(len(rows) for _, rows in groups)
     if hidden:
-        caption += f"; the first {MOST_PER_CLASS} of each class"
+        caption += f"; {MOST_PER_CLASS} of each class, evenly along their order"
     if most == 1:
         _block(path, [(name, shown[rows[0]]) for name, rows in groups], title, caption)
     else:
         _rows(path, [(name, shown[rows]) for name, rows in groups], most, title, caption)
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    """So many indices below `count`, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
