@@ -65,21 +65,24 @@ from jaxdistill.layers.conv import FORMULATIONS, LAYOUTS, Layout, conv2d
 from jaxdistill.layers.pool import max_pool
 from jaxdistill.learners import learner
 from jaxdistill.methods.dd import dd
+from jaxdistill.methods.gtn import gtn
 from jaxdistill.methods.outer import outer_adam
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.loop import compiled_chunk
-from jaxdistill.teachers.images import images
+from jaxdistill.teachers import generator, images
 
 GROUPS: Groups = {
     "benchmark": {
-        "what": Option([], str, "torch, outer, remat, chunk, conv (default: all; torch where it is there)"),
+        "what": Option(
+            [], str, "torch, outer, remat, chunk, conv, generator (default: all; torch where it is there)"
+        ),
         "repeats": Option(7, int, "rounds of each comparison, after one that warms up"),
         "smoke": Option(False, bool, "everything tiny, 2 rounds: does it run?"),
     },
     "run": {"run_dir": Option("runs/benchmark", str, "rows.json is there"), "seed": RUN["seed"]},
 }
-SHAPES = {"mlp": (8, 8, 1), "lenet": (28, 28, 1)}
+SHAPES = {"mlp": (8, 8, 1), "lenet": (28, 28, 1), "convnet": (28, 28, 1)}
 REMEDY = 'pip install -e ".[torch]" adds it.'
 
 
@@ -276,7 +279,36 @@ def lenet_convolutions(layout: Layout, num_batches: int, batch: int, *, seed: in
     return compiled(jax.jit(partial(lax.scan, step)), ((first, second), x))
 
 
-PARTS = {"torch": torch, "outer": outer, "remat": remat, "chunk": chunk, "conv": conv}
+def generated(config: Mapping[str, Any]) -> Iterator[Row]:
+    """Outer steps of GTN: images of all inner steps made at once, or of a few and again in reverse."""
+    smoke, seed = config["smoke"], config["seed"]
+    name, steps, batch, width = ("mlp", 2, 4, 4) if smoke else ("convnet", 10, 32, 16)
+    shape, size = SHAPES[name], {"width": 4} if smoke else {"width": width}
+    pixels = np.random.default_rng(seed).standard_normal((256, *shape), np.float32)
+    data = Data(from_arrays(pixels, np.arange(256) % 10, 10), None)
+    network = learner(name, image_shape=shape, num_classes=10, **size)
+    options = {"batch_size": batch, "distill_steps": steps, "generator_width": width, "generator_hidden": 256}
+    programs = {}
+    for at_once in (None, steps // 2, 1):
+        teacher = generator(image_shape=shape, num_classes=10, **options, steps_at_once=at_once)
+        method = gtn(network, teacher)
+        programs[at_once] = outer_steps(method, data, seed, 1 if smoke else 5)
+    sides = {str(at_once): program.seconds for at_once, program in programs.items()}
+    times = interleaved(sides, config["repeats"])
+    for at_once, program in programs.items():
+        variant = "all at once" if at_once is None else f"{at_once} steps at a time"
+        more = {"learner": name, "K": 1, "T": steps, "batch": batch}
+        yield row("generator", variant, times[str(at_once)], program, **more)
+
+
+PARTS = {
+    "torch": torch,
+    "outer": outer,
+    "remat": remat,
+    "chunk": chunk,
+    "conv": conv,
+    "generator": generated,
+}
 
 
 def run(**chosen: Any) -> list[Row]:
