@@ -138,7 +138,7 @@ def run(**chosen: Any) -> dict[str, Any]:
 
 def default_runs(folder: Path, smoke: bool) -> list[str]:
     """Distills a small generator and ten images of digits; a run that is there goes on."""
-    short = {"num_outer_steps": 20, "num_eval_learners": 2} if smoke else {}
+    short = {"num_outer_steps": 20, "num_eval_learners": 2, "width": 4} if smoke else {}
     for name, options in (("gtn", SMALL_GTN), ("images", IMAGES)):
         distill.run(**options | short, run_dir=str(folder / name))
     return [str(folder / "gtn"), str(folder / "images")]

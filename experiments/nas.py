@@ -154,7 +154,8 @@ def run(**chosen: Any) -> dict[str, Any]:
 
 def default_run(folder: Path, smoke: bool) -> str:
     """Distills a generator of digits for ConvNets of random shape; a run that is there goes on."""
-    short = {"num_outer_steps": 10, "num_eval_learners": 2, "num_shapes": 1} if smoke else {}
+    tiny = {"num_outer_steps": 10, "num_eval_learners": 2, "num_shapes": 1, "width": 4, "depth": 1}
+    short = tiny | {"distill_steps": 2, "generator_width": 4} if smoke else {}
     distill.run(**GENERATOR | short, run_dir=str(folder / "distilled"))
     return str(folder / "distilled")
 
