@@ -287,7 +287,12 @@ def generated(config: Mapping[str, Any]) -> Iterator[Row]:
     pixels = np.random.default_rng(seed).standard_normal((256, *shape), np.float32)
     data = Data(from_arrays(pixels, np.arange(256) % 10, 10), None)
     network = learner(name, image_shape=shape, num_classes=10, **size)
-    options = {"batch_size": batch, "distill_steps": steps, "generator_width": width, "generator_hidden": 256}
+    options: dict[str, Any] = {
+        "batch_size": batch,
+        "distill_steps": steps,
+        "generator_width": width,
+        "generator_hidden": 256,
+    }
     programs = {}
     for at_once in (None, steps // 2, 1):
         teacher = generator(image_shape=shape, num_classes=10, **options, steps_at_once=at_once)

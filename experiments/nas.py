@@ -18,7 +18,7 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Array, Batch, Dataset, Learner
+from jaxdistill.core.types import Batch, Dataset, Learner
 from jaxdistill.evaluation import (
     Protocol,
+    Subsets,
     as_distilled,
     epochs,
     evaluator,
@@ -219,16 +220,22 @@ def candidate(saved: Saved, config: Mapping[str, Any], options: Mapping[str, Any
     made = Batch(jnp.asarray(images), jnp.asarray(labels))
     few = few_steps(size, num_steps=steps, batch_size=batch)
     per_class = max(1, min(len(images) // saved.data.info.num_classes, int(train.counts.min())))
-    count = per_class * saved.data.info.num_classes
-    same = few_steps(count, num_steps=steps, batch_size=min(batch, count))
-    length = {"num_epochs": config["num_epochs"], "batch_size": config["batch_size"]}
-    long = epochs(size, **length, decay_at_half=True, name="long")
+    long = epochs(size, num_epochs=config["num_epochs"], batch_size=config["batch_size"], name="long")
     trial = Trial(net, saved, config)
     row: Row = {"name": name_of(options), **options}
     row |= trial.run("distilled", plan, made, everything(len(images)), None)
     row |= trial.run("real", few, real, everything(size), config["step_sizes"])
-    row |= trial.run("random", same, real, random_of_each_class(train, per_class), config["step_sizes"])
-    return row | trial.run("long", long, real, everything(size), config["step_sizes"])
+    row |= trial.run("random", few, real, repeated(train, per_class), config["step_sizes"])
+    return row | trial.run("long", long, real, everything(size), config["step_sizes"], test=True)
+
+
+def repeated(train: Dataset, per_class: int) -> Subsets:
+    """Random real images of each network's own, again and again up to the size of the whole set.
+
+    So they are trained on by the program that was compiled for the whole set.
+    """
+    some = random_of_each_class(train, per_class)
+    return lambda key, count: jnp.resize(some(key, count).T, (len(train.y), count)).T
 
 
 class Trial:
@@ -239,39 +246,42 @@ class Trial:
         self.key, self.count = stream(jax.random.key(config["seed"]), "nas"), config["num_learners"]
         population = fresh(net)
         self.params = jax.jit(lambda key: population.context((), None, key, self.count))(self.key)
+        self.compiled: dict[Any, Any] = {}
 
     def run(
         self,
         way: str,
         plan: Protocol,
         images: Batch,
-        subsets: Callable[[Array, int], Array],
+        subsets: Subsets,
         step_sizes: Sequence[float] | None,
+        *,
+        test: bool = False,
     ) -> Row:
-        """Validation and test accuracy, and the seconds of one training, compilation apart."""
+        """Validation (and test) accuracy, and the seconds of the whole search, compilation apart."""
         options = {name: self.config[name] for name in ("strategy", "learner_chunk")}
         rows = subsets(self.key, self.count)
-        function, compiled = evaluator(self.net, plan, **options), {}
         plans = [plan] if step_sizes is None else [with_step_size(plan, rate) for rate in step_sizes]
 
         def score(plan: Protocol, split: Dataset) -> tuple[float, float]:
             arguments = (self.params, images, rows, plan.values, split, self.key)
-            size = len(split.y)
-            if size not in compiled:
-                compiled[size] = function.lower(*arguments).compile()
+            program = (plan.name, len(split.y))
+            if program not in self.compiled:
+                function = evaluator(self.net, plan, **options)
+                self.compiled[program] = function.lower(*arguments).compile()
             began = time.perf_counter()
-            found = jax.block_until_ready(compiled[size](*arguments))
+            found = jax.block_until_ready(self.compiled[program](*arguments))
             seconds = time.perf_counter() - began
             return summarize(found, split.y.shape[1]).mean, seconds
 
         validation = [score(plan, self.saved.data.validation) for plan in plans]
         best = max(range(len(plans)), key=lambda i: validation[i][0])
-        test, _ = score(plans[best], self.saved.data.test)
         found = {
             f"{way}_validation": validation[best][0],
-            f"{way}_test": test,
             f"{way}_seconds": sum(seconds for _, seconds in validation),
         }
+        if test:
+            found |= {f"{way}_test": score(plans[best], self.saved.data.test)[0]}
         return found if step_sizes is None else found | {f"{way}_step_size": step_sizes[best]}
 
 

@@ -44,6 +44,8 @@ from jaxdistill.evaluation import (
     epochs,
     evaluator,
     everything,
+    few_steps,
+    one_part_each,
     random_of_each_class,
     score,
     summarize,
@@ -52,23 +54,26 @@ from jaxdistill.evaluation import (
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.losses import accuracy, cross_entropy, inner_loss
 from jaxdistill.inner.minimize import minimize
-from jaxdistill.inner.optimizers import adam, keep_in_range, sgd
+from jaxdistill.inner.optimizers import adam, keep_in_range, rmsprop, sgd
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.solvers import LINEAR_SOLVERS, linear_solver
 from jaxdistill.inner.train import train
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.learners import LEARNERS, from_flax, learner
+from jaxdistill.learners.shapes import random_shapes
 from jaxdistill.methods.bilevel import bilevel
 from jaxdistill.methods.dd import dd
+from jaxdistill.methods.gtn import gtn
 from jaxdistill.methods.outer import outer_adam, outer_schedule
 from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.populations.fresh import fresh
-from jaxdistill.teachers.images import images
+from jaxdistill.teachers import CURRICULA, generator, images, shuffled
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CURRICULA",
     "DATASETS",
     "LEARNERS",
     "LINEAR_SOLVERS",
@@ -105,10 +110,13 @@ __all__ = [
     "epochs",
     "evaluator",
     "everything",
+    "few_steps",
     "fixed",
     "fresh",
     "from_arrays",
     "from_flax",
+    "generator",
+    "gtn",
     "images",
     "implicit",
     "inner_loss",
@@ -117,15 +125,19 @@ __all__ = [
     "linear_solver",
     "load",
     "minimize",
+    "one_part_each",
     "outer_adam",
     "outer_schedule",
     "over_learners",
     "random_of_each_class",
     "random_real",
+    "random_shapes",
+    "rmsprop",
     "sample",
     "sample_per_class",
     "score",
     "sgd",
+    "shuffled",
     "standardise",
     "summarize",
     "to_pixels",

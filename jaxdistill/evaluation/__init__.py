@@ -2,6 +2,7 @@
 
 from jaxdistill.evaluation.compare import (
     Evaluation,
+    Subsets,
     Tuned,
     everything,
     one_part_each,
@@ -19,6 +20,7 @@ __all__ = [
     "Evaluator",
     "Protocol",
     "Score",
+    "Subsets",
     "Tuned",
     "accuracy_on",
     "as_distilled",
