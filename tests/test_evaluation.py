@@ -15,6 +15,8 @@ from jaxdistill.evaluation import (
     epochs,
     evaluator,
     everything,
+    few_steps,
+    one_part_each,
     with_step_size,
 )
 from jaxdistill.inner.losses import inner_loss
@@ -203,3 +205,52 @@ def test_a_step_size_keeps_the_shape_of_its_schedule():
     protocol = with_step_size(dc(6, num_epochs=4), 0.3)
     np.testing.assert_allclose(protocol.values["learning_rate"], [0.3, 0.3, 0.03, 0.03], rtol=1e-6)
     np.testing.assert_allclose(protocol.values["momentum"], 0.9)
+
+
+# ---------------------------------------------------------------- on the way, shuffled, one part each
+
+
+def test_accuracy_on_the_way_is_that_of_shorter_training():
+    net, data = tiny_net(), tiny_data()
+    images, count = tiny_batch(12), 3
+
+    def plan(steps):
+        return few_steps(12, num_steps=steps, batch_size=4, learning_rate=0.3, momentum=0.5)
+
+    rows = everything(12)(KEY, count)
+    whole = plan(4)
+    way = evaluator(net, whole, at=(1, 2, 4))(starts(net, count), images, rows, whole.values, data, KEY)
+    assert way.shape == (count, 3)
+    for i, steps in enumerate((1, 2, 4)):
+        short = plan(steps)
+        alone = evaluator(net, short)(starts(net, count), images, rows, short.values, data, KEY)
+        np.testing.assert_allclose(way[:, i], alone, atol=1e-6)
+    for at in ((), (0,), (5,)):
+        with pytest.raises(UserError) as error:
+            evaluator(net, whole, at=at)(starts(net, count), images, rows, whole.values, data, KEY)
+        assert "steps to test at" in message(error)
+
+
+@pytest.mark.parametrize("shuffle", ["batches", "images"])
+def test_a_shuffled_curriculum_is_shuffled_anew_for_every_network(shuffle):
+    order = np.arange(12).reshape(4, 3)
+    optimizer = sgd(num_steps=4, learned=())
+    plan = as_distilled(order, optimizer, optimizer.values({}), shuffle=shuffle)
+    drawn = [np.asarray(plan.order(jax.random.key(seed))) for seed in range(4)]
+    assert all(sorted(d.ravel()) == list(range(12)) for d in drawn)
+    assert len({d.tobytes() for d in drawn}) > 1
+    whole = all({tuple(row) for row in d} == {tuple(row) for row in order} for d in drawn)
+    assert whole == (shuffle == "batches")
+    with pytest.raises(UserError) as error:
+        as_distilled(order, optimizer, optimizer.values({}), shuffle="steps")
+    assert "one of batches, images, none" in message(error)
+
+
+def test_few_steps_go_through_the_set_before_they_start_again():
+    plan = few_steps(6, num_steps=4, batch_size=3)
+    order = np.asarray(plan.order(KEY))
+    assert order.shape == (4, 3) and sorted(order[:2].ravel()) == sorted(order[2:].ravel()) == list(range(6))
+    np.testing.assert_array_equal(one_part_each(4)(KEY, 3), np.arange(12).reshape(3, 4))
+    with pytest.raises(UserError) as error:
+        few_steps(6, num_steps=0, batch_size=3)
+    assert "num_steps >= 1" in message(error)
