@@ -31,10 +31,14 @@ KEY = jax.random.key(0)
 
 def test_overlapping_pooling_equals_scipys_maximum():
     x = np.random.default_rng(0).normal(size=(2, 8, 7, 3)).astype(np.float32)
-    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2]
-    np.testing.assert_array_equal(overlapping_max_pool(jnp.asarray(x)), windows.max((-1, -2)))
+    for padding in (0, 1):
+        margin = (padding, padding)
+        padded = np.pad(x, ((0, 0), margin, margin, (0, 0)), constant_values=-np.inf)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::2, ::2]
+        ours = overlapping_max_pool(jnp.asarray(x), padding=padding)
+        np.testing.assert_array_equal(ours, windows.max((-1, -2)))
     with pytest.raises(UserError) as error:
-        overlapping_max_pool(jnp.ones((1, 2, 5, 1)))
+        overlapping_max_pool(jnp.ones((1, 2, 5, 1)), padding=0)
     assert "at least 3x3, got 2x5" in message(error)
 
 
@@ -54,6 +58,7 @@ def forward(p, x):
             for image in x
         ]
         x = np.moveaxis(np.asarray(maps), 1, -1)
+        x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
         x = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2].max((-1, -2))
         x = x - x.mean((0, 1, 2)) + p[f"norm{i}"]["bias"]
         x = np.where(x > 0, x, 0.1 * x)

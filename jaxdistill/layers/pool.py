@@ -30,22 +30,26 @@ def average_pool(x: Array, window: int = 2) -> Array:
     return jnp.mean(_windows(x, window), axis=(2, 4))
 
 
-def overlapping_max_pool(x: Array, window: int = 3, stride: int = 2) -> Array:
+def overlapping_max_pool(x: Array, window: int = 3, stride: int = 2, padding: int = 1) -> Array:
     """Largest value of windows that overlap, by pairwise maxima of shifted slices.
 
     Args:
       x: [B, H, W, C].
       window: side of a window, pixels.
       stride: step between windows, pixels.
+      padding: pixels on each side that no maximum is taken of.
 
     Returns:
-      [B, H', W', C] with H' = floor((H - window) / stride) + 1.
+      [B, H', W', C] with H' = floor((H + 2 padding - window) / stride) + 1.
 
     Raises:
-      UserError: an image smaller than the window.
+      UserError: a padded image smaller than the window.
     """
-    if min(x.shape[1:3]) < window:
-        raise fail("pool", f"an image of at least {window}x{window}", f"{x.shape[1]}x{x.shape[2]}")
+    if min(x.shape[1:3]) + 2 * padding < window:
+        least = window - 2 * padding
+        raise fail("pool", f"an image of at least {least}x{least}", f"{x.shape[1]}x{x.shape[2]}")
+    margin = (padding, padding)
+    x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)), constant_values=-jnp.inf)
 
     def along(x: Array, axis: int) -> Array:
         last = (x.shape[axis] - window) // stride * stride + 1

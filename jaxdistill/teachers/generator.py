@@ -8,7 +8,7 @@ from jax import lax
 from jaxdistill.core.checks import at_least, fail, lookup, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Once, Params, Teacher
-from jaxdistill.layers.initializers import draw_params, torch_default
+from jaxdistill.layers.initializers import draw_params, he
 from jaxdistill.teachers.networks import ARCHITECTURES, network
 
 NOISES = ("learned", "fixed", "fresh")
@@ -119,7 +119,7 @@ def generator(
     def init(key: Array) -> Params:
         inputs = jnp.zeros((1, noise_size + num_classes))
         shapes = jax.eval_shape(lambda key: net.init(key, inputs, steps=1), key)["params"]
-        phi = {"network": draw_params(stream(key, "network"), shapes, torch_default)}
+        phi = {"network": draw_params(stream(key, "network"), shapes, he)}
         if noise == "learned":
             phi["z"] = draw(stream(key, "noise"), shape)
         return phi | ({"y": scale * hard} if soft_labels else {})

@@ -39,7 +39,10 @@ def upsample(x: Array) -> Array:
 
 
 class Upsampling(nn.Module):
-    """Two dense layers, then convolutions after each upsampling (Such et al. 2019)."""
+    """Two dense layers, then a convolution after each upsampling (Such et al. 2019).
+
+    The norms of the dense layers are per unit; layers before a norm have no bias of their own.
+    """
 
     image_shape: tuple[int, int, int]
     width: int
@@ -53,16 +56,16 @@ class Upsampling(nn.Module):
         height, width, channels = self.image_shape
         rows, columns = height >> self.upsamplings, width >> self.upsamplings
         first = 2 * self.width
-        layer = functools.partial(Dense, weight_norm=self.weight_norm)
-        x = layer(self.hidden, name="dense1")(x)
+        dense, conv = (functools.partial(layer, weight_norm=self.weight_norm) for layer in (Dense, Conv))
+        x = dense(self.hidden, use_bias=False, name="dense1")(x)
         x = _leaky_relu(StepNorm(steps, name="norm1")(x))
-        x = layer(rows * columns * first, name="dense2")(x).reshape(-1, rows, columns, first)
-        x = _leaky_relu(StepNorm(steps, name="norm2")(x))
+        x = dense(rows * columns * first, use_bias=False, name="dense2")(x)
+        x = _leaky_relu(StepNorm(steps, name="norm2")(x)).reshape(-1, rows, columns, first)
         for i in range(1, self.upsamplings + 1):
             last = i == self.upsamplings
             x = jnp.pad(upsample(x), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
             features = channels if last else self.width
-            x = Conv(features, padding=0, weight_norm=self.weight_norm, name=f"conv{i}")(x)
+            x = conv(features, padding=0, use_bias=last, name=f"conv{i}")(x)
             if not last:
                 x = _leaky_relu(StepNorm(steps, name=f"norm{i + 2}")(x))
         return self.scale * jnp.tanh(x)
