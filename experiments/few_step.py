@@ -17,10 +17,11 @@ import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import build, cli, distill
 from experiments.comparison import draws, fresh_networks, training_data
@@ -28,7 +29,7 @@ from experiments.options import DATA, EVALUATION, OUTER, RUN, Groups, Option, co
 from experiments.saved import Saved, load_run
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Batch
+from jaxdistill.core.types import Batch, Dataset, Params
 from jaxdistill.evaluation import (
     Evaluator,
     Protocol,
@@ -39,6 +40,7 @@ from jaxdistill.evaluation import (
     few_steps,
     one_part_each,
     summarize,
+    with_step_size,
 )
 from jaxdistill.runtime import figures, profile, progress
 from jaxdistill.runtime.atomic import atomic_write, write_json
@@ -110,14 +112,15 @@ def run(**chosen: Any) -> dict[str, Any]:
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir")}
     paths = config["runs"] or default_runs(folder, config["smoke"])
     saved = [load_run(path, **places) for path in paths]
-    plans = [Plan(each, config) for each in saved]
+    plans = [plan_of(each, config) for each in saved]
     if len({each.data.info.name for each in saved}) > 1:
         raise fail("few_step", "runs of one data set", ", ".join(each.data.info.name for each in saved))
-    rows = [row for plan in plans for row in plan.rows()]
+    rows = [row for plan in plans for row in rows_on_its_data(plan)]
     networks: dict[str, Plan] = {}
     for plan in plans:
         networks.setdefault(plan.network, plan)
-    rows += [row for plan in networks.values() for row in plan.rows_on_real_data(len(networks) > 1)]
+    named = len(networks) > 1
+    rows += [row for plan in networks.values() for row in rows_on_real_data(plan, named)]
     result = {
         "rows": rows,
         "config": {n: v for n, v in config.items() if n not in (*places, "run_dir")}
@@ -144,107 +147,31 @@ def default_runs(folder: Path, smoke: bool) -> list[str]:
     return [str(folder / "gtn"), str(folder / "images")]
 
 
-class Plan:
-    """One run: its network, its batches in order, and the numbers of steps to test at."""
+class Plan(NamedTuple):
+    """One run: its batches in order, and the numbers of steps to test at."""
 
-    def __init__(self, saved: Saved, config: Mapping[str, Any]):
-        self.saved, self.config = saved, config
-        self.images, self.labels, self.order = training_data(
-            saved.config, saved.learner, saved.method, saved.state, saved.key
-        )
-        total = len(self.order)
-        if config["steps"] and max(config["steps"]) > total:
-            expected = f"steps <= {total}, what the run in {saved.path} was distilled for"
-            raise fail("few_step", expected, max(config["steps"]))
-        powers = [2**i for i in range(total.bit_length()) if 2**i < total]
-        self.at = sorted(set(config["steps"])) if config["steps"] else [*powers, total]
-        options = {name: saved.config[name] for name in ("learner", *build.LEARNER_OPTIONS)}
-        given = {name: value for name, value in options.items() if value is not None}
-        shown = ":".join(str(v) if n == "learner" else f"{n}={v}" for n, v in given.items())
-        self.network = f"{shown}, batches of {self.order.shape[1]}"
-        self.key = stream(jax.random.key(config["seed"]), "few steps")
-        self.networks = fresh_networks(saved.config, saved.learner, saved.state)
+    saved: Saved
+    config: Mapping[str, Any]
+    images: np.ndarray
+    labels: np.ndarray
+    order: np.ndarray
+    at: list[int]
+    network: str
+    """Its network and batch size, in words; runs that share them share the rows on real data."""
+    key: jax.Array
 
-    def rows(self) -> list[Row]:
-        """Accuracy on what the run learned."""
-        saved, count = self.saved, self.config["num_learners"]
-        progress.say(f"{saved.path.name}: {count} networks, {len(self.order)} steps ...")
-        curriculum = CURRICULA[saved.config["curriculum"]]
-        plan = as_distilled(
-            jnp.asarray(self.order),
-            build.inner_optimizer(saved.config),
-            saved.method.hyperparameters(saved.state),
-            weight_decay=saved.config["weight_decay"],
-            shuffle=curriculum.shuffle,
-        )
-        batch = Batch(jnp.asarray(self.images), jnp.asarray(self.labels))
-        subsets = everything(len(self.images))
-        if curriculum.noise == "fresh":
-            batch = draws(saved.method, saved.state, stream(self.key, "draws"), count)
-            subsets = one_part_each(len(self.images))
-        test = self._evaluator(plan)
-        params = self.networks(stream(self.key, "learners"), count)
-        found = test(params, batch, subsets(self.key, count), plan.values, saved.data.test, self.key)
-        return [self._row(saved.path.name, t, found[:, i]) for i, t in enumerate(self.at)]
-
-    def rows_on_real_data(self, named: bool) -> list[Row]:
-        """Accuracy on real data; step size and momentum of each number of steps searched on validation."""
-        saved, config = self.saved, self.config
-        size = len(saved.data.train.y)
-        real, subsets = Batch(saved.data.train.x, saved.data.train.y), everything(size)
-        progress.say(f"real data, {self.network}: searching on validation ...")
-        key, few = stream(self.key, "search"), config["num_search_learners"]
-        params = self.networks(stream(key, "learners"), few)
-        searched: dict[tuple[float, float], list[float]] = {}
-        tests: dict[float, tuple[Protocol, Evaluator]] = {}
-        shape = {"num_steps": len(self.order), "batch_size": self.order.shape[1]}
-        for momentum in config["momenta"]:
-            plan = few_steps(size, **shape, momentum=momentum)
-            tests[momentum] = plan, self._evaluator(plan)
-
-        def search(rate: float) -> None:
-            for momentum, (plan, test) in tests.items():
-                values = plan.values | {"learning_rate": jnp.full((1,), rate, jnp.float32)}
-                found = test(params, real, subsets(key, few), values, saved.data.validation, key)
-                searched[momentum, rate] = [self._score(found[:, i]).mean for i in range(len(self.at))]
-
-        def choices() -> list[tuple[float, float]]:
-            return [max(searched, key=lambda choice, i=i: searched[choice][i]) for i in range(len(self.at))]
-
-        rates = sorted(config["step_sizes"])
-        for rate in rates:
-            search(rate)
-        for _ in range(2 if len(rates) > 1 else 0):  # a best one at the edge of the grid would starve it
-            for edge, beyond in ((max(rates), 3 * max(rates)), (min(rates), min(rates) / 3)):
-                if edge in {rate for _, rate in choices()}:
-                    rates.append(beyond)
-                    search(beyond)
-        best = choices()
-        count = config["num_learners"]
-        params = self.networks(stream(self.key, "real"), count)
-        found = {}
-        for momentum, rate in dict.fromkeys(best):
-            plan, test = tests[momentum]
-            values = plan.values | {"learning_rate": jnp.full((1,), rate, jnp.float32)}
-            found[momentum, rate] = test(
-                params, real, subsets(self.key, count), values, saved.data.test, self.key
-            )
-        series = f"real, {self.network}" if named else "real data, tuned"
-        return [
-            self._row(series, t, found[best[i]][:, i])
-            | {"made_of": "real data", "momentum": best[i][0], "step_size": best[i][1]}
-            for i, t in enumerate(self.at)
-        ]
-
-    def _evaluator(self, plan: Protocol) -> Evaluator:
+    def test(self, protocol: Protocol) -> Evaluator:
+        """The program that tests after every number of steps."""
         options = {name: self.config[name] for name in ("strategy", "learner_chunk")}
-        return evaluator(self.saved.learner, plan, at=self.at, **options)
+        return evaluator(self.saved.learner, protocol, at=self.at, **options)
 
-    def _score(self, accuracies: jax.Array) -> Score:
+    def score(self, accuracies: jax.Array) -> Score:
+        """Of one number of steps, [K]."""
         return summarize(accuracies, self.saved.data.info.num_classes)
 
-    def _row(self, series: str, steps: int, accuracies: jax.Array) -> Row:
-        found = self._score(accuracies)
+    def row(self, series: str, steps: int, accuracies: jax.Array) -> Row:
+        """Of one number of steps, [K]."""
+        found = self.score(accuracies)
         return {
             "series": series,
             "steps": steps,
@@ -255,7 +182,93 @@ class Plan:
             "every": found.every,
             "num_diverged": found.num_diverged,
             "learner": self.network,
+            "made_of": distill.described(self.saved.config, self.saved.data),
         }
+
+    def networks(self, name: str, count: int) -> Params:
+        """So many start parameters."""
+        draw = fresh_networks(self.saved.config, self.saved.learner, self.saved.state)
+        return draw(stream(self.key, name), count)
+
+
+def plan_of(saved: Saved, config: Mapping[str, Any]) -> Plan:
+    """What a run is tested by; raises for more steps than it was distilled for."""
+    images, labels, order = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key)
+    total = len(order)
+    if config["steps"] and max(config["steps"]) > total:
+        expected = f"steps <= {total}, what the run in {saved.path} was distilled for"
+        raise fail("few_step", expected, max(config["steps"]))
+    powers = [2**i for i in range(total.bit_length()) if 2**i < total]
+    at = sorted(set(config["steps"])) if config["steps"] else [*powers, total]
+    options = {name: saved.config[name] for name in ("learner", *build.LEARNER_OPTIONS)}
+    given = {name: value for name, value in options.items() if value is not None}
+    shown = ":".join(str(v) if n == "learner" else f"{n}={v}" for n, v in given.items())
+    network = f"{shown}, batches of {order.shape[1]}"
+    key = stream(jax.random.key(config["seed"]), "few steps")
+    return Plan(saved, config, images, labels, order, at, network, key)
+
+
+def rows_on_its_data(plan: Plan) -> list[Row]:
+    """Accuracy on what the run learned."""
+    saved, count = plan.saved, plan.config["num_learners"]
+    progress.say(f"{saved.path.name}: {count} networks, {len(plan.order)} steps ...")
+    curriculum = CURRICULA[saved.config["curriculum"]]
+    protocol = as_distilled(
+        jnp.asarray(plan.order),
+        build.inner_optimizer(saved.config),
+        saved.method.hyperparameters(saved.state),
+        weight_decay=saved.config["weight_decay"],
+        shuffle=curriculum.shuffle,
+    )
+    batch = Batch(jnp.asarray(plan.images), jnp.asarray(plan.labels))
+    subsets = everything(len(plan.images))
+    if curriculum.noise == "fresh":
+        batch = draws(saved.method, saved.state, stream(plan.key, "draws"), count)
+        subsets = one_part_each(len(plan.images))
+    params, rows = plan.networks("learners", count), subsets(plan.key, count)
+    found = plan.test(protocol)(params, batch, rows, protocol.values, saved.data.test, plan.key)
+    return [plan.row(saved.path.name, t, found[:, i]) for i, t in enumerate(plan.at)]
+
+
+def rows_on_real_data(plan: Plan, named: bool) -> list[Row]:
+    """Accuracy on real data; step size and momentum of each number of steps searched on validation."""
+    saved, config = plan.saved, plan.config
+    size = len(saved.data.train.y)
+    real, subsets = Batch(saved.data.train.x, saved.data.train.y), everything(size)
+    progress.say(f"real data, {plan.network}: searching on validation ...")
+    shape = {"num_steps": len(plan.order), "batch_size": plan.order.shape[1]}
+    protocols = {m: few_steps(size, **shape, momentum=m) for m in config["momenta"]}
+    tests = {momentum: plan.test(protocol) for momentum, protocol in protocols.items()}
+    few, key = config["num_search_learners"], stream(plan.key, "search")
+    candidates, searched = plan.networks("search", few), {}
+
+    def run(momentum: float, rate: float, params: Params, split: Dataset, key: jax.Array) -> jax.Array:
+        protocol = with_step_size(protocols[momentum], rate)
+        count = jax.tree.leaves(params)[0].shape[0]
+        return tests[momentum](params, real, subsets(key, count), protocol.values, split, key)
+
+    def search(rate: float) -> None:
+        for momentum in protocols:
+            found = run(momentum, rate, candidates, saved.data.validation, key)
+            searched[momentum, rate] = [plan.score(found[:, i]).mean for i in range(len(plan.at))]
+
+    def choices() -> list[tuple[float, float]]:
+        return [max(searched, key=lambda choice, i=i: searched[choice][i]) for i in range(len(plan.at))]
+
+    rates = sorted(config["step_sizes"])
+    for rate in rates:
+        search(rate)
+    for _ in range(2 if len(rates) > 1 else 0):  # a best one at the edge of the grid would starve it
+        for edge, beyond in ((max(rates), 3 * max(rates)), (min(rates), min(rates) / 3)):
+            if edge in {rate for _, rate in choices()}:
+                rates.append(beyond)
+                search(beyond)
+    best = choices()
+    params = plan.networks("real", config["num_learners"])
+    found = {each: run(*each, params, saved.data.test, plan.key) for each in dict.fromkeys(best)}
+    series = f"real, {plan.network}" if named else "real data, tuned"
+    chosen = [{"made_of": "real data", "momentum": momentum, "step_size": rate} for momentum, rate in best]
+    return [plan.row(series, t, found[best[i]][:, i]) | chosen[i] for i, t in enumerate(plan.at)]
 
 
 def as_csv(rows: Sequence[Row]) -> str:

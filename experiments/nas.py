@@ -20,7 +20,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Batch, Dataset, Learner
+from jaxdistill.core.types import Batch, Dataset, Learner, Params
 from jaxdistill.evaluation import (
     Protocol,
     Subsets,
@@ -221,7 +221,9 @@ def candidate(saved: Saved, config: Mapping[str, Any], options: Mapping[str, Any
     few = few_steps(size, num_steps=steps, batch_size=batch)
     per_class = max(1, min(len(images) // saved.data.info.num_classes, int(train.counts.min())))
     long = epochs(size, num_epochs=config["num_epochs"], batch_size=config["batch_size"], name="long")
-    trial = Trial(net, saved, config)
+    key, population = stream(jax.random.key(config["seed"]), "nas"), fresh(net)
+    params = jax.jit(lambda key: population.context((), None, key, config["num_learners"]))(key)
+    trial = Trial(net, saved, config, key, params, {})
     row: Row = {"name": name_of(options), **options}
     row |= trial.run("distilled", plan, made, everything(len(images)), None)
     row |= trial.run("real", few, real, everything(size), config["step_sizes"])
@@ -238,15 +240,15 @@ def repeated(train: Dataset, per_class: int) -> Subsets:
     return lambda key, count: jnp.resize(some(key, count).T, (len(train.y), count)).T
 
 
-class Trial:
-    """The networks of one architecture, and how each way is timed and scored."""
+class Trial(NamedTuple):
+    """The networks of one architecture, and the programs that were compiled for them."""
 
-    def __init__(self, net: Learner, saved: Saved, config: Mapping[str, Any]):
-        self.net, self.saved, self.config = net, saved, config
-        self.key, self.count = stream(jax.random.key(config["seed"]), "nas"), config["num_learners"]
-        population = fresh(net)
-        self.params = jax.jit(lambda key: population.context((), None, key, self.count))(self.key)
-        self.compiled: dict[Any, Any] = {}
+    net: Learner
+    saved: Saved
+    config: Mapping[str, Any]
+    key: jax.Array
+    params: Params
+    compiled: dict[Any, Any]
 
     def run(
         self,
@@ -260,7 +262,7 @@ class Trial:
     ) -> Row:
         """Validation (and test) accuracy, and the seconds of the whole search, compilation apart."""
         options = {name: self.config[name] for name in ("strategy", "learner_chunk")}
-        rows = subsets(self.key, self.count)
+        rows = subsets(self.key, self.config["num_learners"])
         plans = [plan] if step_sizes is None else [with_step_size(plan, rate) for rate in step_sizes]
 
         def score(plan: Protocol, split: Dataset) -> tuple[float, float]:

@@ -131,6 +131,15 @@ def few_steps(
       num_steps: T.
       batch_size: B, images of a step.
       learning_rate, momentum, weight_decay: of SGD, shared by all steps.
+
+    Raises:
+      UserError: a number below 1.
+
+    Example:
+      >>> few_steps(1000, num_steps=32, batch_size=128).order(jax.random.key(0)).shape
+      (32, 128)
+
+    References: Such et al. 2019, section 4.2 (few-step accuracy).
     """
     for name, value in (("num_images", num_images), ("num_steps", num_steps), ("batch_size", batch_size)):
         at_least("few_steps", name, value, 1)

@@ -52,6 +52,10 @@ def random_shapes(name: str, options: Options, *, count: int, seed: int) -> list
     Raises:
       UserError: a learner that has no such shapes, or `count` < 1.
 
+    Example:
+      >>> random_shapes("convnet", {"width": 16, "depth": 3}, count=8, seed=0)[0].keys()
+      dict_keys(['width', 'depth'])
+
     References: Such et al. 2019, section 4.1 and appendix (architecture-agnostic learning).
     """
     draw = lookup("random_shapes learner", name, SHAPES)
