@@ -19,6 +19,7 @@ from jaxdistill.core.types import (
     Learner,
     Meta,
     Metrics,
+    Objective,
     Params,
     Solve,
     Teacher,
@@ -29,13 +30,16 @@ from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.solvers import LINEAR_SOLVERS, linear_solver, options_of
 from jaxdistill.inner.unrolled import unrolled
+from jaxdistill.objectives.gradient_matching import gradient_matching
 from jaxdistill.objectives.validation import validation
 
 Config = Mapping[str, Any]
 UNROLLED = ("unrolled", "unrolled_step", "unrolled_sqrt", "truncated")
-ESTIMATORS = (*UNROLLED, *(f"implicit_{name}" for name in LINEAR_SOLVERS))
+MATCHING = "gradient_matching"
+ESTIMATORS = (*UNROLLED, *(f"implicit_{name}" for name in LINEAR_SOLVERS), MATCHING)
 """By backpropagation: all steps kept, remat step, remat sqrt, through the last steps alone. Then by the
-implicit function theorem, with each linear solver."""
+implicit function theorem, with each linear solver. Gradient matching, of all classes at once, lowers another
+loss, trains no inner steps, and is there for its memory and time."""
 SMOOTH = ("tanh", "sigmoid", "softplus", "gelu")
 
 
@@ -106,15 +110,34 @@ def solve(name: str, config: Config, data: Splits, made: Problem, num_steps: int
     )
 
 
+def estimator(
+    name: str, config: Config, data: Splits, made: Problem, num_steps: int
+) -> Callable[[Meta, Params, Batch, Array], tuple[Params, Metrics]]:
+    """The `hypergradient` of that name."""
+    if name == MATCHING:
+        objective = gradient_matching(
+            made.learner, teacher(config, data, 1), inner_loss=made.loss, by_class=False
+        )
+        return mean_gradient(objective, None, config)
+    return hypergradient(made.learner, solve(name, config, data, made, num_steps), config)
+
+
 def hypergradient(
     learner: Learner, solve: Solve, config: Config
 ) -> Callable[[Meta, Params, Batch, Array], tuple[Params, Metrics]]:
-    """(meta, contexts, real, key) -> (hypergradient by the images, reports), means over K; to be compiled."""
-    objective = validation(learner, solve, microbatch=config["microbatch"])
+    """(meta, contexts, real, key) -> (hypergradient by phi, reports), means over K; to be compiled."""
+    return mean_gradient(validation(learner, solve, microbatch=config["microbatch"]), solve, config)
+
+
+def mean_gradient(
+    objective: Objective, solve: Solve | None, config: Config
+) -> Callable[[Meta, Params, Batch, Array], tuple[Params, Metrics]]:
+    """The gradient of an objective by phi; `solve` where its backward pass reports."""
 
     def of_one(meta: Meta, real: Batch, params: Params, key: Array) -> tuple[Params, Metrics]:
+        probe = None if solve is None else solve.probe(params)
         differentiate = jax.value_and_grad(objective, argnums=(0, 3), has_aux=True)
-        (_, metrics), (gradient, told) = differentiate(meta, params, real, solve.probe(params), key)
+        (_, metrics), (gradient, told) = differentiate(meta, params, real, probe, key)
         return gradient.teacher, metrics if told is None else metrics | told.report
 
     def of_all(meta: Meta, contexts: Params, real: Batch, key: Array) -> tuple[Params, Metrics]:

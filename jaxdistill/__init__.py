@@ -65,6 +65,8 @@ from jaxdistill.methods.bilevel import bilevel
 from jaxdistill.methods.dd import dd
 from jaxdistill.methods.gtn import gtn
 from jaxdistill.methods.outer import outer_adam, outer_schedule
+from jaxdistill.objectives.distribution_matching import distribution_matching
+from jaxdistill.objectives.gradient_matching import gradient_matching
 from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.populations.fresh import fresh
@@ -107,6 +109,7 @@ __all__ = [
     "cross_entropy",
     "dc",
     "dd",
+    "distribution_matching",
     "epochs",
     "evaluator",
     "everything",
@@ -116,6 +119,7 @@ __all__ = [
     "from_arrays",
     "from_flax",
     "generator",
+    "gradient_matching",
     "gtn",
     "images",
     "implicit",

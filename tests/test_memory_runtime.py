@@ -125,6 +125,21 @@ def test_a_network_that_is_not_smooth_is_compared_with_a_long_unroll():
     assert not estimators.is_smooth({"learner": "lenet", "activation": None, "pooling": None})
 
 
+def test_a_generator_is_compared_and_matching_is_measured_alone():
+    small = {"batch_size": 12, "generator_width": 4, "generator_hidden": 8, "inner_learning_rate": 0.1}
+    chosen = config(teacher="generator", weight_decay=0.1, damping=0.0, solver_tolerance=1e-5, **small)
+    data = build.splits(chosen)
+    problem = estimators.problem(chosen, data, 1)
+    found = reference.reference(chosen, data, problem)
+    solve = estimators.solve("implicit_cg", chosen, data, problem, 600)
+    gradient, told = jax.jit(estimators.hypergradient(problem.learner, solve, chosen))(*problem.arguments)
+    cosine, _ = reference.compare(jax.device_get(gradient), found.gradient)
+    assert cosine > 0.99 and told["residual"] < 1e-3
+    matching = estimators.estimator("gradient_matching", chosen, data, problem, 1)
+    gradient, told = jax.jit(matching)(*problem.arguments)
+    assert jax.tree.structure(gradient) == jax.tree.structure(problem.meta.teacher) and told["loss"] > 0
+
+
 def test_a_reference_that_is_not_reached_is_none(monkeypatch):
     monkeypatch.setattr(reference, "TOLERANCE", 0.0)
     chosen = config()
@@ -215,7 +230,7 @@ def test_no_process_outlives_the_one_that_is_stopped(monkeypatch):
         ({"inner_steps": [10, 0]}, "inner_steps >= 1, got 0"),
         ({"num_learners": []}, "at least one of num_learners, got none"),
         ({"num_learners": [-1]}, "num_learners >= 1, got -1"),
-        ({"estimators": ["implicit_gc"]}, "expected one of implicit_cg, implicit_gauss_newton_cg"),
+        ({"estimators": ["implicit_gc"]}, "expected one of gradient_matching, implicit_cg, implicit"),
         ({"measure": ["memory"]}, "expected one of error, process, program, time"),
         ({"damping": -0.1}, "damping >= 0, got -0.1"),
         ({"inner_momentum": 1.0}, "momentum in [0, 1)"),

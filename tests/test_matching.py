@@ -1,0 +1,224 @@
+"""Gradient and distribution matching: the losses in NumPy, their gradients, and where gradients are zero."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import CLASSES, SHAPE, message, tiny_data, tiny_net, to_float64
+
+from jaxdistill.core.checks import UserError
+from jaxdistill.core.types import Data, Meta
+from jaxdistill.data import sample_per_class
+from jaxdistill.inner.optimizers import sgd
+from jaxdistill.methods.bilevel import bilevel
+from jaxdistill.objectives.distribution_matching import distribution_matching
+from jaxdistill.objectives.gradient_matching import DISTANCES, gradient_matching, layerwise
+from jaxdistill.populations.fixed import fixed
+from jaxdistill.teachers import generator, images
+
+KEY = jax.random.key(0)
+NET = tiny_net()
+TEACHER = images(image_shape=SHAPE, num_classes=CLASSES, images_per_class=2)
+x64 = pytest.mark.usefixtures("x64")
+
+
+def problem():
+    """(meta, params, real images by class) in float64."""
+    params = to_float64(NET.init(jax.random.key(1)))
+    real = to_float64(sample_per_class(tiny_data(), KEY, 4))
+    return to_float64(Meta(TEACHER.init(KEY), {})), params, real
+
+
+def softmax_gradients(params, x, y):
+    """Gradient of the mean cross-entropy of the tiny tanh MLP by hand: {"kernel", "bias"} of two layers."""
+    p = jax.tree.map(np.asarray, params["params"])
+    flat = np.asarray(x).reshape(len(x), -1)
+    hidden = np.tanh(flat @ p["dense1"]["kernel"] + p["dense1"]["bias"])
+    logits = hidden @ p["classifier"]["kernel"] + p["classifier"]["bias"]
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    error = (odds / odds.sum(1, keepdims=True) - np.asarray(y)) / len(flat)
+    back = (error @ np.asarray(p["classifier"]["kernel"]).T) * (1 - hidden**2)
+    return [flat.T @ back, hidden.T @ error], [back.sum(0), error.sum(0)]
+
+
+def by_hand(distance, params, real, synthetic):
+    total = 0.0
+    for c in range(CLASSES):
+        (kernels, biases), (ours, our_biases) = (
+            softmax_gradients(params, batch.x[c], batch.y[c]) for batch in (real, synthetic)
+        )
+        if distance == "layerwise":
+            for a, b in zip(kernels, ours, strict=True):
+                for unit in range(a.shape[1]):
+                    lengths = np.linalg.norm(a[:, unit]) * np.linalg.norm(b[:, unit])
+                    total += 1 - a[:, unit] @ b[:, unit] / (lengths + 1e-6)
+            continue
+        a, b = (np.concatenate([v.ravel() for v in parts]) for parts in (kernels + biases, ours + our_biases))
+        if distance == "l2":
+            total += np.sum((a - b) ** 2)
+        else:
+            total += 1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-6)
+    return total
+
+
+@x64
+@pytest.mark.parametrize("distance", sorted(DISTANCES))
+def test_gradient_matching_equals_the_formula_by_hand(distance):
+    meta, params, real = problem()
+    objective = gradient_matching(NET, TEACHER, distance=distance)
+    loss, metrics = jax.jit(objective)(meta, params, real, None, KEY)
+    expected = by_hand(distance, params, real, TEACHER.by_class(meta.teacher, KEY))
+    assert float(loss) == pytest.approx(expected, rel=1e-6) and expected > 1e-3
+    assert metrics["loss"] == loss and -1 <= float(metrics["cosine"]) <= 1
+
+
+@x64
+def test_distribution_matching_equals_the_formula_by_hand():
+    meta, params, real = problem()
+    loss, _ = jax.jit(distribution_matching(NET, TEACHER))(meta, params, real, None, KEY)
+    layer = jax.tree.map(np.asarray, params["params"]["dense1"])
+
+    def mean(x):
+        return np.tanh(np.asarray(x).reshape(len(x), -1) @ layer["kernel"] + layer["bias"]).mean(0)
+
+    synthetic = TEACHER.by_class(meta.teacher, KEY)
+    expected = sum(np.sum((mean(real.x[c]) - mean(synthetic.x[c])) ** 2) for c in range(CLASSES))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+
+
+@x64
+@pytest.mark.parametrize("name", ["layerwise", "l2", "cosine", "all classes", "distribution"])
+def test_gradients_equal_central_differences(name):
+    meta, params, real = problem()
+    if name == "distribution":
+        objective = distribution_matching(NET, TEACHER)
+    elif name == "all classes":
+        real = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), real)
+        objective = gradient_matching(NET, TEACHER, by_class=False)
+    else:
+        objective = gradient_matching(NET, TEACHER, distance=name)
+    loss = jax.jit(lambda meta: objective(meta, params, real, None, KEY)[0])
+    gradient = jax.jit(jax.grad(loss))(meta)
+    direction = jax.random.normal(KEY, meta.teacher["x"].shape, jnp.float64)
+    eps = 1e-6
+    ends = [loss(Meta({"x": meta.teacher["x"] + sign * eps * direction}, {})) for sign in (1, -1)]
+    slope = float(jnp.vdot(gradient.teacher["x"], direction))
+    assert abs(slope) > 1e-4
+    assert slope == pytest.approx(float(ends[0] - ends[1]) / (2 * eps), rel=1e-5)
+
+
+@x64
+def test_all_classes_at_once_are_one_term():
+    meta, params, real = problem()
+    real = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), real)
+    loss, _ = gradient_matching(NET, TEACHER, by_class=False)(meta, params, real, None, KEY)
+    synthetic = TEACHER.batches(meta.teacher, KEY)
+    (a, _), (b, _) = (
+        softmax_gradients(params, x, y) for x, y in ((real.x, real.y), (synthetic.x[0], synthetic.y[0]))
+    )
+    expected = 0.0
+    for left, right in zip(a, b, strict=True):
+        lengths = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=0)
+        expected += np.sum(1 - (left * right).sum(0) / (lengths + 1e-6))
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_zero_gradients_cost_one_or_nothing_and_stay_finite():
+    zero, some = {"kernel": jnp.zeros((3, 2))}, {"kernel": jnp.ones((3, 2)).at[:, 1].set(0.0)}
+    assert float(layerwise(zero, some)) == 1.0 and float(layerwise(some, zero)) == 1.0
+    assert float(layerwise(zero, zero)) == 0.0
+    bias = {"bias": jnp.ones(4)}
+    assert float(layerwise(bias, {"bias": -jnp.ones(4)})) == 0.0  # of one axis: left out
+    for distance in DISTANCES.values():
+        for pair in ((zero, zero), (zero, some), (some, zero)):
+            gradient = jax.grad(distance, argnums=1)(*pair)
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("factory", [gradient_matching, distribution_matching])
+def test_one_key_augments_both_sides_of_a_class_alike(factory):
+    seen = []
+
+    def augment(key, x):
+        seen.append(x.shape)
+        return x + jax.random.normal(key, ())
+
+    meta, params = Meta(TEACHER.init(KEY), {}), NET.init(KEY)
+    same = TEACHER.by_class(meta.teacher, KEY)  # real images that are the synthetic ones
+    plain, augmented = (
+        factory(NET, TEACHER, augment=how, class_strategy="map")(meta, params, same, None, KEY)[0]
+        for how in (None, augment)
+    )
+    assert len(seen) == 2
+    # a unit of gradient g costs 1e-6 / |g|^2: small, and not nothing
+    np.testing.assert_allclose([plain, augmented], 0.0, atol=0.01)
+    other = same._replace(x=same.x[::-1])
+    assert float(factory(NET, TEACHER)(meta, params, other, None, KEY)[0]) > 0.05
+
+
+@pytest.mark.parametrize("factory", [gradient_matching, distribution_matching])
+def test_classes_one_after_another_are_classes_at_once(factory):
+    meta, params = Meta(TEACHER.init(KEY), {}), NET.init(KEY)
+    real = sample_per_class(tiny_data(), KEY, 4)
+
+    def loss(strategy):
+        objective = factory(NET, TEACHER, class_strategy=strategy)
+        return jax.jit(jax.value_and_grad(lambda meta: objective(meta, params, real, None, KEY)[0]))(meta)
+
+    a, b = loss("map"), loss("vmap")
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_normalised_by_tensors_and_classes():
+    meta, params = Meta(TEACHER.init(KEY), {}), NET.init(KEY)
+    real = sample_per_class(tiny_data(), KEY, 4)
+    plain, normalised = (
+        gradient_matching(NET, TEACHER, normalise=n)(meta, params, real, None, KEY)[0] for n in (False, True)
+    )
+    assert float(normalised) == pytest.approx(float(plain) / (4 * CLASSES), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["images", "generator"])
+@pytest.mark.parametrize("factory", [gradient_matching, distribution_matching])
+def test_any_teacher_lowers_the_loss(factory, kind):
+    teacher = TEACHER
+    if kind == "generator":
+        small = {"generator_width": 4, "generator_hidden": 8}
+        teacher = generator(image_shape=SHAPE, num_classes=CLASSES, batch_size=6, distill_steps=2, **small)
+    method = bilevel(
+        teacher=teacher,
+        inner_optimizer=sgd(num_steps=2 if kind == "generator" else 1, learned=()),
+        population=fixed(NET),
+        objective=factory(NET, teacher.seen),
+        outer_optimizer=optax.adam(0.05),
+        num_learners=1,
+        real_batch_size=4,
+        draw=lambda dataset, key: sample_per_class(dataset, key, 4),
+    )
+    state, data = method.init(KEY), Data(tiny_data(), None)
+
+    @jax.jit
+    def run(state):
+        return jax.lax.scan(lambda state, _: method.update(state, data, KEY), state, None, length=60)
+
+    _, metrics = run(state)
+    losses = np.asarray(metrics["loss"])
+    assert losses[-15:].mean() < 0.8 * losses[0], losses
+
+
+def test_bad_choices_are_refused():
+    small = {"batch_size": 2, "generator_width": 4, "generator_hidden": 5}
+    few = generator(image_shape=SHAPE, num_classes=CLASSES, **small)
+    refused = {
+        "one of cosine, l2, layerwise, got 'l1'": lambda: gradient_matching(NET, TEACHER, distance="l1"),
+        "one of auto, map, vmap": lambda: gradient_matching(NET, TEACHER, class_strategy="scan"),
+        "at least one synthetic image of every class, with": lambda: gradient_matching(NET, few.seen),
+        "at least one synthetic image of every class, got": lambda: distribution_matching(NET, few.seen),
+    }
+    for says, make in refused.items():
+        with pytest.raises(UserError) as error:
+            make()
+        assert says in message(error)
+    gradient_matching(NET, few.seen, by_class=False)
