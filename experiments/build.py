@@ -2,11 +2,13 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import optax
+
 from experiments import gradients
-from experiments.options import TEACHER
+from experiments.options import IMPLICIT, INNER, OUTER, TEACHER
 from jaxdistill.baselines.random_real import random_real
 from jaxdistill.core.checks import Caution, above, fail, lookup
 from jaxdistill.core.keys import stream
@@ -17,7 +19,8 @@ from jaxdistill.learners import learner as make_learner
 from jaxdistill.learners import options_of
 from jaxdistill.learners.shapes import SHAPES, random_shapes
 from jaxdistill.methods import METHODS
-from jaxdistill.methods.outer import outer_adam, outer_schedule
+from jaxdistill.methods.dc import images_per_class, schedule
+from jaxdistill.methods.outer import outer_adam, outer_schedule, outer_sgd
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.teachers import CURRICULA, TEACHERS, shuffled
 
@@ -151,22 +154,84 @@ def inner_optimizer(config: Config) -> InnerOptimizer:
     )
 
 
-def population(config: Config, learner: Learner) -> Population:
+def population(config: Config, learner: Learner, teacher: Teacher) -> Population:
     """Where the learners come from."""
-    if config["population"] == "fixed" and config["num_learners"] != 1:
-        raise fail(
-            "population fixed",
-            "num_learners 1, since all of them are equal",
-            config["num_learners"],
-            "Add --num_learners=1.",
-        )
-    return lookup("population", config["population"], POPULATIONS)(learner)
+    name = config["population"]
+    if name == "fixed" and config["num_learners"] != 1:
+        expected = "num_learners 1, since all of them are equal"
+        raise fail("population fixed", expected, config["num_learners"], "Add --num_learners=1.")
+    factory = lookup("population", name, POPULATIONS)
+    if name != "persistent":
+        for option in ("matches", "match_epochs"):
+            if config[option] is not None:
+                raise fail("population", f"{option} left out with population={name}", config[option])
+        return factory(learner)
+    matches, epochs = schedule(images_per_class(teacher))
+    return factory(
+        learner,
+        teacher,
+        num_learners=config["num_learners"],
+        matches=config["matches"] or matches,
+        epochs=epochs if config["match_epochs"] is None else config["match_epochs"],
+        strategy=config["strategy"],
+    )
+
+
+def outer_optimizer(config: Config) -> optax.GradientTransformation:
+    """What moves everything learned."""
+    rate = outer_schedule(
+        config["schedule"],
+        learning_rate=config["outer_learning_rate"],
+        num_steps=config["num_outer_steps"],
+        end=config["schedule_end"],
+    )
+    if config["outer_optimizer"] == "sgd":
+        return outer_sgd(learning_rate=rate, momentum=config["outer_momentum"], clip=config["clip"] or None)
+    return outer_adam(
+        learning_rate=rate,
+        b1=config["outer_b1"],
+        positive=config["positive"],
+        clip=config["clip"] or None,
+        max_inner_learning_rate=config["max_inner_learning_rate"] or None,
+    )
+
+
+def trains(config: Config) -> bool:
+    """Whether the method has an inner solution; matching has none."""
+    return _takes(lookup("method", config["method"], METHODS), "solve")
+
+
+def _takes(factory: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(factory).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def with_inner_loop(config: Config) -> dict[str, Any]:
+    """The config, one pass over the data for a method without an inner loop.
+
+    Raises:
+      UserError: an option of the inner loop for a method that has none, or of matching for one that has.
+    """
+    matching = ("distance", "class_strategy")
+    if trains(config):
+        others = {name: OUTER[name].default for name in matching}
+    else:
+        others = {name: option.default for name, option in (INNER | IMPLICIT).items()}
+        config = {**config, "distill_epochs": config["distill_epochs"] or 1}
+        others |= {"distill_epochs": 1}
+    if config["method"] != "dc":
+        others["distance"] = None
+    for name, default in others.items():
+        if config[name] != default:
+            remedy = "It trains no inner steps." if not trains(config) else ""
+            raise fail("method", f"{name} left out with method={config['method']}", config[name], remedy)
+    return dict(config)
 
 
 def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method:
     """The method, whole."""
     bound = config["max_inner_learning_rate"]
-    if "learning_rate" in config["learned"] and 0 < bound < config["inner_learning_rate"]:
+    if trains(config) and "learning_rate" in config["learned"] and 0 < bound < config["inner_learning_rate"]:
         raise fail(
             "method",
             f"inner_learning_rate <= max_inner_learning_rate = {bound:g}",
@@ -179,33 +244,31 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
             Caution,
             stacklevel=2,
         )
-    rate = outer_schedule(
-        config["schedule"],
-        learning_rate=config["outer_learning_rate"],
-        num_steps=config["num_outer_steps"],
-        end=config["schedule_end"],
-    )
-    outer = outer_adam(
-        learning_rate=rate,
-        b1=config["outer_b1"],
-        positive=config["positive"],
-        clip=config["clip"] or None,
-        max_inner_learning_rate=bound or None,
-    )
-    return lookup("method", config["method"], METHODS)(
+    factory, taught = lookup("method", config["method"], METHODS), teacher(config, data, key)
+    smallest = int(data.train.counts.min())
+    if not trains(config) and config["real_batch_size"] > smallest:
+        drawn = f"{config['real_batch_size']} are drawn with replacement"
+        warnings.warn(f"real_batch_size: a class has {smallest} images; {drawn}.", Caution, stacklevel=2)
+    parts = {
+        "weight_decay": config["weight_decay"],
+        "microbatch": config["microbatch"],
+        "warm_start": config["warm_start"],
+        "skip_failed_solves": config["on_failed_solve"] == "skip",
+        "validate_every": config["validate_every"],
+        "distance": config["distance"] or "layerwise",
+        "class_strategy": config["class_strategy"],
+    }
+    if trains(config):
+        parts |= {"inner_optimizer": inner_optimizer(config), "solve": gradients.solve(config)}
+        del parts["distance"], parts["class_strategy"]
+    return factory(
         learner,
-        teacher(config, data, key),
-        inner_optimizer=inner_optimizer(config),
-        weight_decay=config["weight_decay"],
-        population=population(config, learner),
-        outer_optimizer=outer,
+        taught,
+        population=population(config, learner, taught),
+        outer_optimizer=outer_optimizer(config),
         num_learners=config["num_learners"],
         real_batch_size=config["real_batch_size"],
-        solve=gradients.solve(config),
         strategy=config["strategy"],
         learner_chunk=config["learner_chunk"],
-        microbatch=config["microbatch"],
-        warm_start=config["warm_start"],
-        skip_failed_solves=config["on_failed_solve"] == "skip",
-        validate_every=config["validate_every"],
+        **{name: value for name, value in parts.items() if _takes(factory, name)},
     )

@@ -1,6 +1,6 @@
 """The table at the end of a distillation: distilled images, random real ones, the full training set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, gradients
+from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, DistillState, Learner, Meta, Method, Params, Teacher
 from jaxdistill.data import Splits
@@ -25,6 +26,8 @@ from jaxdistill.evaluation import (
     tuned,
 )
 from jaxdistill.inner.losses import inner_loss
+from jaxdistill.populations.fixed import fixed
+from jaxdistill.populations.fresh import fresh
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import dedupe
 from jaxdistill.teachers import CURRICULA
@@ -78,13 +81,17 @@ def compare(
     per_class, curriculum = len(images) // data.info.num_classes, CURRICULA[choices["curriculum"]]
     chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
     progress.say("evaluating: distilled images ...")
-    plan = as_distilled(
-        jnp.asarray(order),
-        build.inner_optimizer(choices),
-        method.hyperparameters(state),
-        weight_decay=choices["weight_decay"],
-        shuffle=curriculum.shuffle,
-    )
+    protocol = protocol_of(choices)
+    if protocol == "dc":
+        plan = dc(len(images))
+    else:
+        plan = as_distilled(
+            jnp.asarray(order),
+            build.inner_optimizer(choices),
+            method.hyperparameters(state),
+            weight_decay=choices["weight_decay"],
+            shuffle=curriculum.shuffle,
+        )
     batch, subsets = Batch(jnp.asarray(images), jnp.asarray(labels)), everything(len(images))
     if curriculum.noise == "fresh":  # every network sees a draw of its own
         batch = draws(method, state, stream(key, "export"), distilled.num_learners)
@@ -110,7 +117,8 @@ def compare(
             name="equal steps",
         )
         subsets = random_of_each_class(data.train, per_class)
-        random = tuned(baseline, [equal_steps, dc(count)], real, subsets, step_sizes=rates)
+        plans = [equal_steps, dc(count)] if protocol == "as_distilled" else [dc(count)]
+        random = tuned(baseline, plans, real, subsets, step_sizes=rates)
     if baselines and choices["full_data_epochs"]:
         progress.say("evaluating: full training set, step size searched on validation ...")
         size, passes = data.train.y.shape[0], choices["full_data_epochs"]
@@ -119,11 +127,22 @@ def compare(
     return {
         **_score("test_accuracy", found),
         "num_learners": len(found.every),
+        "protocol": protocol,
         "validation_accuracy_mean": on_validation.mean,
         "test_accuracies": found.every,
         **_tuned("random_real", random),
         **_tuned("full_data", full),
     }
+
+
+def protocol_of(config: Mapping[str, Any]) -> str:
+    """How networks are trained on the distilled images: as chosen, or as the method was published."""
+    if config["protocol"] is None:
+        return "as_distilled" if build.trains(config) else "dc"
+    if config["protocol"] == "as_distilled" and not build.trains(config):
+        expected = f"protocol=dc with method={config['method']}, which trains no inner steps"
+        raise fail("evaluation", expected, "as_distilled")
+    return config["protocol"]
 
 
 def draws(method: Method, state: DistillState, key: jax.Array, count: int) -> Batch:
@@ -137,7 +156,8 @@ def fresh_networks(
     config: dict[str, Any], learner: Learner, state: DistillState
 ) -> Callable[[jax.Array, int], Params]:
     """(key, K) -> K start parameters of the run's population."""
-    population = build.population(config, learner)
+    start = fresh(learner)  # networks that are trained as distillation goes on would not be new ones
+    population = fixed(learner) if config["population"] == "fixed" else start
     return jax.jit(
         lambda key, count: population.context(state.population, None, key, count), static_argnums=1
     )
@@ -197,7 +217,9 @@ def show(result: dict[str, Any]) -> None:
     def searched(prefix: str) -> str:
         return f"{result[f'{prefix}_protocol']}, step size {result[f'{prefix}_step_size']:.3g}"
 
-    rows = [cells("distilled images", "the learned schedule", "test_accuracy")]
+    published = result.get("protocol") == "dc"
+    how = "dc, step size 0.01" if published else "the learned schedule"
+    rows = [cells("distilled images", how, "test_accuracy")]
     for title, prefix in (("random real images", "random_real"), ("full training set", "full_data")):
         if result[f"{prefix}_mean"] is not None:
             rows.append(cells(title, searched(prefix), prefix))

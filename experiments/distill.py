@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli, gradients
-from experiments.comparison import compare, show, training_data
+from experiments.comparison import compare, protocol_of, show, training_data
 from experiments.options import (
     DATA,
     EVALUATION,
@@ -78,6 +78,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     """
     config = complete(GROUPS, chosen)
     build.check_step_sizes(config)
+    config = build.with_inner_loop(config)
+    protocol_of(config)
     unresolved, config = config, gradients.resolve(config)
     if config["tensorboard"]:
         require_tensorboard()
@@ -197,7 +199,7 @@ def export(
         images=images,
         labels=labels,
         order=order,
-        hyperparameters=jax.device_get(method.hyperparameters(state)),
+        hyperparameters=jax.device_get(method.hyperparameters(state)) if build.trains(config) else {},
         info=info,
         method=config["method"],
         learner={name: config[name] for name in ("learner", *build.LEARNER_OPTIONS)},

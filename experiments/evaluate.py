@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli
-from experiments.options import DATA, EVALUATION, OUTER, RUN, Groups, Option, complete
+from experiments.options import DATA, EVALUATION, OUTER, PROTOCOLS, RUN, Groups, Option, complete
 from jaxdistill.core.checks import UserError, fail, lookup, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Learner
@@ -43,7 +43,6 @@ from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.atomic import write_json
 from jaxdistill.runtime.export import Synthetic, read_synthetic
 
-PROTOCOLS = ("as_distilled", "dc")
 GROUPS: Groups = {
     "data": DATA
     | {

@@ -22,13 +22,17 @@ from jaxdistill.layers.modules import ACTIVATIONS, NORMS, POOLINGS
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.shapes import SHAPES
 from jaxdistill.methods import METHODS
+from jaxdistill.methods.dc import schedule as dc_schedule
 from jaxdistill.methods.outer import SCHEDULES
+from jaxdistill.objectives.gradient_matching import DISTANCES
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.teachers import CURRICULA, TEACHERS
 from jaxdistill.teachers.generator import DISTRIBUTIONS
 from jaxdistill.teachers.networks import ARCHITECTURES
 
 STARTS = ("noise", "real")
+PROTOCOLS = ("as_distilled", "dc")
+OUTER_OPTIMIZERS = ("adam", "sgd")
 
 
 class Option(NamedTuple):
@@ -112,7 +116,15 @@ LEARNER = {
         f"given one ({', '.join(SHAPES)})",
         low=0,
     ),
-    "population": Option("fresh", str, "initialisations: new ones every outer step, or one", POPULATIONS),
+    "population": Option(
+        "fresh", str, "networks: new ones every outer step, one, or some that live for a while", POPULATIONS
+    ),
+    "matches": Option(
+        None, int, "persistent: outer steps of one network (default: by images_per_class, as in DC)", low=1
+    ),
+    "match_epochs": Option(
+        None, int, "persistent: epochs over the synthetic data between them (default: likewise)", low=0
+    ),
 }
 INNER = {
     "inner_optimizer": Option("sgd", str, "optimiser of the inner loop", INNER_OPTIMIZERS),
@@ -173,19 +185,30 @@ IMPLICIT = {
 OUTER = {
     "method": Option("dd", str, "how it is distilled; brings its paper's defaults", METHODS),
     "num_outer_steps": Option(1500, int, "outer steps", low=1),
-    "outer_learning_rate": Option(0.01, float, "Adam's learning rate"),
+    "outer_optimizer": Option("adam", str, "of what is learned", OUTER_OPTIMIZERS),
+    "outer_learning_rate": Option(0.01, float, "learning rate of the outer optimiser"),
+    "outer_momentum": Option(0.5, float, "of sgd", low=0),
     "outer_b1": Option(0.5, float, "Adam's average of gradients", low=0, high=1),
     "schedule": Option("cosine", str, "of the outer learning rate", SCHEDULES),
     "schedule_end": Option(0.0, float, "cosine: the last outer learning rate, relative", low=0, high=1),
     "clip": Option(1.0, float, "largest global norm of the hypergradient; 0 for no clip", low=0),
     "max_inner_learning_rate": Option(2.0, float, "bound on learned step sizes; 0 for none", low=0),
-    "real_batch_size": Option(256, int, "real images per outer step", low=1),
+    "real_batch_size": Option(256, int, "real images per outer step; of each class in dc and dm", low=1),
+    "distance": Option(None, str, "dc: of two gradients (default: layerwise)", DISTANCES),
+    "class_strategy": Option("auto", str, "dc, dm: how the classes are computed", STRATEGIES),
     "num_learners": Option(8, int, "K, learners per outer step", low=1),
     "strategy": Option("auto", str, "how the K axis is computed", STRATEGIES),
     "learner_chunk": Option(None, int, "learners at a time", low=1),
     "microbatch": Option(None, int, "real images at a time (default: by backend)", low=1),
 }
 EVALUATION = {
+    "protocol": Option(
+        None,
+        str,
+        "how networks are trained on the distilled images: as these were distilled for, or the 300 epochs of "
+        "the matching papers (default: as_distilled; dc and dm: dc)",
+        PROTOCOLS,
+    ),
     "num_eval_learners": Option(
         20, int, "networks that are trained on the distilled images (baselines: num_baseline_learners)", low=1
     ),
@@ -208,8 +231,20 @@ RUN = {
 """Options by what they choose. `seed` and the groups before `EVALUATION` decide a run's numbers."""
 
 Groups = dict[str, dict[str, Option]]
+MATCHING = {
+    "teacher": "images",
+    "distill_epochs": 1,
+    "learner": "convnet",
+    "num_learners": 1,
+    "outer_optimizer": "sgd",
+    "outer_momentum": 0.5,
+    "schedule": "constant",
+    "clip": 0.0,
+}
 BY_METHOD: dict[str, dict[str, Any]] = {
+    "dc": MATCHING | {"population": "persistent", "outer_learning_rate": 0.1, "num_outer_steps": 1000},
     "dd": {},
+    "dm": MATCHING | {"start": "real", "outer_learning_rate": 1.0, "num_outer_steps": 20000},
     "gtn": {
         "teacher": "generator",
         "batch_size": 128,
@@ -231,7 +266,8 @@ BY_METHOD: dict[str, dict[str, Any]] = {
     },
 }
 """Defaults of a method where they are others. Those of the teacher (learner) hold with the method's own
-teacher (learner) alone; those that depend on the gradient, with gradients through training."""
+teacher (learner) alone; those that depend on the gradient, with gradients through training. The outer steps
+of dc are for networks that are matched once; there are as many again for every further match of a network."""
 
 
 def defaults(groups: Groups) -> dict[str, Any]:
@@ -248,6 +284,9 @@ def by_method(options: Collection[str], chosen: Mapping[str, Any]) -> dict[str, 
             left_out |= set(group)
     if chosen.get("gradient") == "implicit":
         left_out |= set(BY_GRADIENT)
+    if chosen.get("method") == "dc":
+        matches = chosen.get("matches") or dc_schedule(max(1, int(chosen.get("images_per_class", 1))))[0]
+        own = own | {"num_outer_steps": own["num_outer_steps"] * matches}
     return {name: value for name, value in own.items() if name in options and name not in left_out}
 
 

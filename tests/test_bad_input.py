@@ -29,7 +29,7 @@ def refused(tmp_path, **options) -> str:
 IMPLICIT = {"gradient": "implicit", "distill_epochs": None}
 OPTIONS = [
     ({"dataset": "mnistt"}, "digits, fashion_mnist, kmnist, mnist"),
-    ({"method": "dx"}, "method: expected one of dd"),
+    ({"method": "dx"}, "method: expected one of dc, dd, dm, gtn"),
     ({"learner": "mpl"}, "learner: expected one of alexnet, convnet"),
     ({"learner": "convnet", "norm": "batchnorm"}, "norm: expected one of batch, group, instance"),
     ({"learner": "convnet", "activation": "gelu2"}, "activation: expected one of"),

@@ -151,10 +151,13 @@ def test_presets_of_distillations_build(main, path):
     data = load("digits", image_size=28 if config["dataset"] == "mnist" else None)  # of the same shape
     key = jax.random.key(config["seed"])
     method = build.method(config, data, build.learner(config, data.info), key)
-    state = jax.eval_shape(method.init, key)
-    pixels = state.meta.teacher["x"]
-    assert pixels.shape[0] == config["distill_steps"]
-    assert pixels.shape[0] * pixels.shape[1] == 10 * config["images_per_class"]
+    batches = jax.eval_shape(method.synthesize, jax.eval_shape(method.init, key), key)
+    steps, size = batches.y.shape[:2]
+    assert steps == config["distill_steps"] * config["distill_epochs"]
+    if config["teacher"] == "images":
+        assert config["distill_steps"] * size == 10 * config["images_per_class"]
+    else:
+        assert size == config["batch_size"]
 
 
 def test_a_preset_gives_way_to_what_follows_it(main):

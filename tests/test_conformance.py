@@ -146,14 +146,17 @@ def test_teachers(name):
 @pytest.mark.parametrize("name", sorted(POPULATIONS))
 def test_populations(name):
     net = tiny_net()
-    population = POPULATIONS[name](net)
+    factory = POPULATIONS[name]
+    more = {"num_learners": 2, "epochs": 2} if name == "persistent" else {}
+    teacher = TEACHERS["images"](image_shape=SHAPE, num_classes=CLASSES)
+    population = factory(net, teacher, **more) if name == "persistent" else factory(net)
     state = jax.jit(population.init)(KEY)
     same_bits(jax.jit(population.init)(KEY), state)
     contexts = check(lambda state, key: population.context(state, None, key, 2), state, KEY)
     one = jax.eval_shape(net.init, KEY)
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.tree.map(lambda a: a[0], contexts), one)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(contexts)} == {2}
-    meta = Meta({"x": jnp.ones(2)}, {})
+    meta = Meta(teacher.init(KEY), {})
     chex.assert_trees_all_equal_shapes_and_dtypes(population.advance(state, meta, KEY), state)
 
 

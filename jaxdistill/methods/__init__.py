@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from jaxdistill.core.types import Method
+from jaxdistill.methods.dc import dc
 from jaxdistill.methods.dd import dd
+from jaxdistill.methods.dm import dm
 from jaxdistill.methods.gtn import gtn
 
-METHODS: dict[str, Callable[..., Method]] = {"dd": dd, "gtn": gtn}
+METHODS: dict[str, Callable[..., Method]] = {"dc": dc, "dd": dd, "dm": dm, "gtn": gtn}

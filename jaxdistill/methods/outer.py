@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdistill.core.checks import above, lookup
+from jaxdistill.core.checks import above, fail, lookup
 from jaxdistill.core.types import Meta
 from jaxdistill.inner.optimizers import POSITIVE, keep_in_range
 
@@ -69,3 +69,22 @@ def outer_adam(
 
         parts.append(optax.masked(keep_in_range(-np.inf, bound), step_sizes))
     return optax.chain(*parts)
+
+
+def outer_sgd(
+    *, learning_rate: optax.ScalarOrSchedule, momentum: float = 0.5, clip: float | None = None
+) -> optax.GradientTransformation:
+    """Gradient descent with momentum on the whole `Meta`, after a clip by global norm.
+
+    Args:
+      learning_rate: a number or a schedule; 0.1 in DC, 1 in DM.
+      momentum: in [0, 1).
+      clip: largest global norm of the hypergradient; None for no clip.
+    """
+    if not 0 <= momentum < 1:
+        raise fail("outer_sgd", "momentum in [0, 1)", momentum)
+    parts = []
+    if clip is not None:
+        above("outer_sgd", "clip", clip, 0.0)
+        parts.append(optax.clip_by_global_norm(clip))
+    return optax.chain(*parts, optax.sgd(learning_rate, momentum=momentum))

@@ -1,0 +1,112 @@
+"""Networks that live for several outer steps, trained on the synthetic data as distillation goes on."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdistill.core.checks import above, at_least, fail
+from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.types import Array, Batch, Learner, Meta, Params, Population, Teacher
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.optimizers import sgd
+from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.inner.train import train
+
+
+class Persistent(NamedTuple):
+    """The state: networks, and how many outer steps they have been matched in."""
+
+    params: Params
+    """[K, ...]."""
+    matches: Array
+    """int32 scalar."""
+
+
+def persistent(
+    learner: Learner,
+    teacher: Teacher,
+    *,
+    num_learners: int = 1,
+    matches: int = 10,
+    epochs: int = 50,
+    learning_rate: float = 0.01,
+    batch_size: int = 256,
+    strategy: str = "auto",
+) -> Population:
+    """K networks, trained on the synthetic data after each outer step, new ones after `matches` of them.
+
+    They are not trained after the last outer step before they are replaced. With `matches=1` they are fresh
+    at every outer step.
+
+    Args:
+      learner: the network.
+      teacher: makes the synthetic data; all its batches are one set.
+      num_learners: K, as in the method.
+      matches: outer steps of one network.
+      epochs: passes over the synthetic data between them.
+      learning_rate: of plain gradient descent.
+      batch_size: at most so many images a step; batches are equal parts.
+      strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
+
+    Returns:
+      The population; its state is a `Persistent`.
+
+    Raises:
+      UserError: a number out of range.
+
+    Example:
+      >>> population = persistent(net, teacher, matches=10, epochs=50)  # DC with 10 images per class
+
+    References: Zhao, Mopuri & Bilen 2021, algorithm 1 and section 4.1.
+    """
+    for name, value in (("num_learners", num_learners), ("matches", matches), ("batch_size", batch_size)):
+        at_least("persistent", name, value, 1)
+    at_least("persistent", "epochs", epochs, 0)
+    above("persistent", "learning_rate", learning_rate, 0.0)
+    loss_of = inner_loss(learner)
+
+    def fresh(key: Array) -> Persistent:
+        keys = jax.random.split(key, num_learners)
+        return Persistent(lax.map(learner.init, keys), jnp.zeros((), jnp.int32))
+
+    def trained(params: Params, images: Batch, key: Array) -> Params:
+        count = images.y.shape[0]
+        parts = -(-count // batch_size)
+        size = -(-count // parts)
+
+        def epoch(number: Array) -> Array:
+            shuffled = jax.random.permutation(at_step(key, number), count)
+            return jnp.resize(shuffled, (parts, size))
+
+        rows = lax.map(epoch, jnp.arange(epochs)).reshape(epochs * parts, size)
+        optimizer = sgd(num_steps=epochs * parts, learning_rate=learning_rate, learned=())
+
+        def loss(params: Params, rows: Array) -> Array:
+            return loss_of(Meta((), {}), params, jax.tree.map(lambda a: a[rows], images))
+
+        return train(loss, params, rows, optimizer, optimizer.values({}))[0]
+
+    def advance(state: Persistent, meta: Meta, key: Array) -> Persistent:
+        def go_on() -> Persistent:
+            if epochs == 0:
+                return state._replace(matches=state.matches + 1)
+            batches = teacher.batches(meta.teacher, stream(key, "teacher"))
+            images = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
+            keys = jax.random.split(stream(key, "order"), num_learners)
+            mapped = over_learners(lambda params, key: trained(params, images, key), strategy=strategy)
+            return Persistent(mapped(state.params, keys), state.matches + 1)
+
+        if matches == 1:
+            return fresh(stream(key, "learners"))
+        last = state.matches + 1 >= matches
+        return lax.cond(last, lambda: fresh(stream(key, "learners")), go_on)
+
+    def context(state: Persistent, bank: Any, key: Array, count: int) -> Params:
+        del bank, key
+        if count != num_learners:
+            raise fail("persistent", f"{num_learners} learners, as it was made for", count)
+        return state.params
+
+    return Population(init=fresh, context=context, advance=advance)
