@@ -119,8 +119,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     networks: dict[str, Plan] = {}
     for plan in plans:
         networks.setdefault(plan.network, plan)
-    named = len(networks) > 1
-    rows += [row for plan in networks.values() for row in rows_on_real_data(plan, named)]
+    for plan in networks.values():
+        rows += rows_on_real_data(plan, real_name(plan, list(networks)))
     result = {
         "rows": rows,
         "config": {n: v for n, v in config.items() if n not in (*places, "run_dir")}
@@ -230,7 +230,15 @@ def rows_on_its_data(plan: Plan) -> list[Row]:
     return [plan.row(saved.path.name, t, found[:, i]) for i, t in enumerate(plan.at)]
 
 
-def rows_on_real_data(plan: Plan, named: bool) -> list[Row]:
+def real_name(plan: Plan, networks: Sequence[str]) -> str:
+    """What the rows on real data are called: with what tells them from those of other networks."""
+    if len(networks) == 1:
+        return "real data"
+    learners = {network.rpartition(", ")[0] for network in networks}
+    return f"real, {plan.network if len(learners) > 1 else plan.network.rpartition(', ')[2]}"
+
+
+def rows_on_real_data(plan: Plan, series: str) -> list[Row]:
     """Accuracy on real data; step size and momentum of each number of steps searched on validation."""
     saved, config = plan.saved, plan.config
     size = len(saved.data.train.y)
@@ -266,7 +274,6 @@ def rows_on_real_data(plan: Plan, named: bool) -> list[Row]:
     best = choices()
     params = plan.networks("real", config["num_learners"])
     found = {each: run(*each, params, saved.data.test, plan.key) for each in dict.fromkeys(best)}
-    series = f"real, {plan.network}" if named else "real data, tuned"
     chosen = [{"made_of": "real data", "momentum": momentum, "step_size": rate} for momentum, rate in best]
     return [plan.row(series, t, found[best[i]][:, i]) | chosen[i] for i, t in enumerate(plan.at)]
 
@@ -288,7 +295,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for series in dict.fromkeys(row["series"] for row in rows):
         found = [cells.get((series, t)) for t in steps]
-        shown = (f"{100 * r['mean']:.1f} ± {100 * r['std']:.1f}" if r else "-" for r in found)
+        shown = (f"{100 * r['mean']:.1f}±{100 * r['std']:.1f}" if r else "-" for r in found)
         lines.append([series, *shown])
     return ["trained on", *map(str, steps)], lines
 

@@ -134,7 +134,7 @@ def test_few_steps_of_two_runs(generated, learned_images, tmp_path, capsys):
     linked = [str(tmp_path / "a"), str(tmp_path / "b")]
     result = few_step.run(runs=linked, run_dir=str(tmp_path / "out"), **QUICK)
     series = list(dict.fromkeys(row["series"] for row in result["rows"]))
-    assert series[:2] == ["a", "b"] and all(name.startswith("real, mlp:width=8") for name in series[2:])
+    assert series[:2] == ["a", "b"] and series[2:] == ["real, batches of 12", "real, batches of 10"]
     own = [row for row in result["rows"] if row["series"] == "a"]
     assert [row["steps"] for row in own] == [1, 2] and all(len(row["every"]) == 3 for row in own)
     assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".json", ".csv", ".md", ".png"}
