@@ -112,7 +112,7 @@ def test_torch_part_runs_where_it_is_asked_for(tmp_path, capsys):
 @pytest.mark.parametrize(
     "chosen, says",
     [
-        ({"what": ["foo"]}, "one of chunk, conv, outer, remat, torch"),
+        ({"what": ["foo"]}, "one of chunk, conv, generator, outer, remat, torch"),
         ({"repeats": 0}, "repeats >= 1"),
         ({"rounds": 3}, "options among"),
     ],

@@ -88,7 +88,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("method", ["dc", "dm"])
+@pytest.mark.parametrize("method", [pytest.param("dc", marks=pytest.mark.slow), "dm"])
 def test_runs_are_evaluated_by_the_papers_protocol(tmp_path, method):
     result, printed = tiny_run(tmp_path / "run", **SMALL | {"method": method, "num_baseline_learners": 0})
     assert result["protocol"] == "dc" and "dc, step size 0.01" in printed

@@ -78,7 +78,11 @@ def test_synthetic_file_is_enough_to_train_elsewhere(finished):
     assert content["class_names"].tolist() == list("0123456789") and content["scale"] == 16
     assert (str(content["dataset"]), str(content["method"])) == ("digits", "dd")
     assert json.loads(str(content["learner"]))["learner"] == "mlp"
-    assert json.loads(str(content["inner"])) == {"inner_optimizer": "sgd", "weight_decay": 0.0}
+    assert json.loads(str(content["inner"])) == {
+        "inner_optimizer": "sgd",
+        "weight_decay": 0.0,
+        "shuffle": "none",
+    }
 
 
 def test_the_table_is_printed(finished):

@@ -127,6 +127,7 @@ def test_images_draw_no_more(learned_images):
 QUICK = {"num_learners": 3, "num_search_learners": 1, "step_sizes": [0.1], "momenta": [0.5]}
 
 
+@pytest.mark.slow
 def test_few_steps_of_two_runs(generated, learned_images, tmp_path, capsys):
     runs = [str(generated[0]), str(learned_images)]
     (tmp_path / "a").symlink_to(runs[0])
