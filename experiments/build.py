@@ -185,6 +185,8 @@ def outer_optimizer(config: Config) -> optax.GradientTransformation:
         num_steps=config["num_outer_steps"],
         end=config["schedule_end"],
     )
+    if config["outer_optimizer"] == "adam" and config["outer_momentum"] != OUTER["outer_momentum"].default:
+        raise fail("outer_optimizer", "outer_momentum left out with adam", config["outer_momentum"])
     if config["outer_optimizer"] == "sgd":
         return outer_sgd(learning_rate=rate, momentum=config["outer_momentum"], clip=config["clip"] or None)
     return outer_adam(
@@ -202,8 +204,7 @@ def trains(config: Config) -> bool:
 
 
 def _takes(factory: Callable[..., Any], name: str) -> bool:
-    parameters = inspect.signature(factory).parameters
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return name in inspect.signature(factory).parameters
 
 
 def with_inner_loop(config: Config) -> dict[str, Any]:
@@ -212,15 +213,12 @@ def with_inner_loop(config: Config) -> dict[str, Any]:
     Raises:
       UserError: an option of the inner loop for a method that has none, or of matching for one that has.
     """
-    matching = ("distance", "class_strategy")
-    if trains(config):
-        others = {name: OUTER[name].default for name in matching}
-    else:
-        others = {name: option.default for name, option in (INNER | IMPLICIT).items()}
+    factory = lookup("method", config["method"], METHODS)
+    others = {n: OUTER[n].default for n in ("distance", "class_strategy") if not _takes(factory, n)}
+    if not trains(config):
+        others |= {name: option.default for name, option in (INNER | IMPLICIT).items()}
         config = {**config, "distill_epochs": config["distill_epochs"] or 1}
         others |= {"distill_epochs": 1}
-    if config["method"] != "dc":
-        others["distance"] = None
     for name, default in others.items():
         if config[name] != default:
             remedy = "It trains no inner steps." if not trains(config) else ""
@@ -255,12 +253,11 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
         "warm_start": config["warm_start"],
         "skip_failed_solves": config["on_failed_solve"] == "skip",
         "validate_every": config["validate_every"],
-        "distance": config["distance"] or "layerwise",
+        "distance": config["distance"],
         "class_strategy": config["class_strategy"],
     }
     if trains(config):
         parts |= {"inner_optimizer": inner_optimizer(config), "solve": gradients.solve(config)}
-        del parts["distance"], parts["class_strategy"]
     return factory(
         learner,
         taught,

@@ -14,7 +14,9 @@ from jaxdistill.core.types import Batch, DistillState, Learner, Meta, Method, Pa
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import (
     Evaluation,
+    Protocol,
     Score,
+    Subsets,
     Tuned,
     as_distilled,
     dc,
@@ -77,25 +79,13 @@ def compare(
         learner_chunk=choices["learner_chunk"],
     )
     baseline = distilled._replace(num_learners=choices["num_baseline_learners"])
-    images, labels, order = synthetic
-    per_class, curriculum = len(images) // data.info.num_classes, CURRICULA[choices["curriculum"]]
+    images, _, order = synthetic
+    per_class = len(images) // data.info.num_classes
     chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
     progress.say("evaluating: distilled images ...")
     protocol = protocol_of(choices)
-    if protocol == "dc":
-        plan = dc(len(images))
-    else:
-        plan = as_distilled(
-            jnp.asarray(order),
-            build.inner_optimizer(choices),
-            method.hyperparameters(state),
-            weight_decay=choices["weight_decay"],
-            shuffle=curriculum.shuffle,
-        )
-    batch, subsets = Batch(jnp.asarray(images), jnp.asarray(labels)), everything(len(images))
-    if curriculum.noise == "fresh":  # every network sees a draw of its own
-        batch = draws(method, state, stream(key, "export"), distilled.num_learners)
-        subsets = one_part_each(len(images))
+    plan = dc(len(images)) if protocol == "dc" else as_learned(choices, method, state, order)
+    batch, subsets = seen(choices, method, state, synthetic, stream(key, "export"), distilled.num_learners)
     found = score(distilled, plan, batch, subsets)
     on_validation = score(chosen_on_validation, plan, batch, subsets)
 
@@ -145,11 +135,33 @@ def protocol_of(config: Mapping[str, Any]) -> str:
     return config["protocol"]
 
 
-def draws(method: Method, state: DistillState, key: jax.Array, count: int) -> Batch:
-    """So many draws of all batches, one after another: [count * T * B, ...]."""
+def as_learned(config: Mapping[str, Any], method: Method, state: DistillState, order: np.ndarray) -> Protocol:
+    """The training that the images were distilled for, of a method that has one."""
+    return as_distilled(
+        jnp.asarray(order),
+        build.inner_optimizer(config),
+        method.hyperparameters(state),
+        weight_decay=config["weight_decay"],
+        shuffle=CURRICULA[config["curriculum"]].shuffle,
+    )
+
+
+def seen(
+    config: Mapping[str, Any],
+    method: Method,
+    state: DistillState,
+    synthetic: Synthetic,
+    key: jax.Array,
+    count: int,
+) -> tuple[Batch, Subsets]:
+    """(images, which of them each of `count` networks sees): a draw of its own where noise is fresh."""
+    images, labels, _ = synthetic
+    if CURRICULA[config["curriculum"]].noise != "fresh":
+        return Batch(jnp.asarray(images), jnp.asarray(labels)), everything(len(images))
     keys = jax.random.split(key, count)
     made = jax.jit(lambda state: jax.lax.map(lambda key: method.synthesize(state, key), keys))(state)
-    return Batch(made.x.reshape(-1, *made.x.shape[3:]), made.y.reshape(-1, made.y.shape[-1]))
+    flat = Batch(made.x.reshape(-1, *made.x.shape[3:]), made.y.reshape(-1, made.y.shape[-1]))
+    return flat, one_part_each(len(images))
 
 
 def fresh_networks(

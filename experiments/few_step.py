@@ -12,21 +12,17 @@ steps. Expected, digits, after 16 steps: generated data 91%, ten learned images 
 data 44%. Writes few_step.json, few_step.csv, few_step.md and few_step.png.
 """
 
-import csv
-import io
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments import build, cli, distill
-from experiments.comparison import draws, fresh_networks, training_data
+from experiments.comparison import Synthetic, as_learned, fresh_networks, seen, training_data
 from experiments.options import DATA, EVALUATION, OUTER, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
+from experiments.tables import as_csv, as_markdown
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, Params
@@ -34,17 +30,14 @@ from jaxdistill.evaluation import (
     Evaluator,
     Protocol,
     Score,
-    as_distilled,
     evaluator,
     everything,
     few_steps,
-    one_part_each,
     summarize,
     with_step_size,
 )
 from jaxdistill.runtime import figures, profile, progress
 from jaxdistill.runtime.atomic import atomic_write, write_json
-from jaxdistill.teachers import CURRICULA
 
 GROUPS: Groups = {
     "few steps": {
@@ -111,7 +104,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     folder = Path(config["run_dir"])
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir")}
     paths = config["runs"] or default_runs(folder, config["smoke"])
-    saved = [load_run(path, **places) for path in paths]
+    saved = [load_run(path, **places, inner_loop=True) for path in paths]
     plans = [plan_of(each, config) for each in saved]
     if len({each.data.info.name for each in saved}) > 1:
         raise fail("few_step", "runs of one data set", ", ".join(each.data.info.name for each in saved))
@@ -132,8 +125,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     except OSError as error:
         raise fail("few_step", "a run_dir to write to", f"{folder} ({error.strerror})") from error
     write_json(folder / "few_step.json", result)
-    atomic_write(folder / "few_step.csv", lambda file: file.write(as_csv(rows).encode()))
-    atomic_write(folder / "few_step.md", lambda file: file.write(as_markdown(rows).encode()))
+    atomic_write(folder / "few_step.csv", lambda file: file.write(as_csv(rows, leave_out=["every"]).encode()))
+    atomic_write(folder / "few_step.md", lambda file: file.write(as_markdown(*table(rows)).encode()))
     figures.few_step(folder / "few_step.png", rows, title=f"few-step accuracy: {result['config']['dataset']}")
     show(result)
     return result
@@ -152,13 +145,16 @@ class Plan(NamedTuple):
 
     saved: Saved
     config: Mapping[str, Any]
-    images: np.ndarray
-    labels: np.ndarray
-    order: np.ndarray
+    synthetic: Synthetic
     at: list[int]
     network: str
     """Its network and batch size, in words; runs that share them share the rows on real data."""
     key: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(T, B)."""
+        return self.synthetic[2].shape  # pyright: ignore[reportReturnType]
 
     def test(self, protocol: Protocol) -> Evaluator:
         """The program that tests after every number of steps."""
@@ -175,7 +171,7 @@ class Plan(NamedTuple):
         return {
             "series": series,
             "steps": steps,
-            "batch_size": int(self.order.shape[1]),
+            "batch_size": self.shape[1],
             "mean": found.mean,
             "std": found.std,
             "num_learners": len(found.every),
@@ -193,8 +189,8 @@ class Plan(NamedTuple):
 
 def plan_of(saved: Saved, config: Mapping[str, Any]) -> Plan:
     """What a run is tested by; raises for more steps than it was distilled for."""
-    images, labels, order = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key)
-    total = len(order)
+    synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key)
+    total, batch_size = synthetic[2].shape
     if config["steps"] and max(config["steps"]) > total:
         expected = f"steps <= {total}, what the run in {saved.path} was distilled for"
         raise fail("few_step", expected, max(config["steps"]))
@@ -203,28 +199,18 @@ def plan_of(saved: Saved, config: Mapping[str, Any]) -> Plan:
     options = {name: saved.config[name] for name in ("learner", *build.LEARNER_OPTIONS)}
     given = {name: value for name, value in options.items() if value is not None}
     shown = ":".join(str(v) if n == "learner" else f"{n}={v}" for n, v in given.items())
-    network = f"{shown}, batches of {order.shape[1]}"
+    network = f"{shown}, batches of {batch_size}"
     key = stream(jax.random.key(config["seed"]), "few steps")
-    return Plan(saved, config, images, labels, order, at, network, key)
+    return Plan(saved, config, synthetic, at, network, key)
 
 
 def rows_on_its_data(plan: Plan) -> list[Row]:
     """Accuracy on what the run learned."""
     saved, count = plan.saved, plan.config["num_learners"]
-    progress.say(f"{saved.path.name}: {count} networks, {len(plan.order)} steps ...")
-    curriculum = CURRICULA[saved.config["curriculum"]]
-    protocol = as_distilled(
-        jnp.asarray(plan.order),
-        build.inner_optimizer(saved.config),
-        saved.method.hyperparameters(saved.state),
-        weight_decay=saved.config["weight_decay"],
-        shuffle=curriculum.shuffle,
-    )
-    batch = Batch(jnp.asarray(plan.images), jnp.asarray(plan.labels))
-    subsets = everything(len(plan.images))
-    if curriculum.noise == "fresh":
-        batch = draws(saved.method, saved.state, stream(plan.key, "draws"), count)
-        subsets = one_part_each(len(plan.images))
+    progress.say(f"{saved.path.name}: {count} networks, {plan.shape[0]} steps ...")
+    protocol = as_learned(saved.config, saved.method, saved.state, plan.synthetic[2])
+    key = stream(plan.key, "draws")
+    batch, subsets = seen(saved.config, saved.method, saved.state, plan.synthetic, key, count)
     params, rows = plan.networks("learners", count), subsets(plan.key, count)
     found = plan.test(protocol)(params, batch, rows, protocol.values, saved.data.test, plan.key)
     return [plan.row(saved.path.name, t, found[:, i]) for i, t in enumerate(plan.at)]
@@ -244,7 +230,7 @@ def rows_on_real_data(plan: Plan, series: str) -> list[Row]:
     size = len(saved.data.train.y)
     real, subsets = Batch(saved.data.train.x, saved.data.train.y), everything(size)
     progress.say(f"real data, {plan.network}: searching on validation ...")
-    shape = {"num_steps": len(plan.order), "batch_size": plan.order.shape[1]}
+    shape = {"num_steps": plan.shape[0], "batch_size": plan.shape[1]}
     protocols = {m: few_steps(size, **shape, momentum=m) for m in config["momenta"]}
     tests = {momentum: plan.test(protocol) for momentum, protocol in protocols.items()}
     few, key = config["num_search_learners"], stream(plan.key, "search")
@@ -278,16 +264,6 @@ def rows_on_real_data(plan: Plan, series: str) -> list[Row]:
     return [plan.row(series, t, found[best[i]][:, i]) | chosen[i] for i, t in enumerate(plan.at)]
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """The rows without every network's value."""
-    columns = [n for n in dict.fromkeys(itertools.chain(*rows)) if n != "every"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """(columns, cells): a line per series, a column per number of steps."""
     steps = sorted({row["steps"] for row in rows})
@@ -298,13 +274,6 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         shown = (f"{100 * r['mean']:.1f}±{100 * r['std']:.1f}" if r else "-" for r in found)
         lines.append([series, *shown])
     return ["trained on", *map(str, steps)], lines
-
-
-def as_markdown(rows: Sequence[Row]) -> str:
-    """The table, for a paper or a README."""
-    columns, lines = table(rows)
-    text = [columns, ["---"] * len(columns), *lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in text)
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -15,8 +15,6 @@ memory linear in T, remat below, implicit flat; implicit by conjugate gradients 
 unrolled, its cosine above 0.99. The same command goes on with what was stopped.
 """
 
-import csv
-import io
 import json
 import os
 import resource
@@ -47,6 +45,7 @@ from experiments.options import (
     defaults,
 )
 from experiments.reference import Reference, compare, reference
+from experiments.tables import as_csv, as_markdown
 from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.data import Splits
 from jaxdistill.learners import num_params
@@ -139,9 +138,7 @@ def run(**chosen: Any) -> dict[str, Any]:
         }
         directory.write_json("result.json", result)
         atomic_write(directory.path / "rows.csv", lambda file: file.write(as_csv(rows).encode()))
-        atomic_write(
-            directory.path / "memory_runtime.md", lambda file: file.write(as_markdown(result).encode())
-        )
+        atomic_write(directory.path / "memory_runtime.md", lambda file: file.write(report(result).encode()))
         title = f"one hypergradient: {config['learner']} on {data.info.name}, {profile.device_description()}"
         figures.memory_and_time(directory.path / "memory_runtime.png", rows, title=title)
     show(result)
@@ -326,17 +323,6 @@ def _peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """The rows, a column for everything that any of them has."""
-    out = io.StringIO()
-    writer = csv.DictWriter(
-        out, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
 EXPLAINED = (
     "MiB: temporaries of the compiled program; RSS: peak of a process of its own, MiB; comp.: compilation; "
     "cosine and error: of the hypergradient against the reference; residual: of the linear solve, relative."
@@ -374,17 +360,14 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     return [*references, *notes]
 
 
-def as_markdown(result: dict[str, Any]) -> str:
+def report(result: dict[str, Any]) -> str:
     """The table, for a paper's repository."""
     rows, config = result["rows"], result["config"]
-    lines = [
-        f"One hypergradient: {config['learner']} on {config['dataset']}, {result['environment']['device']}",
-        "",
-    ]
-    lines += [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join('---' for _ in COLUMNS)} |"]
-    lines += [f"| {' | '.join(str(cell(row)) for cell in COLUMNS.values())} |" for row in rows]
-    lines += ["", EXPLAINED, ""]
-    return "\n".join([*lines, *(f"- {note}" for note in _notes(rows))]) + "\n"
+    title = (
+        f"One hypergradient: {config['learner']} on {config['dataset']}, {result['environment']['device']}"
+    )
+    table = as_markdown(list(COLUMNS), [[cell(row) for cell in COLUMNS.values()] for row in rows])
+    return "\n".join([title, "", table, EXPLAINED, "", *(f"- {note}" for note in _notes(rows))]) + "\n"
 
 
 def show(result: dict[str, Any]) -> None:

@@ -13,8 +13,6 @@ both, and the test accuracy of each way's pick. The test set ranks nothing. Cand
 another; the same command goes on with what was stopped.
 """
 
-import csv
-import io
 import itertools
 import json
 import time
@@ -28,16 +26,16 @@ import numpy as np
 import scipy.stats
 
 from experiments import build, cli, distill
-from experiments.comparison import training_data
+from experiments.comparison import Synthetic, as_learned, seen, training_data
 from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
+from experiments.tables import as_csv, as_markdown
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, Learner, Params
 from jaxdistill.evaluation import (
     Protocol,
     Subsets,
-    as_distilled,
     epochs,
     evaluator,
     everything,
@@ -51,7 +49,6 @@ from jaxdistill.populations.fresh import fresh
 from jaxdistill.runtime import figures, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import RunDir, open_run
-from jaxdistill.teachers import CURRICULA
 
 SPACE: dict[str, tuple[Any, ...]] = {
     "depth": (1, 2, 3),
@@ -127,8 +124,9 @@ def run(**chosen: Any) -> dict[str, Any]:
     folder = Path(config["run_dir"])
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir")}
     path = config["distilled"] or default_run(folder, config["smoke"])
-    saved = load_run(path, **places)
+    saved = load_run(path, **places, inner_loop=True)
     candidates = drawn(saved, config["num_candidates"], config["seed"])
+    synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key)
     kept = {n: v for n, v in config.items() if n not in (*places, "run_dir", "distilled")}
     pinned = kept | {"distilled": Path(path).name, "dataset": saved.data.info.name}
     with open_run(folder / "search", pinned) as directory:
@@ -136,7 +134,7 @@ def run(**chosen: Any) -> dict[str, Any]:
             f"{len(candidates)} of {len(space(saved))} ConvNets on {saved.data.info.name}, "
             f"{profile.device_description()}; everything goes to {folder / 'search'}"
         )
-        rows = [measured(directory, saved, config, options) for options in candidates]
+        rows = [measured(directory, saved, synthetic, config, options) for options in candidates]
         result = {
             "rows": rows,
             "ways": judged(rows),
@@ -144,7 +142,7 @@ def run(**chosen: Any) -> dict[str, Any]:
             "environment": json.loads(directory.config.read_text())["environment"],
         }
         directory.write_json("result.json", result)
-        files = {"rows.csv": as_csv(rows), "nas.md": as_markdown(result)}
+        files = {"rows.csv": as_csv(rows), "nas.md": as_markdown(COLUMNS, table(result))}
         for name, text in files.items():
             atomic_write(directory.path / name, lambda file, text=text: file.write(text.encode()))
         title = f"few steps against long training: {len(rows)} ConvNets on {saved.data.info.name}"
@@ -194,38 +192,40 @@ def name_of(options: Mapping[str, Any]) -> str:
     return "depth{depth}-width{width}-{norm}-{activation}-kernel{kernel}".format(**options)
 
 
-def measured(directory: RunDir, saved: Saved, config: Mapping[str, Any], options: Mapping[str, Any]) -> Row:
+def measured(
+    directory: RunDir,
+    saved: Saved,
+    synthetic: Synthetic,
+    config: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Row:
     """A candidate's row; one that was measured before is read."""
     file = directory.path / "candidates" / f"{name_of(options)}.json"
     if not file.exists():
         progress.say(f"{name_of(options)} ...")
-        directory.write_json(file, candidate(saved, config, options))
+        directory.write_json(file, candidate(saved, synthetic, config, options))
     return json.loads(file.read_text())
 
 
-def candidate(saved: Saved, config: Mapping[str, Any], options: Mapping[str, Any]) -> Row:
+def candidate(
+    saved: Saved, synthetic: Synthetic, config: Mapping[str, Any], options: Mapping[str, Any]
+) -> Row:
     """Trains one architecture in every way."""
-    net = network(saved, options)
-    images, labels, order = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key)
+    net, count = network(saved, options), config["num_learners"]
+    images, _, order = synthetic
     steps, batch = order.shape
     train = saved.data.train
     real, size = Batch(train.x, train.y), len(train.y)
-    plan = as_distilled(
-        jnp.asarray(order),
-        build.inner_optimizer(saved.config),
-        saved.method.hyperparameters(saved.state),
-        weight_decay=saved.config["weight_decay"],
-        shuffle=CURRICULA[saved.config["curriculum"]].shuffle,
-    )
-    made = Batch(jnp.asarray(images), jnp.asarray(labels))
+    plan = as_learned(saved.config, saved.method, saved.state, order)
+    key, population = stream(jax.random.key(config["seed"]), "nas"), fresh(net)
+    made, subsets = seen(saved.config, saved.method, saved.state, synthetic, stream(key, "draws"), count)
     few = few_steps(size, num_steps=steps, batch_size=batch)
     per_class = max(1, min(len(images) // saved.data.info.num_classes, int(train.counts.min())))
     long = epochs(size, num_epochs=config["num_epochs"], batch_size=config["batch_size"], name="long")
-    key, population = stream(jax.random.key(config["seed"]), "nas"), fresh(net)
-    params = jax.jit(lambda key: population.context((), None, key, config["num_learners"]))(key)
+    params = jax.jit(lambda key: population.context((), None, key, count))(key)
     trial = Trial(net, saved, config, key, params, {})
     row: Row = {"name": name_of(options), **options}
-    row |= trial.run("distilled", plan, made, everything(len(images)), None)
+    row |= trial.run("distilled", plan, made, subsets, None)
     row |= trial.run("real", few, real, everything(size), config["step_sizes"])
     row |= trial.run("random", few, real, repeated(train, per_class), config["step_sizes"])
     return row | trial.run("long", long, real, everything(size), config["step_sizes"], test=True)
@@ -317,15 +317,6 @@ def judged(rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """A line per candidate."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(itertools.chain(*rows))), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 COLUMNS = ["scored by", "Spearman", "Kendall", "its pick", "test accuracy of the pick", "seconds"]
 
 
@@ -337,12 +328,6 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
         accuracy = f"{100 * found['pick_test']:.1f}"
         lines.append([names[way], *ranks, found["pick"], accuracy, f"{found['seconds']:.1f}"])
     return lines
-
-
-def as_markdown(result: Mapping[str, Any]) -> str:
-    """The table, for a paper or a README."""
-    text = [COLUMNS, ["---"] * len(COLUMNS), *table(result)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in text)
 
 
 def show(result: Mapping[str, Any]) -> None:

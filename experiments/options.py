@@ -194,7 +194,7 @@ OUTER = {
     "clip": Option(1.0, float, "largest global norm of the hypergradient; 0 for no clip", low=0),
     "max_inner_learning_rate": Option(2.0, float, "bound on learned step sizes; 0 for none", low=0),
     "real_batch_size": Option(256, int, "real images per outer step; of each class in dc and dm", low=1),
-    "distance": Option(None, str, "dc: of two gradients (default: layerwise)", DISTANCES),
+    "distance": Option("layerwise", str, "dc: of two gradients", DISTANCES),
     "class_strategy": Option("auto", str, "dc, dm: how the classes are computed", STRATEGIES),
     "num_learners": Option(8, int, "K, learners per outer step", low=1),
     "strategy": Option("auto", str, "how the K axis is computed", STRATEGIES),

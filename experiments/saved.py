@@ -34,6 +34,7 @@ def load_run(
     dataset: str | None = None,
     data_dir: str | None = None,
     manual_dir: str | None = None,
+    inner_loop: bool = False,
 ) -> Saved:
     """The last checkpoint of a run directory, with its method.
 
@@ -41,9 +42,10 @@ def load_run(
       path: a run directory of `experiments.distill`.
       dataset: where the run's data are, for a set of a user's own: its `.npz`.
       data_dir, manual_dir: as for `experiments.distill`.
+      inner_loop: whether only a run of a method that trains inner steps will do.
 
     Raises:
-      UserError: no run there, one that cannot be read, or without a checkpoint yet.
+      UserError: no run there, one that cannot be read or that will not do, or without a checkpoint yet.
     """
     folder = Path(path)
     file = folder / "config.json"
@@ -60,6 +62,8 @@ def load_run(
     chosen = {name: value for name, value in saved.items() if name in known} | places
     config = complete(distill.GROUPS, chosen)
     config = gradients.resolve(config) if config["gradient"] != "auto" else config
+    if inner_loop and not build.trains(config):
+        raise fail("load_run", "a run of a method that trains inner steps", f"{config['method']} in {path}")
     if "dataset_sha256" in saved:
         if dataset is None:
             raise fail("load_run", f"the data of {path}: dataset=FILE.npz", "none")

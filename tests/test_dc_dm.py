@@ -137,6 +137,10 @@ def test_one_image_per_class_beats_random_real_ones(tmp_path, method, steps, mar
         ({"method": "dc", "distance": "l3"}, "distance: expected one of cosine, l2, layerwise"),
         ({"method": "dm", "distance": "l2"}, "distance left out with method=dm, got l2"),
         ({"method": "dd", "distance": "l2"}, "distance left out with method=dd, got l2"),
+        (
+            {"method": "dc", "outer_optimizer": "adam", "outer_momentum": 0.9},
+            "outer_momentum left out with adam, got 0.9",
+        ),
         ({"method": "dc", "matches": 0}, "matches >= 1, got 0"),
         ({"method": "dm", "matches": 3}, "matches left out with population=fresh, got 3"),
         ({"method": "dc", "protocol": "as_distilled"}, "protocol=dc with method=dc, which trains no inner"),

@@ -207,6 +207,19 @@ def test_the_space_is_large_and_fits_the_images(generated):
     assert f"num_candidates <= {len(every)}" in message(error)
 
 
+def test_matching_has_no_steps_to_test(tmp_path):
+    options = {"method": "dm", "learner": "mlp", "num_outer_steps": 1, "num_baseline_learners": 0}
+    tiny_run(tmp_path / "run", **options | {"distill_epochs": None, "real_batch_size": 4})
+    for script, chosen in (
+        (few_step, {"runs": [str(tmp_path / "run")]}),
+        (nas, {"distilled": str(tmp_path / "run")}),
+    ):
+        with pytest.raises(UserError) as error:
+            script.run(**chosen, run_dir=str(tmp_path / "out"))
+        assert "a method that trains inner steps, got dm" in message(error)
+        assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------- bad input of a run with a generator
 
 

@@ -7,7 +7,6 @@
 | real images of class c | `real_batch_size`, `sample_per_class` | data/sampling.py |
 | loop over networks, matches of each, epochs between | `persistent` | populations/persistent.py |
 | S <- opt-alg(S), SGD 0.1, momentum 0.5 | `outer_sgd` | methods/outer.py |
-| siamese augmentation (DSA, Zhao & Bilen 2021) | `augment` | objectives/gradient_matching.py |
 
 Deviations: one outer step here is one match, so 1,000 networks of `matches` each are 1,000 x `matches` steps;
 real images of a class are drawn with replacement, from the training set without its validation split.
@@ -25,7 +24,7 @@ from jaxdistill.data import sample_per_class
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.methods.bilevel import bilevel, num_inner_steps
 from jaxdistill.methods.outer import outer_sgd
-from jaxdistill.objectives.gradient_matching import Augment, gradient_matching
+from jaxdistill.objectives.gradient_matching import gradient_matching
 from jaxdistill.populations.persistent import persistent
 
 SCHEDULES = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -41,7 +40,6 @@ def dc(
     num_learners: int = 1,
     real_batch_size: int = 256,
     distance: str = "layerwise",
-    augment: Augment | None = None,
     class_strategy: str = "auto",
     strategy: str = "auto",
     learner_chunk: int | None = None,
@@ -56,7 +54,7 @@ def dc(
       outer_optimizer: SGD 0.1, momentum 0.5, when None.
       num_learners: K networks per outer step.
       real_batch_size: real images of a class per outer step.
-      distance, augment, class_strategy: see `jaxdistill.objectives.gradient_matching`.
+      distance, class_strategy: see `jaxdistill.objectives.gradient_matching`.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -72,9 +70,7 @@ def dc(
     References: Zhao, Mopuri & Bilen 2021, "Dataset Condensation with Gradient Matching", algorithm 1.
     """
     at_least("dc", "real_batch_size", real_batch_size, 1)
-    objective = gradient_matching(
-        learner, teacher.seen, distance=distance, augment=augment, class_strategy=class_strategy
-    )
+    objective = gradient_matching(learner, teacher.seen, distance=distance, class_strategy=class_strategy)
     if population is None:
         matches, epochs = schedule(images_per_class(teacher))
         population = persistent(

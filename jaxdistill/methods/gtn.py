@@ -36,7 +36,12 @@ def gtn(
     num_learners: int = 1,
     real_batch_size: int = 128,
     solve: Callable[..., Solve] = unrolled,
-    **options: object,
+    strategy: str = "auto",
+    learner_chunk: int | None = None,
+    microbatch: int | None = None,
+    warm_start: bool = False,
+    skip_failed_solves: bool = False,
+    validate_every: int | None = None,
 ) -> Method:
     """Dataset Distillation with a generator as its teacher, and the defaults of Such et al. 2019.
 
@@ -51,7 +56,8 @@ def gtn(
       num_learners: K initialisations per outer step.
       real_batch_size: real images per outer step.
       solve: how training is differentiated.
-      **options: the others of `jaxdistill.methods.dd.dd`.
+      strategy, learner_chunk, microbatch, warm_start, skip_failed_solves, validate_every: see
+        `jaxdistill.methods.dd.dd`.
 
     Returns:
       The method.
@@ -81,5 +87,10 @@ def gtn(
         num_learners=num_learners,
         real_batch_size=real_batch_size,
         solve=solve,
-        **options,  # pyright: ignore[reportArgumentType]
+        strategy=strategy,
+        learner_chunk=learner_chunk,
+        microbatch=microbatch,
+        warm_start=warm_start,
+        skip_failed_solves=skip_failed_solves,
+        validate_every=validate_every,
     )

@@ -10,6 +10,7 @@ from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Once, Params, Teacher
 from jaxdistill.layers.initializers import draw_params, he
 from jaxdistill.teachers.networks import ARCHITECTURES, network
+from jaxdistill.teachers.soft_labels import logit_scale
 
 NOISES = ("learned", "fixed", "fresh")
 DISTRIBUTIONS = {"gaussian": jax.random.normal, "uniform": jax.random.uniform}
@@ -92,8 +93,6 @@ def generator(
         at_least("generator", name, value, 1)
     one_of("generator noise", noise, NOISES)
     draw = lookup("generator distribution", distribution or paper.noise, DISTRIBUTIONS)
-    if soft_labels and not 1 / num_classes < label_confidence < 1:
-        raise fail("generator", f"label_confidence in (1/{num_classes}, 1)", label_confidence)
     if noise == "fresh":
         distill_steps, distill_epochs = distill_steps * distill_epochs, 1
     if steps_at_once is not None:
@@ -113,7 +112,7 @@ def generator(
     count = distill_steps * batch_size
     classes = np.arange(count) % num_classes
     hard = jnp.asarray(np.eye(num_classes, dtype=np.float32)[classes].reshape(distill_steps, batch_size, -1))
-    scale = np.log(label_confidence * (num_classes - 1) / (1 - label_confidence)) if soft_labels else 1.0
+    scale = logit_scale("generator", label_confidence, num_classes) if soft_labels else 1.0
     shape = (distill_steps, batch_size, noise_size)
 
     def init(key: Array) -> Params:

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.types import Array, Batch, Params, Teacher
+from jaxdistill.teachers.soft_labels import logit_scale
 
 
 def images(
@@ -63,10 +63,7 @@ def images(
     shape = (num_classes, images_per_class, *image_shape)
     if start is not None and start.shape != shape:
         raise fail("images", f"start of shape {shape}", start.shape)
-    if soft_labels and not 1 / num_classes < label_confidence < 1:
-        raise fail("images", f"label_confidence in (1/{num_classes}, 1)", label_confidence)
-    # logits l on the true class and 0 elsewhere give it e^l / (e^l + classes - 1)
-    scale = np.log(label_confidence * (num_classes - 1) / (1 - label_confidence)) if soft_labels else 1.0
+    scale = logit_scale("images", label_confidence, num_classes) if soft_labels else 1.0
     hard = jnp.tile(jnp.repeat(jnp.eye(num_classes), per_step, axis=0)[None], (distill_steps, 1, 1))
 
     def init(key: Array) -> Params:
