@@ -9,11 +9,12 @@ import optax
 
 from experiments import gradients
 from experiments.options import IMPLICIT, INNER, OUTER, TEACHER
+from jaxdistill.augment import WITHOUT_FLIP, Augmentation, dsa
 from jaxdistill.baselines.random_real import random_real
 from jaxdistill.core.checks import Caution, above, fail, lookup
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, InnerOptimizer, Learner, Method, Population, Teacher
-from jaxdistill.data import DatasetInfo, Splits, load
+from jaxdistill.data import MIRRORS, DatasetInfo, Splits, load
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.learners import learner as make_learner
 from jaxdistill.learners import options_of
@@ -154,7 +155,21 @@ def inner_optimizer(config: Config) -> InnerOptimizer:
     )
 
 
-def population(config: Config, learner: Learner, teacher: Teacher) -> Population:
+def augmentation(config: Config, info: DatasetInfo) -> Augmentation | None:
+    """As chosen, or DSA's operations, the flip where mirror images are of the same class; None for none."""
+    mirrors = MIRRORS.get(info.name)
+    names = config["augment"]
+    if names is None:
+        names = (*WITHOUT_FLIP, "flip") if mirrors else WITHOUT_FLIP
+    if "flip" in names and mirrors is False:
+        text = f"augment: flip makes mirror images, which are not of the classes of {info.name}."
+        warnings.warn(text, Caution, stacklevel=2)
+    return dsa(names, strength=config["augment_strength"]) if names else None
+
+
+def population(
+    config: Config, learner: Learner, teacher: Teacher, augmented: Augmentation | None = None
+) -> Population:
     """Where the learners come from."""
     name = config["population"]
     if name == "fixed" and config["num_learners"] != 1:
@@ -173,6 +188,7 @@ def population(config: Config, learner: Learner, teacher: Teacher) -> Population
         num_learners=config["num_learners"],
         matches=config["matches"] or matches,
         epochs=epochs if config["match_epochs"] is None else config["match_epochs"],
+        augment=None if augmented is None else augmented.per_image,
         strategy=config["strategy"],
     )
 
@@ -203,6 +219,16 @@ def trains(config: Config) -> bool:
     return _takes(lookup("method", config["method"], METHODS), "solve")
 
 
+OF_METHODS = {
+    "distance": "distance",
+    "feature_layers": "layers",
+    "augment": "augmentation",
+    "augment_strength": "augmentation",
+    "class_strategy": "class_strategy",
+}
+"""Options of some methods alone, and what these take for them."""
+
+
 def _takes(factory: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(factory).parameters
 
@@ -214,7 +240,7 @@ def with_inner_loop(config: Config) -> dict[str, Any]:
       UserError: an option of the inner loop for a method that has none, or of matching for one that has.
     """
     factory = lookup("method", config["method"], METHODS)
-    others = {n: OUTER[n].default for n in ("distance", "class_strategy") if not _takes(factory, n)}
+    others = {name: OUTER[name].default for name, part in OF_METHODS.items() if not _takes(factory, part)}
     if not trains(config):
         others |= {name: option.default for name, option in (INNER | IMPLICIT).items()}
         config = {**config, "distill_epochs": config["distill_epochs"] or 1}
@@ -243,6 +269,9 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
             stacklevel=2,
         )
     factory, taught = lookup("method", config["method"], METHODS), teacher(config, data, key)
+    augmented = augmentation(config, data.info) if _takes(factory, "augmentation") else None
+    if augmented is None and config["method"] == "dsa":
+        raise fail("method", "at least one operation to augment with, with method=dsa", "none", "Or take dc.")
     smallest = int(data.train.counts.min())
     if not trains(config) and config["real_batch_size"] > smallest:
         drawn = f"{config['real_batch_size']} are drawn with replacement"
@@ -254,6 +283,8 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
         "skip_failed_solves": config["on_failed_solve"] == "skip",
         "validate_every": config["validate_every"],
         "distance": config["distance"],
+        "layers": config["feature_layers"],
+        "augmentation": augmented,
         "class_strategy": config["class_strategy"],
     }
     if trains(config):
@@ -261,7 +292,7 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
     return factory(
         learner,
         taught,
-        population=population(config, learner, taught),
+        population=population(config, learner, taught, augmented),
         outer_optimizer=outer_optimizer(config),
         num_learners=config["num_learners"],
         real_batch_size=config["real_batch_size"],

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, gradients
+from jaxdistill.augment import DSA
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, DistillState, Learner, Meta, Method, Params, Teacher
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import (
+    PUBLISHED,
     Evaluation,
     Protocol,
     Score,
@@ -23,6 +25,7 @@ from jaxdistill.evaluation import (
     epochs,
     everything,
     one_part_each,
+    published,
     random_of_each_class,
     score,
     tuned,
@@ -49,9 +52,9 @@ def compare(
 ) -> dict[str, Any]:
     """Test accuracies of networks trained on each set, every baseline's step size searched on validation.
 
-    Random real images are as many as the distilled ones, new ones for every network, and are trained on for
-    the same steps or by the `dc` protocol, whichever validation prefers. The full training set is all of it
-    but the validation split.
+    Random real images are as many as the distilled ones, new ones for every network, and are trained on by
+    the protocol of the distilled images where it is a paper's; otherwise for the same steps or by the `dc`
+    protocol, whichever validation prefers. The full training set is all of it but the validation split.
 
     Args:
       choices: the run's config.
@@ -84,7 +87,10 @@ def compare(
     chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
     progress.say("evaluating: distilled images ...")
     protocol = protocol_of(choices)
-    plan = dc(len(images)) if protocol == "dc" else as_learned(choices, method, state, order)
+    if protocol == "as_distilled":
+        plan = as_learned(choices, method, state, order)
+    else:
+        plan = paper_protocol(choices, data, len(images))
     batch, subsets = seen(choices, method, state, synthetic, stream(key, "export"), distilled.num_learners)
     found = score(distilled, plan, batch, subsets)
     on_validation = score(chosen_on_validation, plan, batch, subsets)
@@ -107,7 +113,9 @@ def compare(
             name="equal steps",
         )
         subsets = random_of_each_class(data.train, per_class)
-        plans = [equal_steps, dc(count)] if protocol == "as_distilled" else [dc(count)]
+        plans = (
+            [equal_steps, dc(count)] if protocol == "as_distilled" else [paper_protocol(choices, data, count)]
+        )
         random = tuned(baseline, plans, real, subsets, step_sizes=rates)
     if baselines and choices["full_data_epochs"]:
         progress.say("evaluating: full training set, step size searched on validation ...")
@@ -127,12 +135,22 @@ def compare(
 
 def protocol_of(config: Mapping[str, Any]) -> str:
     """How networks are trained on the distilled images: as chosen, or as the method was published."""
+    if config["protocol"] is None and build.trains(config):
+        return "as_distilled"
+    if config["protocol"] is None and config["method"] == "dc":
+        return "dc_augmented" if config["dataset"] == "mnist" else "dc"
     if config["protocol"] is None:
-        return "as_distilled" if build.trains(config) else "dc"
+        return "dsa"
     if config["protocol"] == "as_distilled" and not build.trains(config):
-        expected = f"protocol=dc with method={config['method']}, which trains no inner steps"
+        known = ", ".join(PUBLISHED)
+        expected = f"one of {known} with method={config['method']}, which trains no inner steps"
         raise fail("evaluation", expected, "as_distilled")
     return config["protocol"]
+
+
+def paper_protocol(config: Mapping[str, Any], data: Splits, count: int) -> Protocol:
+    """The training of one of the matching papers on so many images."""
+    return published(protocol_of(config), count, augmentation=build.augmentation(config, data.info) or DSA)
 
 
 def as_learned(config: Mapping[str, Any], method: Method, state: DistillState, order: np.ndarray) -> Protocol:
@@ -229,8 +247,8 @@ def show(result: dict[str, Any]) -> None:
     def searched(prefix: str) -> str:
         return f"{result[f'{prefix}_protocol']}, step size {result[f'{prefix}_step_size']:.3g}"
 
-    published = result.get("protocol") == "dc"
-    how = "dc, step size 0.01" if published else "the learned schedule"
+    protocol = result.get("protocol", "as_distilled")
+    how = "the learned schedule" if protocol == "as_distilled" else f"{protocol}, step size 0.01"
     rows = [cells("distilled images", how, "test_accuracy")]
     for title, prefix in (("random real images", "random_real"), ("full training set", "full_data")):
         if result[f"{prefix}_mean"] is not None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from experiments.gradients import BY_GRADIENT, FAILED_SOLVES, GRADIENTS
+from jaxdistill.augment import OPERATIONS
 from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.data import DATASETS
-from jaxdistill.evaluation import STEP_SIZES
+from jaxdistill.evaluation import PUBLISHED, STEP_SIZES
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS, POSITIVE
 from jaxdistill.inner.over_learners import STRATEGIES
 from jaxdistill.inner.solvers import LINEAR_SOLVERS
@@ -24,6 +25,7 @@ from jaxdistill.learners.shapes import SHAPES
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.dc import schedule as dc_schedule
 from jaxdistill.methods.outer import SCHEDULES
+from jaxdistill.objectives.distribution_matching import LAYERS
 from jaxdistill.objectives.gradient_matching import DISTANCES
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.teachers import CURRICULA, TEACHERS
@@ -31,7 +33,7 @@ from jaxdistill.teachers.generator import DISTRIBUTIONS
 from jaxdistill.teachers.networks import ARCHITECTURES
 
 STARTS = ("noise", "real")
-PROTOCOLS = ("as_distilled", "dc")
+PROTOCOLS = ("as_distilled", *PUBLISHED)
 OUTER_OPTIMIZERS = ("adam", "sgd")
 
 
@@ -193,9 +195,18 @@ OUTER = {
     "schedule_end": Option(0.0, float, "cosine: the last outer learning rate, relative", low=0, high=1),
     "clip": Option(1.0, float, "largest global norm of the hypergradient; 0 for no clip", low=0),
     "max_inner_learning_rate": Option(2.0, float, "bound on learned step sizes; 0 for none", low=0),
-    "real_batch_size": Option(256, int, "real images per outer step; of each class in dc and dm", low=1),
-    "distance": Option("layerwise", str, "dc: of two gradients", DISTANCES),
-    "class_strategy": Option("auto", str, "dc, dm: how the classes are computed", STRATEGIES),
+    "real_batch_size": Option(256, int, "real images per outer step; of each class in dc, dsa and dm", low=1),
+    "distance": Option("layerwise", str, "dc, dsa: of two gradients", DISTANCES),
+    "feature_layers": Option("last", str, "dm: features that are matched", LAYERS),
+    "augment": Option(
+        None,
+        str,
+        f"dm, dsa: operations to draw from, {', '.join(OPERATIONS)}; empty for none (default: all, flip only "
+        "where mirror images are of the same class)",
+        list_of=True,
+    ),
+    "augment_strength": Option(1.0, float, "of them, relative to the paper's", low=0, high=2),
+    "class_strategy": Option("auto", str, "dc, dm, dsa: how the classes are computed", STRATEGIES),
     "num_learners": Option(8, int, "K, learners per outer step", low=1),
     "strategy": Option("auto", str, "how the K axis is computed", STRATEGIES),
     "learner_chunk": Option(None, int, "learners at a time", low=1),
@@ -205,8 +216,8 @@ EVALUATION = {
     "protocol": Option(
         None,
         str,
-        "how networks are trained on the distilled images: as these were distilled for, or the 300 epochs of "
-        "the matching papers (default: as_distilled; dc and dm: dc)",
+        "how networks are trained on the distilled images: as these were distilled for, or as in the papers: "
+        "300 epochs (dc), 1000 with DC's augmentation for MNIST or with DSA's (default: the method's own)",
         PROTOCOLS,
     ),
     "num_eval_learners": Option(
@@ -241,10 +252,12 @@ MATCHING = {
     "schedule": "constant",
     "clip": 0.0,
 }
+CONDENSATION = MATCHING | {"population": "persistent", "outer_learning_rate": 0.1, "num_outer_steps": 1000}
 BY_METHOD: dict[str, dict[str, Any]] = {
-    "dc": MATCHING | {"population": "persistent", "outer_learning_rate": 0.1, "num_outer_steps": 1000},
+    "dc": CONDENSATION | {"augment": []},
     "dd": {},
     "dm": MATCHING | {"start": "real", "outer_learning_rate": 1.0, "num_outer_steps": 20000},
+    "dsa": CONDENSATION | {"start": "real"},
     "gtn": {
         "teacher": "generator",
         "batch_size": 128,
@@ -267,7 +280,7 @@ BY_METHOD: dict[str, dict[str, Any]] = {
 }
 """Defaults of a method where they are others. Those of the teacher (learner) hold with the method's own
 teacher (learner) alone; those that depend on the gradient, with gradients through training. The outer steps
-of dc are for networks that are matched once; there are as many again for every further match of a network."""
+of dc and dsa are for networks that are matched once; every further match of a network adds as many."""
 
 
 def defaults(groups: Groups) -> dict[str, Any]:
@@ -284,7 +297,7 @@ def by_method(options: Collection[str], chosen: Mapping[str, Any]) -> dict[str, 
             left_out |= set(group)
     if chosen.get("gradient") == "implicit":
         left_out |= set(BY_GRADIENT)
-    if chosen.get("method") == "dc":
+    if chosen.get("method") in ("dc", "dsa"):
         matches = chosen.get("matches") or dc_schedule(max(1, int(chosen.get("images_per_class", 1))))[0]
         own = own | {"num_outer_steps": own["num_outer_steps"] * matches}
     return {name: value for name, value in own.items() if name in options and name not in left_out}

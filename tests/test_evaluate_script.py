@@ -133,7 +133,7 @@ BAD = [
     ({"learners": ["mlp:activation=wide"]}, "got 'wide'"),
     ({"learners": ["linear", "convnet:depth=5"]}, "depth <= 3"),
     ({"learners": []}, "learners among"),
-    ({"protocols": ["mtt"]}, "protocols: expected one of as_distilled, dc, got 'mtt'"),
+    ({"protocols": ["mtt"]}, "protocols: expected one of as_distilled, dc, dc_augmented, dsa, got 'mtt'"),
     ({"num_learners": 0}, "num_learners >= 1, got 0"),
     ({"num_search_learners": 0}, "num_search_learners >= 1, got 0"),
     ({"num_epochs": 0}, "num_epochs >= 1, got 0"),

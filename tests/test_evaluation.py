@@ -17,6 +17,7 @@ from jaxdistill.evaluation import (
     everything,
     few_steps,
     one_part_each,
+    published,
     with_step_size,
 )
 from jaxdistill.inner.losses import inner_loss
@@ -57,7 +58,11 @@ def test_dc_is_the_papers_protocol():
     np.testing.assert_array_equal(rates, np.repeat(np.asarray([0.01, 0.001], np.float32), 450))
     assert protocol.restart == 450 and protocol.weight_decay == 5e-4 and protocol.augment is None
     np.testing.assert_allclose(protocol.values["momentum"], 0.9)
-    augmented = dc(10, augment=lambda key, batch: batch)
+    for name, length in (("dc", 300), ("dc_augmented", 1000), ("dsa", 1000)):
+        plan = published(name, 10)
+        assert plan.name == name and plan.order(KEY).shape == (length, 10) and plan.restart == length // 2
+        assert (plan.augment is None) == (name == "dc")
+    augmented = dc(10, augment=lambda key, x: x)
     assert augmented.order(KEY).shape == (1000, 10) and augmented.restart == 500
 
 
@@ -151,24 +156,24 @@ def test_as_distilled_is_the_training_of_the_inner_loop():
 def test_augmentation_is_applied_to_every_batch():
     net, images = tiny_net("linear"), tiny_batch(6)
     params = starts(net, 1)
-    protocol = epochs(6, num_epochs=4, learning_rate=0.5, augment=lambda key, b: b._replace(x=-b.x))
+    protocol = epochs(6, num_epochs=4, learning_rate=0.5, augment=lambda key, x: -x)
     logits = numpy_sgd(params, images._replace(x=-images.x), protocol, 4, restart=0)
     assert run(net, protocol, params, images, named_by(logits))[0] == 1
     assert np.mean(numpy_sgd(params, images, protocol, 4, restart=0).argmax(-1) != logits.argmax(-1)) > 0.01
 
 
 def test_augmentation_draws_anew_at_every_step():
-    """Half of the draws leave a batch out; with one draw for all, networks would see all of them or none."""
+    """Half of the draws turn a batch's sign; with one draw for all, networks would see all turned or none."""
     net, images = tiny_net("linear"), tiny_batch(6)
 
-    def drop(key, batch):
-        return batch._replace(y=jnp.where(jax.random.bernoulli(key), batch.y, 0.0))  # no labels, no loss
+    def turn(key, x):
+        return jnp.where(jax.random.bernoulli(key), x, -x)
 
-    protocol = epochs(6, num_epochs=9, learning_rate=0.5, momentum=0.0, weight_decay=0.0, augment=drop)
+    protocol = epochs(6, num_epochs=9, learning_rate=0.5, momentum=0.0, weight_decay=0.0, augment=turn)
     params = starts(net, 1)
     run_once = evaluator(net, protocol)
-    for steps in (0, 9):
-        test = named_by(numpy_sgd(params, images, protocol, steps, restart=0))
+    for sign in (1, -1):
+        test = named_by(numpy_sgd(params, images._replace(x=sign * images.x), protocol, 9, restart=0))
         rows = everything(6)(KEY, 1)
         assert run_once(params, images, rows, protocol.values, test, KEY)[0] < 1
 

@@ -126,6 +126,20 @@ def test_calibrate_is_the_identity_without_batch_norm(case):
 
 
 @everyone
+def test_features_after_every_block_end_with_those_of_the_classifier(case, name):
+    every = jax.jit(case.net.embed_all)(case.params_of(0), case.x)
+    assert all(features.ndim == 2 and len(features) == IMAGES for features in every)
+    np.testing.assert_allclose(every[-1], case.net.embed(case.params_of(0), case.x), rtol=1e-5, atol=1e-5)
+    blocks = {"alexnet": 5, "convnet": 3, "gtn": 3, "lenet": 4, "linear": 1, "mlp": 2, "vgg11": 8}
+    # a residual network: stem and first block's input, then the inside of a block and its output, 8 times
+    assert len(every) == blocks.get(name, 17)
+    if name != "gtn":  # whose norms are of the batch: an image's features come from that image alone
+        alone = case.net.embed_all(case.params_of(0), case.x[1:2])
+        for together, one in zip(every, alone, strict=True):
+            np.testing.assert_allclose(together[1:2], one, rtol=1e-4, atol=1e-4)
+
+
+@everyone
 def test_wrong_images_are_refused(case):
     params = jax.eval_shape(case.net.init, case.keys[0])
     height, width, channels = case.image_shape

@@ -88,6 +88,23 @@ def test_distribution_matching_equals_the_formula_by_hand():
 
 
 @x64
+def test_all_layers_weigh_alike():
+    """A layer's mean squared difference, times the size of the last one."""
+    net = tiny_net("mlp", depth=2, width=5)
+    params, (meta, _, real) = to_float64(net.init(KEY)), problem()
+    loss, _ = distribution_matching(net, TEACHER, layers="all")(meta, params, real, None, KEY)
+    layers = jax.tree.map(np.asarray, params["params"])
+    synthetic = TEACHER.by_class(meta.teacher, KEY)
+    expected = 0.0
+    for c in range(CLASSES):
+        a, b = (np.asarray(batch.x[c]).reshape(len(batch.x[c]), -1) for batch in (real, synthetic))
+        for name in ("dense1", "dense2"):
+            a, b = (np.tanh(x @ layers[name]["kernel"] + layers[name]["bias"]) for x in (a, b))
+            expected += 5 * np.mean((a.mean(0) - b.mean(0)) ** 2)
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+@x64
 @pytest.mark.parametrize("name", ["layerwise", "l2", "cosine", "all classes", "distribution"])
 def test_gradients_equal_central_differences(name):
     meta, params, real = problem()
@@ -213,6 +230,10 @@ def test_bad_choices_are_refused():
     few = generator(image_shape=SHAPE, num_classes=CLASSES, **small)
     refused = {
         "one of cosine, l2, layerwise, got 'l1'": lambda: gradient_matching(NET, TEACHER, distance="l1"),
+        "one of all, last, got 'first'": lambda: distribution_matching(NET, TEACHER, layers="first"),
+        "layers=last with a learner without embed_all": lambda: distribution_matching(
+            NET._replace(embed_all=None), TEACHER, layers="all"
+        ),
         "one of auto, map, vmap": lambda: gradient_matching(NET, TEACHER, class_strategy="scan"),
         "at least one synthetic image of every class, with": lambda: gradient_matching(NET, few.seen),
         "at least one synthetic image of every class, got": lambda: distribution_matching(NET, few.seen),

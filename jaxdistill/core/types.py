@@ -57,6 +57,8 @@ class Learner(NamedTuple):
     """(params, [B, H, W, C]) -> features [B, F], the input of the classifier."""
     calibrate: Callable[[Params, Array], Params]
     """(params, [B, H, W, C]) -> Params with the batch statistics of that batch remembered."""
+    embed_all: Callable[[Params, Array], list[Array]] | None = None
+    """(params, [B, H, W, C]) -> features after every block, each [B, F_l], `embed` last; None if unknown."""
 
 
 class Meta(NamedTuple):
@@ -93,6 +95,10 @@ class Once(NamedTuple):
     """(phi, key) -> what was made, a pytree of arrays; differentiated by one `jax.vjp`."""
     teacher: Teacher
     """The same teacher with what was made in the place of phi."""
+
+
+Augment = Callable[[Array, Array], Array]
+"""(key, images [B, H, W, C]) -> images of the same shape."""
 
 
 class InnerOptimizer(NamedTuple):

@@ -10,11 +10,12 @@ from jaxdistill.data.dataset import (
     standardise,
     to_pixels,
 )
-from jaxdistill.data.registry import DATASETS, load
+from jaxdistill.data.registry import DATASETS, MIRRORS, load
 from jaxdistill.data.sampling import choose_per_class, sample, sample_per_class, take
 
 __all__ = [
     "DATASETS",
+    "MIRRORS",
     "DatasetInfo",
     "Splits",
     "choose_per_class",

@@ -43,6 +43,17 @@ NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """Mean and standard deviation that the literature uses; computed from the training part of other sets."""
 
+MIRRORS: dict[str, bool] = {
+    "cifar10": True,
+    "cifar100": True,
+    "digits": False,
+    "fashion_mnist": True,
+    "kmnist": False,
+    "mnist": False,
+    "svhn_cropped": False,
+}
+"""Whether the mirror image of an image is one of its class; not known of other sets."""
+
 
 def load(
     name: str,

@@ -12,9 +12,19 @@ from jaxdistill.evaluation.compare import (
     with_step_size,
 )
 from jaxdistill.evaluation.evaluate import Evaluator, Score, accuracy_on, evaluator, search, summarize
-from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol, as_distilled, dc, epochs, few_steps
+from jaxdistill.evaluation.protocols import (
+    PUBLISHED,
+    STEP_SIZES,
+    Protocol,
+    as_distilled,
+    dc,
+    epochs,
+    few_steps,
+    published,
+)
 
 __all__ = [
+    "PUBLISHED",
     "STEP_SIZES",
     "Evaluation",
     "Evaluator",
@@ -30,6 +40,7 @@ __all__ = [
     "everything",
     "few_steps",
     "one_part_each",
+    "published",
     "random_of_each_class",
     "score",
     "search",

@@ -99,7 +99,7 @@ def evaluator(
         def batch_of(step: tuple[Array, Array]) -> Batch:
             rows, key = step
             batch = Batch(images.x[rows], images.y[rows])
-            return batch if protocol.augment is None else protocol.augment(key, batch)
+            return batch if protocol.augment is None else batch._replace(x=protocol.augment(key, batch.x))
 
         def loss(params: Params, step: tuple[Array, Array]) -> Array:
             return data_loss(Meta({}, {}), params, batch_of(step))

@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.core.checks import at_least, fail, one_of
+from jaxdistill.augment import DSA, Augmentation, dc_evaluation
+from jaxdistill.core.checks import at_least, fail, lookup, one_of
 from jaxdistill.core.keys import at_step
-from jaxdistill.core.types import Array, Batch, InnerOptimizer
+from jaxdistill.core.types import Array, Augment, InnerOptimizer
 from jaxdistill.inner.optimizers import sgd
-
-Augment = Callable[[Array, Batch], Batch]
-"""(key, Batch) -> Batch of the same shapes."""
 
 
 class Protocol(NamedTuple):
@@ -32,6 +30,7 @@ class Protocol(NamedTuple):
     restart: int
     """The step at which the optimiser's state starts anew; 0 for never."""
     augment: Augment | None
+    """Applied to every batch."""
 
 
 def as_distilled(
@@ -159,6 +158,7 @@ def dc(
     learning_rate: float = 0.01,
     num_epochs: int | None = None,
     augment: Augment | None = None,
+    name: str = "dc",
 ) -> Protocol:
     """The protocol of the matching papers (DC, DSA, DM).
 
@@ -175,8 +175,42 @@ def dc(
         learning_rate=learning_rate,
         decay_at_half=True,
         augment=augment,
-        name="dc",
+        name=name,
     )
+
+
+PUBLISHED: dict[str, Callable[[Augmentation], Augment | None]] = {
+    "dc": lambda augmentation: None,
+    "dc_augmented": lambda augmentation: dc_evaluation(),
+    "dsa": lambda augmentation: augmentation.per_image,
+}
+"""The matching papers' protocols, by what they do to the images: DC's, DC's for MNIST, that of DSA and DM."""
+
+
+def published(
+    name: str,
+    num_images: int,
+    *,
+    augmentation: Augmentation = DSA,
+    learning_rate: float = 0.01,
+    num_epochs: int | None = None,
+) -> Protocol:
+    """One of `PUBLISHED`, by its name.
+
+    Args:
+      name: `dc`; `dc_augmented`, each image cropped, scaled or turned (MNIST in the paper); `dsa`.
+      num_images: N.
+      augmentation: of `dsa`.
+      learning_rate: of SGD.
+      num_epochs: 300, or 1000 with augmentation, when None.
+
+    Raises:
+      UserError: an unknown name, or no epochs.
+
+    References: Zhao et al. 2021, section 4.1; Zhao & Bilen 2021, section 4.1; Zhao & Bilen 2023, section 4.1.
+    """
+    augment = lookup("protocol", name, PUBLISHED)(augmentation)
+    return dc(num_images, learning_rate=learning_rate, num_epochs=num_epochs, augment=augment, name=name)
 
 
 STEP_SIZES: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

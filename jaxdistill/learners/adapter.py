@@ -2,6 +2,8 @@
 
 import functools
 import numbers
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -10,10 +12,12 @@ import jax.numpy as jnp
 
 from jaxdistill.core.checks import fail, lookup, one_of
 from jaxdistill.core.types import Array, Learner, Params
+from jaxdistill.layers.conv import Layout
 from jaxdistill.layers.initializers import INITIALIZATIONS, draw_params
-from jaxdistill.layers.modules import NORMS
+from jaxdistill.layers.modules import NORMS, Conv, Dense, change_layout, flatten
 from jaxdistill.layers.norms import GROUPS
 
+WEIGHTED = (Conv, Dense, nn.Conv, nn.Dense)
 MNIST_SHAPE = (28, 28, 1)
 """The image shape for which the reference networks widen the padding of their first convolution."""
 
@@ -25,7 +29,8 @@ def from_flax(
 
     Args:
       module: called as `module(x)` it returns logits `[B, classes]`, as `module(x, return_features=True)`
-        the input of its classifier, `[B, F]`.
+        the input of its classifier, `[B, F]`. `embed_all` are the inputs of its convolutions and dense
+        layers, ours or Flax's, without the first.
       image_shape: `(H, W, C)`.
       initialization: a key of `layers.initializers.INITIALIZATIONS`, for modules of the layers in
         `layers.modules` alone; None leaves it to the module's own initialisers (slower to compile).
@@ -65,7 +70,26 @@ def from_flax(
         _, statistics = module.apply({"params": params["params"]}, x, mutable=["batch_stats"])
         return {"params": params["params"], **statistics} if statistics else params
 
-    return Learner(init, apply, embed, calibrate)
+    def embed_all(params: Params, x: Array) -> list[Array]:
+        chex.assert_shape(x, (None, *image_shape))
+        inputs: list[Array] = []
+
+        def remember(call: Callable, arguments: Any, options: Any, context: Any) -> Any:
+            if isinstance(context.module, WEIGHTED) and all(arguments[0] is not seen for seen in inputs):
+                inputs.append(arguments[0])
+                layouts.append(getattr(context.module, "layout", "NHWC"))
+            return call(*arguments, **options)
+
+        layouts: list[Layout] = []
+        with nn.intercept_methods(remember):
+            module.apply(params, x)
+        every = [
+            flatten(change_layout(*each) if each[0].ndim == 4 else each[0])
+            for each in zip(inputs, layouts, strict=True)
+        ]
+        return every[1:] or every  # the first layer's are the images, which are features of `linear` alone
+
+    return Learner(init, apply, embed, calibrate, embed_all)
 
 
 def num_params(params: Params) -> int:

@@ -6,6 +6,7 @@ from jaxdistill.core.types import Method
 from jaxdistill.methods.dc import dc
 from jaxdistill.methods.dd import dd
 from jaxdistill.methods.dm import dm
+from jaxdistill.methods.dsa import dsa
 from jaxdistill.methods.gtn import gtn
 
-METHODS: dict[str, Callable[..., Method]] = {"dc": dc, "dd": dd, "dm": dm, "gtn": gtn}
+METHODS: dict[str, Callable[..., Method]] = {"dc": dc, "dd": dd, "dm": dm, "dsa": dsa, "gtn": gtn}

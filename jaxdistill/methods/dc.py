@@ -7,6 +7,7 @@
 | real images of class c | `real_batch_size`, `sample_per_class` | data/sampling.py |
 | loop over networks, matches of each, epochs between | `persistent` | populations/persistent.py |
 | S <- opt-alg(S), SGD 0.1, momentum 0.5 | `outer_sgd` | methods/outer.py |
+| augmentation A(., omega), of DSA alone | `augmentation` | augment/, methods/dsa.py |
 
 Deviations: one outer step here is one match, so 1,000 networks of `matches` each are 1,000 x `matches` steps;
 real images of a class are drawn with replacement, from the training set without its validation split.
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 import optax
 
+from jaxdistill.augment import Augmentation
 from jaxdistill.core.checks import at_least
 from jaxdistill.core.types import Learner, Method, Population, Teacher
 from jaxdistill.data import sample_per_class
@@ -40,6 +42,7 @@ def dc(
     num_learners: int = 1,
     real_batch_size: int = 256,
     distance: str = "layerwise",
+    augmentation: Augmentation | None = None,
     class_strategy: str = "auto",
     strategy: str = "auto",
     learner_chunk: int | None = None,
@@ -54,6 +57,8 @@ def dc(
       outer_optimizer: SGD 0.1, momentum 0.5, when None.
       num_learners: K networks per outer step.
       real_batch_size: real images of a class per outer step.
+      augmentation: of real and synthetic images where they are matched (siamese), and of those that networks
+        are trained on between matches (per image); none in the paper.
       distance, class_strategy: see `jaxdistill.objectives.gradient_matching`.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
@@ -70,11 +75,23 @@ def dc(
     References: Zhao, Mopuri & Bilen 2021, "Dataset Condensation with Gradient Matching", algorithm 1.
     """
     at_least("dc", "real_batch_size", real_batch_size, 1)
-    objective = gradient_matching(learner, teacher.seen, distance=distance, class_strategy=class_strategy)
+    objective = gradient_matching(
+        learner,
+        teacher.seen,
+        distance=distance,
+        augment=None if augmentation is None else augmentation.siamese,
+        class_strategy=class_strategy,
+    )
     if population is None:
         matches, epochs = schedule(images_per_class(teacher))
         population = persistent(
-            learner, teacher, num_learners=num_learners, matches=matches, epochs=epochs, strategy=strategy
+            learner,
+            teacher,
+            num_learners=num_learners,
+            matches=matches,
+            epochs=epochs,
+            augment=None if augmentation is None else augmentation.per_image,
+            strategy=strategy,
         )
     return bilevel(
         teacher=teacher,

@@ -6,16 +6,17 @@
 | sum over classes of the squared distance of mean embeddings | `distribution_matching` | objectives/ |
 | embedding networks, random and untrained, one per iteration | `fresh` | populations/fresh.py |
 | SGD 1, momentum 0.5 | `outer_sgd` | methods/outer.py |
-| siamese augmentation A(., omega) | `augment` | objectives/distribution_matching.py |
+| siamese augmentation A(., omega) | `augmentation` | augment/ |
 
 Deviations: real images of a class are drawn with replacement, from the training set without its validation
-split; no augmentation unless one is given.
+split; no flips unless `augmentation` has them. `layers="all"` is an option that the paper lacks.
 """
 
 from functools import partial
 
 import optax
 
+from jaxdistill.augment import DSA, Augmentation
 from jaxdistill.core.checks import at_least
 from jaxdistill.core.types import Learner, Method, Population, Teacher
 from jaxdistill.data import sample_per_class
@@ -23,7 +24,6 @@ from jaxdistill.inner.optimizers import sgd
 from jaxdistill.methods.bilevel import bilevel, num_inner_steps
 from jaxdistill.methods.outer import outer_sgd
 from jaxdistill.objectives.distribution_matching import distribution_matching
-from jaxdistill.objectives.gradient_matching import Augment
 from jaxdistill.populations.fresh import fresh
 
 
@@ -35,7 +35,8 @@ def dm(
     outer_optimizer: optax.GradientTransformation | None = None,
     num_learners: int = 1,
     real_batch_size: int = 256,
-    augment: Augment | None = None,
+    augmentation: Augmentation | None = DSA,
+    layers: str = "last",
     class_strategy: str = "auto",
     strategy: str = "auto",
     learner_chunk: int | None = None,
@@ -49,7 +50,8 @@ def dm(
       outer_optimizer: SGD 1, momentum 0.5, when None (10 for 100 images per class and more in the paper).
       num_learners: K networks per outer step.
       real_batch_size: real images of a class per outer step.
-      augment, class_strategy: see `jaxdistill.objectives.distribution_matching`.
+      augmentation: its siamese half is applied to real and synthetic images; None for none.
+      layers, class_strategy: see `jaxdistill.objectives.distribution_matching`.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -65,7 +67,13 @@ def dm(
     References: Zhao & Bilen 2023, "Dataset Condensation with Distribution Matching", algorithm 1.
     """
     at_least("dm", "real_batch_size", real_batch_size, 1)
-    objective = distribution_matching(learner, teacher.seen, augment=augment, class_strategy=class_strategy)
+    objective = distribution_matching(
+        learner,
+        teacher.seen,
+        layers=layers,
+        augment=None if augmentation is None else augmentation.siamese,
+        class_strategy=class_strategy,
+    )
     return bilevel(
         teacher=teacher,
         inner_optimizer=sgd(num_steps=num_inner_steps(teacher), learned=()),

@@ -1,6 +1,5 @@
 """Matching of distributions: synthetic images whose mean features are those of real ones."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,15 +8,18 @@ from jax import lax
 
 from jaxdistill.core.checks import fail, one_of
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Array, Batch, Learner, Meta, Metrics, Objective, Params, Teacher
+from jaxdistill.core.types import Array, Augment, Batch, Learner, Meta, Metrics, Objective, Params, Teacher
 from jaxdistill.inner.over_learners import STRATEGIES, over_learners
+
+LAYERS = ("all", "last")
 
 
 def distribution_matching(
     learner: Learner,
     teacher: Teacher,
     *,
-    augment: Callable[[Array, Array], Array] | None = None,
+    layers: str = "last",
+    augment: Augment | None = None,
     class_strategy: str = "auto",
 ) -> Objective:
     """L(phi) = sum over classes of |mean embed(real_c) - mean embed(synthetic_c(phi))|^2.
@@ -26,15 +28,19 @@ def distribution_matching(
 
     Args:
       learner: the network; its features before the classifier are matched.
+      layers: `last`, as published; `all`: the features after every block, the term of a layer of F_l features
+        times F / F_l, which is ours: shallow layers have more of them.
       teacher: what is learned, the half that learners see (`teacher.seen`).
-      augment: (key, images) -> images, applied to both sides of a class with the same key (siamese).
+      augment: applied to the real and the synthetic images of a class with the same key, which makes one draw
+        whatever the images (siamese: `jaxdistill.augment.dsa`).
       class_strategy: how the classes are computed, see `jaxdistill.inner.over_learners`.
 
     Returns:
       (meta, params, real Batch [classes, n, ...], probe, key) -> (loss, {"loss"}).
 
     Raises:
-      UserError: an unknown strategy, or fewer synthetic images than classes.
+      UserError: an unknown strategy or choice of layers, fewer synthetic images than classes, or all layers
+        of a learner that tells the last alone.
 
     Example:
       >>> teacher = images(image_shape=(8, 8, 1), num_classes=10)
@@ -44,10 +50,17 @@ def distribution_matching(
     References: Zhao & Bilen 2023, "Dataset Condensation with Distribution Matching", equation 5.
     """
     one_of("distribution_matching class_strategy", class_strategy, STRATEGIES)
+    one_of("distribution_matching layers", layers, LAYERS)
+    every = learner.embed_all
+    if layers == "all" and every is None:
+        raise fail("distribution_matching", "layers=last with a learner without embed_all", layers)
     by_class = teacher.by_class
     if by_class is None:
         expected = "at least one synthetic image of every class"
         raise fail("distribution_matching", expected, "fewer images than classes", "Raise batch_size.")
+
+    def features(params: Params, x: Array) -> list[Array]:
+        return every(params, x) if layers == "all" and every is not None else [learner.embed(params, x)]
 
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         del probe
@@ -55,13 +68,15 @@ def distribution_matching(
         def of_class(real: Array, synthetic: Array, key: Array) -> Array:
             if augment is not None:
                 real, synthetic = augment(key, real), augment(key, synthetic)
-            target, ours = (jnp.mean(learner.embed(params, x), axis=0) for x in (real, synthetic))
-            return jnp.sum(jnp.square(lax.stop_gradient(target) - ours))
+            target, ours = ([jnp.mean(f, axis=0) for f in features(params, x)] for x in (real, synthetic))
+            apart = [
+                jnp.mean(jnp.square(a - b)) for a, b in zip(lax.stop_gradient(target), ours, strict=True)
+            ]
+            return ours[-1].size * jnp.sum(jnp.stack(apart))
 
         synthetic = by_class(meta.teacher, stream(key, "teacher"))
         keys = jax.random.split(stream(key, "augment"), synthetic.y.shape[0])
-        every = over_learners(of_class, strategy=class_strategy)(real.x, synthetic.x, keys)
-        loss = jnp.sum(every)
+        loss = jnp.sum(over_learners(of_class, strategy=class_strategy)(real.x, synthetic.x, keys))
         return loss, {"loss": loss}
 
     return objective

@@ -10,13 +10,22 @@ from jax import lax
 from jaxdistill.core.checks import fail, lookup, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.linalg import add_scaled, cosine, squared_norm
-from jaxdistill.core.types import Array, Batch, InnerLoss, Learner, Meta, Metrics, Objective, Params, Teacher
+from jaxdistill.core.types import (
+    Array,
+    Augment,
+    Batch,
+    InnerLoss,
+    Learner,
+    Meta,
+    Metrics,
+    Objective,
+    Params,
+    Teacher,
+)
 from jaxdistill.inner.losses import inner_loss as plain_loss
 from jaxdistill.inner.over_learners import STRATEGIES, over_learners
 
 EPSILON = 1e-6
-Augment = Callable[[Array, Array], Array]
-"""(key, images [B, H, W, C]) -> images; one key makes one draw, whatever the batch."""
 
 
 def layerwise(real: Params, synthetic: Params) -> Array:
@@ -85,7 +94,8 @@ def gradient_matching(
       distance: D, a key of `DISTANCES`.
       by_class: a term per class (the real batch is [classes, n, ...], `sample_per_class`); all images of all
         batches at once, against a real batch [n, ...], otherwise.
-      augment: applied to the real and the synthetic images of a class with the same key (siamese).
+      augment: applied to the real and the synthetic images of a class with the same key, which makes one draw
+        whatever the images (siamese: `jaxdistill.augment.dsa`).
       normalise: divides by the number of parameter tensors and of terms (Medvedev & D'yakonov 2022).
       class_strategy: how the classes are computed, see `jaxdistill.inner.over_learners`.
 

@@ -1,5 +1,6 @@
 """Networks that live for several outer steps, trained on the synthetic data as distillation goes on."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ from jax import lax
 
 from jaxdistill.core.checks import above, at_least, fail
 from jaxdistill.core.keys import at_step, stream
-from jaxdistill.core.types import Array, Batch, Learner, Meta, Params, Population, Teacher
+from jaxdistill.core.types import Array, Augment, Batch, Learner, Meta, Params, Population, Teacher
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.over_learners import over_learners
@@ -33,6 +34,7 @@ def persistent(
     epochs: int = 50,
     learning_rate: float = 0.01,
     batch_size: int = 256,
+    augment: Augment | None = None,
     strategy: str = "auto",
 ) -> Population:
     """K networks, trained on the synthetic data after each outer step, new ones after `matches` of them.
@@ -48,6 +50,7 @@ def persistent(
       epochs: passes over the synthetic data between them.
       learning_rate: of plain gradient descent.
       batch_size: at most so many images a step; batches are equal parts.
+      augment: applied to every batch that they are trained on.
       strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -81,12 +84,17 @@ def persistent(
             return jnp.resize(shuffled, (parts, size))
 
         rows = lax.map(epoch, jnp.arange(epochs)).reshape(epochs * parts, size)
+        keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(epochs * parts))
         optimizer = sgd(num_steps=epochs * parts, learning_rate=learning_rate, learned=())
 
-        def loss(params: Params, rows: Array) -> Array:
-            return loss_of(Meta((), {}), params, jax.tree.map(lambda a: a[rows], images))
+        def loss(params: Params, step: tuple[Array, Array]) -> Array:
+            rows, key = step
+            batch = jax.tree.map(lambda a: a[rows], images)
+            if augment is not None:
+                batch = batch._replace(x=augment(key, batch.x))
+            return loss_of(Meta((), {}), params, batch)
 
-        return train(loss, params, rows, optimizer, optimizer.values({}))[0]
+        return train(loss, params, (rows, keys), optimizer, optimizer.values({}))[0]
 
     def advance(state: Persistent, meta: Meta, key: Array) -> Persistent:
         def go_on() -> Persistent:

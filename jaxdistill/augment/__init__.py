@@ -1,0 +1,12 @@
+"""Differentiable augmentation."""
+
+from jaxdistill.augment.augmentations import (
+    DSA,
+    OPERATIONS,
+    WITHOUT_FLIP,
+    Augmentation,
+    dc_evaluation,
+    dsa,
+)
+
+__all__ = ["DSA", "OPERATIONS", "WITHOUT_FLIP", "Augmentation", "dc_evaluation", "dsa"]
