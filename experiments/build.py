@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from experiments import gradients
-from experiments.options import IMPLICIT, INNER, OUTER, TEACHER
+from experiments.options import IMPLICIT, INNER, OUTER, TEACHER, TRAJECTORIES
 from jaxdistill.augment import WITHOUT_FLIP, Augmentation, dsa
 from jaxdistill.baselines.random_real import random_real
 from jaxdistill.core.checks import Caution, above, fail, lookup
@@ -170,48 +170,55 @@ def augmentation(config: Config, info: DatasetInfo) -> Augmentation | None:
 def population(
     config: Config, learner: Learner, teacher: Teacher, augmented: Augmentation | None = None
 ) -> Population:
-    """Where the learners come from."""
+    """Where the learners come from: its factory is given what it takes of the config."""
     name = config["population"]
+    factory = lookup("population", name, POPULATIONS)
     if name == "fixed" and config["num_learners"] != 1:
         expected = "num_learners 1, since all of them are equal"
         raise fail("population fixed", expected, config["num_learners"], "Add --num_learners=1.")
-    factory = lookup("population", name, POPULATIONS)
-    if name != "persistent":
-        for option in ("matches", "match_epochs"):
-            if config[option] is not None:
-                raise fail("population", f"{option} left out with population={name}", config[option])
-        return factory(learner)
+    taken = inspect.signature(factory).parameters
+    for option, part in {"matches": "matches", "match_epochs": "epochs"}.items():
+        if config[option] is not None and part not in taken:
+            raise fail("population", f"{option} left out with population={name}", config[option])
     matches, epochs = schedule(images_per_class(teacher))
-    return factory(
-        learner,
-        teacher,
-        num_learners=config["num_learners"],
-        matches=config["matches"] or matches,
-        epochs=epochs if config["match_epochs"] is None else config["match_epochs"],
-        augment=None if augmented is None else augmented.per_image,
-        strategy=config["strategy"],
-    )
+    parts = {
+        "learner": learner,
+        "teacher": teacher,
+        "num_learners": config["num_learners"],
+        "matches": config["matches"] or matches,
+        "epochs": epochs if config["match_epochs"] is None else config["match_epochs"],
+        "augment": None if augmented is None else augmented.per_image,
+        "strategy": config["strategy"],
+        "start_epochs": config["start_epochs"],
+        "expert_epochs": config["expert_epochs"],
+    }
+    return factory(**{name: value for name, value in parts.items() if name in taken})
 
 
 def outer_optimizer(config: Config) -> optax.GradientTransformation:
     """What moves everything learned."""
-    rate = outer_schedule(
-        config["schedule"],
-        learning_rate=config["outer_learning_rate"],
-        num_steps=config["num_outer_steps"],
-        end=config["schedule_end"],
-    )
+
+    def rate(start: float) -> optax.Schedule:
+        return outer_schedule(
+            config["schedule"],
+            learning_rate=start,
+            num_steps=config["num_outer_steps"],
+            end=config["schedule_end"],
+        )
+
+    hyper = config["hyper_learning_rate"]
     if config["outer_optimizer"] == "adam" and config["outer_momentum"] != OUTER["outer_momentum"].default:
         raise fail("outer_optimizer", "outer_momentum left out with adam", config["outer_momentum"])
+    shared = {
+        "learning_rate": rate(config["outer_learning_rate"]),
+        "hyper_learning_rate": None if hyper is None else rate(hyper),
+        "clip": config["clip"] or None,
+        "max_inner_learning_rate": config["max_inner_learning_rate"] or None,
+        "positive": config["positive"],
+    }
     if config["outer_optimizer"] == "sgd":
-        return outer_sgd(learning_rate=rate, momentum=config["outer_momentum"], clip=config["clip"] or None)
-    return outer_adam(
-        learning_rate=rate,
-        b1=config["outer_b1"],
-        positive=config["positive"],
-        clip=config["clip"] or None,
-        max_inner_learning_rate=config["max_inner_learning_rate"] or None,
-    )
+        return outer_sgd(**shared, momentum=config["outer_momentum"])
+    return outer_adam(**shared, b1=config["outer_b1"])
 
 
 def trains(config: Config) -> bool:
@@ -225,8 +232,14 @@ OF_METHODS = {
     "augment": "augmentation",
     "augment_strength": "augmentation",
     "class_strategy": "class_strategy",
+    "inner_batch_size": "inner_batch_size",
+    "microbatch": "microbatch",
+    "on_failed_solve": "skip_failed_solves",
+    "validate_every": "validate_every",
+    "warm_start": "warm_start",
 }
 """Options of some methods alone, and what these take for them."""
+OF_MTT = ("experts", "start_epochs", "expert_epochs")
 
 
 def _takes(factory: Callable[..., Any], name: str) -> bool:
@@ -240,11 +253,16 @@ def with_inner_loop(config: Config) -> dict[str, Any]:
       UserError: an option of the inner loop for a method that has none, or of matching for one that has.
     """
     factory = lookup("method", config["method"], METHODS)
-    others = {name: OUTER[name].default for name, part in OF_METHODS.items() if not _takes(factory, part)}
+    known = INNER | IMPLICIT | OUTER | TRAJECTORIES
+    others = {name: known[name].default for name, part in OF_METHODS.items() if not _takes(factory, part)}
+    others |= {name: known[name].default for name in OF_MTT if config["method"] != "mtt"}
     if not trains(config):
         others |= {name: option.default for name, option in (INNER | IMPLICIT).items()}
         config = {**config, "distill_epochs": config["distill_epochs"] or 1}
         others |= {"distill_epochs": 1}
+    if (config["population"] == "experts") != (config["method"] == "mtt"):
+        got = f"population={config['population']} with method={config['method']}"
+        raise fail("population", "experts with method=mtt, and with no other", got)
     for name, default in others.items():
         if config[name] != default:
             remedy = "It trains no inner steps." if not trains(config) else ""
@@ -286,6 +304,8 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
         "layers": config["feature_layers"],
         "augmentation": augmented,
         "class_strategy": config["class_strategy"],
+        "inner_batch_size": config["inner_batch_size"],
+        "real_batch_size": config["real_batch_size"],
     }
     if trains(config):
         parts |= {"inner_optimizer": inner_optimizer(config), "solve": gradients.solve(config)}
@@ -295,7 +315,6 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
         population=population(config, learner, taught, augmented),
         outer_optimizer=outer_optimizer(config),
         num_learners=config["num_learners"],
-        real_batch_size=config["real_batch_size"],
         strategy=config["strategy"],
         learner_chunk=config["learner_chunk"],
         **{name: value for name, value in parts.items() if _takes(factory, name)},

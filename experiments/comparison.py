@@ -29,6 +29,7 @@ from jaxdistill.evaluation import (
     random_of_each_class,
     score,
     tuned,
+    with_step_size,
 )
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.populations.fixed import fixed
@@ -91,6 +92,8 @@ def compare(
         plan = as_learned(choices, method, state, order)
     else:
         plan = paper_protocol(choices, data, len(images))
+        if choices["method"] == "mtt":
+            plan = with_step_size(plan, float(method.hyperparameters(state)["learning_rate"][0]))
     batch, subsets = seen(choices, method, state, synthetic, stream(key, "export"), distilled.num_learners)
     found = score(distilled, plan, batch, subsets)
     on_validation = score(chosen_on_validation, plan, batch, subsets)
@@ -126,6 +129,7 @@ def compare(
         **_score("test_accuracy", found),
         "num_learners": len(found.every),
         "protocol": protocol,
+        "test_accuracy_step_size": float(plan.values["learning_rate"][0]),
         "validation_accuracy_mean": on_validation.mean,
         "test_accuracies": found.every,
         **_tuned("random_real", random),
@@ -135,7 +139,7 @@ def compare(
 
 def protocol_of(config: Mapping[str, Any]) -> str:
     """How networks are trained on the distilled images: as chosen, or as the method was published."""
-    if config["protocol"] is None and build.trains(config):
+    if config["protocol"] is None and build.trains(config) and config["method"] != "mtt":
         return "as_distilled"
     if config["protocol"] is None and config["method"] == "dc":
         return "dc_augmented" if config["dataset"] == "mnist" else "dc"
@@ -248,7 +252,9 @@ def show(result: dict[str, Any]) -> None:
         return f"{result[f'{prefix}_protocol']}, step size {result[f'{prefix}_step_size']:.3g}"
 
     protocol = result.get("protocol", "as_distilled")
-    how = "the learned schedule" if protocol == "as_distilled" else f"{protocol}, step size 0.01"
+    how = "the learned schedule"
+    if protocol != "as_distilled":
+        how = f"{protocol}, step size {result['test_accuracy_step_size']:.3g}"
     rows = [cells("distilled images", how, "test_accuracy")]
     for title, prefix in (("random real images", "random_real"), ("full training set", "full_data")):
         if result[f"{prefix}_mean"] is not None:

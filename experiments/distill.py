@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli, gradients
+from experiments.banks import bank_digest, load_experts
 from experiments.comparison import compare, protocol_of, show, training_data
 from experiments.options import (
     DATA,
@@ -30,6 +31,7 @@ from experiments.options import (
     OUTER,
     RUN,
     TEACHER,
+    TRAJECTORIES,
     Groups,
     complete,
 )
@@ -51,10 +53,11 @@ GROUPS: Groups = {
     "inner loop": INNER,
     "implicit gradients": IMPLICIT,
     "outer loop": OUTER,
+    "trajectory matching": TRAJECTORIES,
     "evaluation": EVALUATION,
     "run": RUN,
 }
-PLACES = ("run_dir", "data_dir", "manual_dir")
+PLACES = ("run_dir", "data_dir", "manual_dir", "experts")
 """Where things are: no part of what a run is."""
 CADENCE = ("checkpoint_every", "tensorboard")
 """Changes no number."""
@@ -85,18 +88,21 @@ def run(**chosen: Any) -> dict[str, Any]:
         require_tensorboard()
     key = jax.random.key(config["seed"])
     data = build.splits(config)
-    if config["gradient"] == "auto":
-        needs = partial(bytes_of, data=data, key=key)
-        config = gradients.within_budget(unresolved, needs, progress.say)
-    choices = identity_of(config, data)
     learner = build.learner(config, data.info)
+    bank = None
+    if config["population"] == "experts":
+        bank = load_experts(config, identity_of(config, data), learner)
+    if config["gradient"] == "auto":
+        needs = partial(bytes_of, splits=data, data=Data(data.train, bank), key=key)
+        config = gradients.within_budget(unresolved, needs, progress.say)
+    choices = identity_of(config, data) | ({} if bank is None else {"experts_sha256": bank_digest(bank)})
     methods = [
         build.method(config, data, each, stream(key, "teacher start"))
         for each in build.shapes(config, data.info)
     ]
     method = methods[0]
     start = jax.eval_shape(method.init, key)
-    jax.eval_shape(method.update, start, Data(data.train, None), key)  # what does not trace starts no run
+    jax.eval_shape(method.update, start, Data(data.train, bank), key)  # what does not trace starts no run
     path = config["run_dir"] or default_run_dir(choices)
     with open_run(path, choices, free_fields=FREE) as directory:
         for note in directory.notes:
@@ -109,7 +115,7 @@ def run(**chosen: Any) -> dict[str, Any]:
         if result is None or _numbers(result.get("config", {})) != _numbers(choices):
             finished = distill(
                 methods,
-                Data(data.train, None),
+                Data(data.train, bank),
                 key,
                 directory,
                 num_steps=config["num_outer_steps"],
@@ -137,12 +143,12 @@ def run(**chosen: Any) -> dict[str, Any]:
     return result
 
 
-def bytes_of(config: dict[str, Any], *, data: Splits, key: jax.Array) -> int:
+def bytes_of(config: dict[str, Any], *, splits: Splits, data: Data, key: jax.Array) -> int:
     """Bytes that the compiled chunk of outer steps of a config needs, as far as the compiler knows."""
-    learner = build.learner(config, data.info)
-    method = build.method(config, data, learner, stream(key, "teacher start"))
+    learner = build.learner(config, splits.info)
+    method = build.method(config, splits, learner, stream(key, "teacher start"))
     length = min(config["chunk_length"] or default_chunk_length(), config["num_outer_steps"])
-    arguments = (jax.eval_shape(method.init, key), Data(data.train, None), key, length)
+    arguments = (jax.eval_shape(method.init, key), data, key, length)
     return total_bytes(compiled_chunk(method).lower(*arguments).compile())
 
 

@@ -7,13 +7,14 @@ from typing import Any
 from experiments.measure import OUT_OF_MEMORY
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.types import Solve
+from jaxdistill.inner.accumulated import accumulated
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.solvers import linear_solver, options_of
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.runtime.memory import format_bytes, parse_bytes
 
 Config = Mapping[str, Any]
-GRADIENTS = ("unrolled", "truncated", "implicit", "auto")
+GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "auto")
 FAILED_SOLVES = ("stop", "skip")
 BY_GRADIENT: dict[str, tuple[Any, Any]] = {
     "distill_epochs": (10, 1),
@@ -38,6 +39,7 @@ FLOOR = 1e-5
 OWN: dict[str, dict[str, Any]] = {
     "unrolled": {"remat": "none", "validate_every": None},
     "truncated": {"backprop_last": None, "random_window": False},
+    "accumulated": {},
     "implicit": dict.fromkeys([*IMPLICIT_DEFAULTS, *SOLVER_OPTIONS])
     | {"warm_start": False, "on_failed_solve": "stop"},
     "auto": {"memory_budget": None, "allow_implicit": False},
@@ -109,6 +111,8 @@ def solve(config: Config) -> Callable[..., Solve]:
             tolerance=config["inner_tolerance"],
             max_steps=config["max_inner_steps"] or None,
         )
+    if config["gradient"] == "accumulated":
+        return accumulated
     return partial(
         unrolled,
         remat=config["remat"],

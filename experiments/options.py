@@ -190,6 +190,9 @@ OUTER = {
     "outer_optimizer": Option("adam", str, "of what is learned", OUTER_OPTIMIZERS),
     "outer_learning_rate": Option(0.01, float, "learning rate of the outer optimiser"),
     "outer_momentum": Option(0.5, float, "of sgd", low=0),
+    "hyper_learning_rate": Option(
+        None, float, "outer learning rate of learned inner hyper-parameters (default: outer_learning_rate)"
+    ),
     "outer_b1": Option(0.5, float, "Adam's average of gradients", low=0, high=1),
     "schedule": Option("cosine", str, "of the outer learning rate", SCHEDULES),
     "schedule_end": Option(0.0, float, "cosine: the last outer learning rate, relative", low=0, high=1),
@@ -201,8 +204,8 @@ OUTER = {
     "augment": Option(
         None,
         str,
-        f"dm, dsa: operations to draw from, {', '.join(OPERATIONS)}; empty for none (default: all, flip only "
-        "where mirror images are of the same class)",
+        f"dm, dsa, mtt: operations to draw from, {', '.join(OPERATIONS)}; empty for none (default: all, flip "
+        "only where mirror images are of the same class)",
         list_of=True,
     ),
     "augment_strength": Option(1.0, float, "of them, relative to the paper's", low=0, high=2),
@@ -211,6 +214,16 @@ OUTER = {
     "strategy": Option("auto", str, "how the K axis is computed", STRATEGIES),
     "learner_chunk": Option(None, int, "learners at a time", low=1),
     "microbatch": Option(None, int, "real images at a time (default: by backend)", low=1),
+}
+TRAJECTORIES = {
+    "experts": Option(None, str, "mtt: folder that experiments.experts wrote"),
+    "start_epochs": Option(25, int, "mtt: segments start at an expert's epoch below this", low=1),
+    "expert_epochs": Option(
+        3, int, "mtt: epochs of an expert that the student's steps should make up", low=1
+    ),
+    "inner_batch_size": Option(
+        None, int, "mtt: images of a student's step, drawn from all (default: the teacher's batches)", low=1
+    ),
 }
 EVALUATION = {
     "protocol": Option(
@@ -258,6 +271,21 @@ BY_METHOD: dict[str, dict[str, Any]] = {
     "dd": {},
     "dm": MATCHING | {"start": "real", "outer_learning_rate": 1.0, "num_outer_steps": 20000},
     "dsa": CONDENSATION | {"start": "real"},
+    "mtt": MATCHING
+    | {
+        "start": "real",
+        "distill_epochs": 20,
+        "population": "experts",
+        "inner_learning_rate": 0.01,
+        "learned": ["learning_rate"],
+        "per_step": False,
+        "positive": "projected",
+        "remat": "step",
+        "outer_learning_rate": 1000.0,
+        "hyper_learning_rate": 1e-5,
+        "max_inner_learning_rate": 0.0,
+        "num_outer_steps": 5000,
+    },
     "gtn": {
         "teacher": "generator",
         "batch_size": 128,
@@ -294,9 +322,12 @@ def by_method(options: Collection[str], chosen: Mapping[str, Any]) -> dict[str, 
     left_out: set[str] = set()
     for head, group in (("teacher", TEACHER), ("learner", LEARNER)):
         if head in own and chosen.get(head, own[head]) != own[head]:
-            left_out |= set(group)
-    if chosen.get("gradient") == "implicit":
+            left_out |= set(group) - {"population"}  # where networks come from is the method's matter
+    gradient = chosen.get("gradient", "unrolled")
+    if gradient == "implicit":
         left_out |= set(BY_GRADIENT)
+    if gradient != "unrolled":
+        left_out |= {"remat"}
     if chosen.get("method") in ("dc", "dsa"):
         matches = chosen.get("matches") or dc_schedule(max(1, int(chosen.get("images_per_class", 1))))[0]
         own = own | {"num_outer_steps": own["num_outer_steps"] * matches}

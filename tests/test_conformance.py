@@ -5,6 +5,7 @@ optimisers, populations and methods are picked up from the registries.
 """
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from helpers import CLASSES, SHAPE, same_bits, tiny_data, tiny_net
 
-from jaxdistill.core.types import Data, Meta
+from jaxdistill.core.types import Data, Meta, Segment
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.inner.train import train
 from jaxdistill.methods import METHODS
@@ -143,17 +144,25 @@ def test_teachers(name):
         assert (by_class.y.argmax(-1) == np.arange(CLASSES)[:, None]).all()
 
 
+def trajectories(net, snapshots=30):
+    """Weights of two experts, [2, snapshots, ...]."""
+    return jax.vmap(jax.vmap(net.init))(jax.random.split(KEY, (2, snapshots)))
+
+
 @pytest.mark.parametrize("name", sorted(POPULATIONS))
 def test_populations(name):
     net = tiny_net()
-    factory = POPULATIONS[name]
-    more = {"num_learners": 2, "epochs": 2} if name == "persistent" else {}
     teacher = TEACHERS["images"](image_shape=SHAPE, num_classes=CLASSES)
-    population = factory(net, teacher, **more) if name == "persistent" else factory(net)
+    options = {"learner": net, "teacher": teacher, "num_learners": 2, "epochs": 2}
+    options |= {"start_epochs": 2, "expert_epochs": 1}
+    taken = inspect.signature(POPULATIONS[name]).parameters
+    population = POPULATIONS[name](**{n: v for n, v in options.items() if n in taken})
+    bank = trajectories(net) if name == "experts" else None
     state = jax.jit(population.init)(KEY)
     same_bits(jax.jit(population.init)(KEY), state)
-    contexts = check(lambda state, key: population.context(state, None, key, 2), state, KEY)
+    contexts = check(lambda state, key: population.context(state, bank, key, 2), state, KEY)
     one = jax.eval_shape(net.init, KEY)
+    one = Segment(one, one) if name == "experts" else one
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.tree.map(lambda a: a[0], contexts), one)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(contexts)} == {2}
     meta = Meta(teacher.init(KEY), {})
@@ -164,8 +173,9 @@ def test_populations(name):
 def test_methods(name):
     net = tiny_net("linear")
     teacher = TEACHERS["images"](image_shape=SHAPE, num_classes=CLASSES)
-    method = METHODS[name](net, teacher, num_learners=2, real_batch_size=6)
-    data = Data(tiny_data(), None)
+    size = {} if name == "mtt" else {"real_batch_size": 6}
+    method = METHODS[name](net, teacher, num_learners=2, **size)
+    data = Data(tiny_data(), trajectories(net) if name == "mtt" else None)
     state = method.init(KEY)
     new, metrics = check(lambda state, key: method.update(state, data, key), state, KEY)
     chex.assert_trees_all_equal_shapes_and_dtypes(new, state)

@@ -159,6 +159,15 @@ class Solve(NamedTuple):
         return self.run(meta, params, probe, key)
 
 
+class Segment(NamedTuple):
+    """A piece of a network's training: the context of an objective that matches trajectories."""
+
+    start: Params
+    """Its weights after some epoch."""
+    target: Params
+    """Its weights some epochs later."""
+
+
 Objective = Callable[[Meta, Any, Batch, Any, Array], tuple[Array, Metrics]]
 """(meta, context, real Batch, probe, key) -> (loss, metrics), for ONE learner."""
 

@@ -11,7 +11,15 @@ from jaxdistill.evaluation.compare import (
     tuned,
     with_step_size,
 )
-from jaxdistill.evaluation.evaluate import Evaluator, Score, accuracy_on, evaluator, search, summarize
+from jaxdistill.evaluation.evaluate import (
+    Evaluator,
+    Score,
+    accuracy_on,
+    evaluator,
+    search,
+    summarize,
+    training,
+)
 from jaxdistill.evaluation.protocols import (
     PUBLISHED,
     STEP_SIZES,
@@ -45,6 +53,7 @@ __all__ = [
     "score",
     "search",
     "summarize",
+    "training",
     "tuned",
     "with_step_size",
 ]

@@ -60,6 +60,40 @@ def accuracy_on(learner: Learner, params: Params, dataset: Dataset, *, microbatc
     return mean_of_parts(right, min(microbatch, batch.y.shape[0]), batch)
 
 
+Step = tuple[Array, Array]
+"""(indices [B] of a step's images, its key)."""
+
+
+def training(
+    learner: Learner, protocol: Protocol, images: Batch, subset: Array, key: Array
+) -> tuple[Step, Callable[[Step], Batch], Callable[[Params, Step], Array]]:
+    """What `jaxdistill.inner.train` needs for a protocol.
+
+    Args:
+      learner: the network.
+      protocol: how it is trained.
+      images: [M, ...].
+      subset: [N] int32, which of them it is trained on.
+      key: of the order and of the augmentation.
+
+    Returns:
+      (the T steps, what one of them is trained on, (params, step) -> loss).
+    """
+    order = subset[protocol.order(stream(key, "order"))]
+    keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(order.shape[0]))
+    data_loss = inner_loss(learner, weight_decay=protocol.weight_decay)
+
+    def batch_of(step: Step) -> Batch:
+        rows, key = step
+        batch = Batch(images.x[rows], images.y[rows])
+        return batch if protocol.augment is None else batch._replace(x=protocol.augment(key, batch.x))
+
+    def loss(params: Params, step: Step) -> Array:
+        return data_loss(Meta({}, {}), params, batch_of(step))
+
+    return (order, keys), batch_of, loss
+
+
 def evaluator(
     learner: Learner,
     protocol: Protocol,
@@ -92,18 +126,7 @@ def evaluator(
     def one(
         params: Params, subset: Array, key: Array, images: Batch, values: dict[str, Array], test: Dataset
     ) -> Array:
-        order = subset[protocol.order(stream(key, "order"))]
-        keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(order.shape[0]))
-        data_loss = inner_loss(learner, weight_decay=protocol.weight_decay)
-
-        def batch_of(step: tuple[Array, Array]) -> Batch:
-            rows, key = step
-            batch = Batch(images.x[rows], images.y[rows])
-            return batch if protocol.augment is None else batch._replace(x=protocol.augment(key, batch.x))
-
-        def loss(params: Params, step: tuple[Array, Array]) -> Array:
-            return data_loss(Meta({}, {}), params, batch_of(step))
-
+        (order, keys), batch_of, loss = training(learner, protocol, images, subset, key)
         num_steps = order.shape[0]
         if at is not None and not 1 <= min(at) <= max(at) <= num_steps:
             raise fail("evaluator", f"steps to test at in 1 ... {num_steps}", list(at))

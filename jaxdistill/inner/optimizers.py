@@ -1,7 +1,8 @@
 """Optimisers of the inner loop, whose hyper-parameters the outer loop may learn.
 
 A learned step size is kept positive by learning a raw value `r`: `softplus(r)` (Dataset Distillation) or
-`exp(r)` (Generative Teaching Networks); a learned momentum is `sigmoid(r)`, in (0, 1). Each has one value per
+`exp(r)` (Generative Teaching Networks), or the value itself, which the outer optimiser keeps above a bound
+(MTT: "projected"); a learned momentum is `sigmoid(r)`, in (0, 1). Each has one value per
 inner step, or one for all.
 Weight decay belongs to the inner loss (`jaxdistill.inner.losses`), where every solve sees it.
 """
@@ -30,6 +31,7 @@ POSITIVE: dict[str, Bijection] = {
     # log(e^v - 1), written so that it stays finite for large and small v
     "softplus": Bijection(lambda v: v + jnp.log(-jnp.expm1(-v)), jax.nn.softplus),
     "exp": Bijection(jnp.log, jnp.exp),
+    "projected": Bijection(lambda v: v, lambda v: v),
 }
 BELOW_ONE = Bijection(jax.scipy.special.logit, jax.nn.sigmoid)
 

@@ -8,5 +8,6 @@ from jaxdistill.methods.dd import dd
 from jaxdistill.methods.dm import dm
 from jaxdistill.methods.dsa import dsa
 from jaxdistill.methods.gtn import gtn
+from jaxdistill.methods.mtt import mtt
 
-METHODS: dict[str, Callable[..., Method]] = {"dc": dc, "dd": dd, "dm": dm, "dsa": dsa, "gtn": gtn}
+METHODS: dict[str, Callable[..., Method]] = {"dc": dc, "dd": dd, "dm": dm, "dsa": dsa, "gtn": gtn, "mtt": mtt}

@@ -1,4 +1,6 @@
-"""Optimisers of the outer loop: Adam on everything learned, with a schedule, a clip and bounds."""
+"""Optimisers of the outer loop: Adam or SGD on everything learned, with a schedule, a clip and bounds."""
+
+from collections.abc import Callable, Hashable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from jaxdistill.core.types import Meta
 from jaxdistill.inner.optimizers import POSITIVE, keep_in_range
 
 SCHEDULES = ("constant", "cosine", "halving")
+SMALLEST = 1e-6
+"""Learned step sizes that are kept positive by projection do not get below."""
 
 
 def outer_schedule(name: str, *, learning_rate: float, num_steps: int, end: float = 0.0) -> optax.Schedule:
@@ -37,6 +41,7 @@ def outer_adam(
     learning_rate: optax.ScalarOrSchedule = 0.01,
     b1: float = 0.5,
     b2: float = 0.999,
+    hyper_learning_rate: optax.ScalarOrSchedule | None = None,
     clip: float | None = None,
     max_inner_learning_rate: float | None = None,
     positive: str = "softplus",
@@ -46,45 +51,76 @@ def outer_adam(
     Args:
       learning_rate: a number or a schedule.
       b1, b2: Adam's averages; the defaults are those of Wang et al. 2018.
+      hyper_learning_rate: of learned inner hyper-parameters, where it is another.
       clip: largest global norm of the hypergradient; None for no clip.
       max_inner_learning_rate: upper bound of learned inner step sizes, kept by projection; None for none.
-      positive: how the inner optimiser keeps them positive (it maps the bound to raw values).
+      positive: how the inner optimiser keeps them positive: it maps the bound to raw values, and `projected`
+        ones are kept above `SMALLEST` here.
 
     Returns:
       The transformation; it bounds no other inner hyper-parameter.
     """
-    parts = []
-    if clip is not None:
-        above("outer_adam", "clip", clip, 0.0)
-        parts.append(optax.clip_by_global_norm(clip))
-    parts.append(optax.adam(learning_rate, b1=b1, b2=b2))
-    if max_inner_learning_rate is not None:
-        above("outer_adam", "max_inner_learning_rate", max_inner_learning_rate, 0.0)
-        bound = float(
-            lookup("outer_adam positive", positive, POSITIVE).to_raw(jnp.asarray(max_inner_learning_rate))
-        )
 
-        def step_sizes(meta: Meta) -> Meta:
-            return Meta(teacher=False, inner={name: name == "learning_rate" for name in meta.inner})
+    def rule(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        return optax.adam(rate, b1=b1, b2=b2)
 
-        parts.append(optax.masked(keep_in_range(-np.inf, bound), step_sizes))
-    return optax.chain(*parts)
+    return _outer(rule, learning_rate, hyper_learning_rate, clip, max_inner_learning_rate, positive)
 
 
 def outer_sgd(
-    *, learning_rate: optax.ScalarOrSchedule, momentum: float = 0.5, clip: float | None = None
+    *,
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: float = 0.5,
+    hyper_learning_rate: optax.ScalarOrSchedule | None = None,
+    clip: float | None = None,
+    max_inner_learning_rate: float | None = None,
+    positive: str = "softplus",
 ) -> optax.GradientTransformation:
-    """Gradient descent with momentum on the whole `Meta`, after a clip by global norm.
+    """Gradient descent with momentum on the whole `Meta`.
 
     Args:
-      learning_rate: a number or a schedule; 0.1 in DC, 1 in DM.
+      learning_rate: a number or a schedule; 0.1 in DC, 1 in DM, 1000 in MTT.
       momentum: in [0, 1).
-      clip: largest global norm of the hypergradient; None for no clip.
+      hyper_learning_rate, clip, max_inner_learning_rate, positive: as for `outer_adam`.
     """
     if not 0 <= momentum < 1:
         raise fail("outer_sgd", "momentum in [0, 1)", momentum)
+
+    def rule(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        return optax.sgd(rate, momentum=momentum)
+
+    return _outer(rule, learning_rate, hyper_learning_rate, clip, max_inner_learning_rate, positive)
+
+
+def _outer(
+    rule: Callable[[optax.ScalarOrSchedule], optax.GradientTransformation],
+    learning_rate: optax.ScalarOrSchedule,
+    hyper_learning_rate: optax.ScalarOrSchedule | None,
+    clip: float | None,
+    max_inner_learning_rate: float | None,
+    positive: str,
+) -> optax.GradientTransformation:
     parts = []
     if clip is not None:
-        above("outer_sgd", "clip", clip, 0.0)
+        above("outer optimiser", "clip", clip, 0.0)
         parts.append(optax.clip_by_global_norm(clip))
-    return optax.chain(*parts, optax.sgd(learning_rate, momentum=momentum))
+    if hyper_learning_rate is None:
+        parts.append(rule(learning_rate))
+    else:
+        halves: Mapping[Hashable, optax.GradientTransformation] = {
+            "teacher": rule(learning_rate),
+            "inner": rule(hyper_learning_rate),
+        }
+        parts.append(optax.multi_transform(halves, Meta(teacher="teacher", inner="inner")))
+    to_raw = lookup("outer optimiser positive", positive, POSITIVE).to_raw
+    low, high = (SMALLEST if positive == "projected" else -np.inf), np.inf
+    if max_inner_learning_rate is not None:
+        above("outer optimiser", "max_inner_learning_rate", max_inner_learning_rate, 0.0)
+        high = float(to_raw(jnp.asarray(max_inner_learning_rate)))
+
+    def step_sizes(meta: Meta) -> Meta:
+        return Meta(teacher=False, inner={name: name == "learning_rate" for name in meta.inner})
+
+    if np.isfinite([low, high]).any():
+        parts.append(optax.masked(keep_in_range(low, high), step_sizes))
+    return optax.chain(*parts)

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 
 from jaxdistill.core.types import Population
+from jaxdistill.populations.experts import experts
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.populations.fresh import fresh
 from jaxdistill.populations.persistent import persistent
 
 POPULATIONS: dict[str, Callable[..., Population]] = {
+    "experts": experts,
     "fixed": fixed,
     "fresh": fresh,
     "persistent": persistent,
 }
-"""Factories of (learner), or of (learner, teacher) where networks are trained on what is learned."""
+"""Factories; `learner` and `teacher`, for those that take them, are their arguments of these names."""

@@ -126,6 +126,24 @@ class Checkpoints:
             "Start again in another run_dir, or delete the checkpoints folder.",
         )
 
+    def steps(self) -> list[int]:
+        """All steps that are kept, in order."""
+        with _quiet():
+            return sorted(self._manager.all_steps())
+
+    def read(self, step: int, template: Any) -> Any:
+        """The state saved at one step.
+
+        Raises:
+          UserError: it is damaged, or of another structure, shape or dtype than `template`.
+        """
+        with _quiet():
+            try:
+                return self._restore_one(step, template)
+            except Exception as error:  # damage raises anything
+                what = f"{step} that does not restore ({_first_line(error)})"
+                raise fail("Checkpoints.read", f"a whole item in {self.directory}", what) from error
+
     def close(self) -> None:
         """Waits for what is under way and lets Orbax's threads end."""
         with _quiet():

@@ -19,7 +19,8 @@ import jax
 
 from jaxdistill.core.checks import one_of
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Array, Batch, Once, Params, Teacher
+from jaxdistill.core.types import Array, Batch, Teacher
+from jaxdistill.teachers.batching import with_batches
 
 SHUFFLES = ("none", "batches", "images")
 
@@ -61,15 +62,14 @@ def shuffled(teacher: Teacher, shuffle: str) -> Teacher:
     if one_of("shuffled", shuffle, SHUFFLES) == "none":
         return teacher
 
-    def batches(phi: Params, key: Array) -> Batch:
-        batch = teacher.batches(phi, key)
-        count = batch.y.shape[0] if shuffle == "batches" else batch.y.shape[0] * batch.y.shape[1]
+    def change(batches: Batch, key: Array) -> Batch:
+        steps, size = batches.y.shape[:2]
+        count = steps if shuffle == "batches" else steps * size
         order = jax.random.permutation(stream(key, "shuffle"), count)
 
         def arrange(a: Array) -> Array:
             return a.reshape(count, *a.shape[2 if shuffle == "images" else 1 :])[order].reshape(a.shape)
 
-        return jax.tree.map(arrange, batch)
+        return jax.tree.map(arrange, batches)
 
-    once = None if teacher.once is None else Once(teacher.once.make, shuffled(teacher.once.teacher, shuffle))
-    return teacher._replace(batches=batches, once=once)
+    return with_batches(teacher, change)

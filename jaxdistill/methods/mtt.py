@@ -1,0 +1,103 @@
+"""Matching Training Trajectories: images that take a network where an expert went on real data.
+
+| paper (Cazenavette et al. 2022) | here | file |
+| --- | --- | --- |
+| expert trajectories tau* | the bank; `experiments.experts` trains it | populations/experts.py |
+| theta*_t, theta*_{t+M}, t < T+ | `Segment`; `expert_epochs`, `start_epochs` | populations/experts.py |
+| N student updates, learned step size alpha | `inner_optimizer`, one for all steps | inner/optimizers.py |
+| differentiable augmentation of each update | `augmented` | teachers/batching.py |
+| minibatches of synthetic images | `minibatches` | teachers/batching.py |
+| normalised squared distance | `trajectory_matching` | objectives/trajectory_matching.py |
+| SGD 1000 for images, 1e-5 for alpha, momentum 0.5 | `outer_sgd` | methods/outer.py |
+
+Deviations: the FINAL images are evaluated, not the best of many evaluations on test data; the augmentation
+samples with `align_corners` false, as DSA does; no ZCA; a minibatch may take from two shuffles.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import optax
+
+from jaxdistill.augment import DSA, Augmentation
+from jaxdistill.core.types import InnerOptimizer, Learner, Method, Population, Solve, Teacher
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.optimizers import sgd
+from jaxdistill.inner.unrolled import unrolled
+from jaxdistill.methods.bilevel import bilevel, num_inner_steps
+from jaxdistill.methods.outer import outer_sgd
+from jaxdistill.objectives.trajectory_matching import trajectory_matching
+from jaxdistill.populations.experts import experts
+from jaxdistill.teachers import augmented, minibatches
+
+REMAT = partial(unrolled, remat="step")
+
+
+def mtt(
+    learner: Learner,
+    teacher: Teacher,
+    *,
+    inner_optimizer: InnerOptimizer | None = None,
+    weight_decay: float = 0.0,
+    population: Population | None = None,
+    outer_optimizer: optax.GradientTransformation | None = None,
+    num_learners: int = 1,
+    augmentation: Augmentation | None = DSA,
+    inner_batch_size: int | None = None,
+    solve: Callable[..., Solve] = REMAT,
+    strategy: str = "auto",
+    learner_chunk: int | None = None,
+) -> Method:
+    """Matching Training Trajectories with the paper's defaults; its `Data` need a bank of experts.
+
+    Args:
+      learner: the network that experts were trained of.
+      teacher: what is learned; its T batches are the student's N steps. `images(distill_epochs=20)` that
+        start from real ones in the paper.
+      inner_optimizer: made for these steps; SGD with one learned step size, started at 0.01, when None.
+      weight_decay: L2 of the student's loss.
+      population: `experts()` when None.
+      outer_optimizer: SGD 1000, for the step size 1e-5, momentum 0.5, when None.
+      num_learners: K segments per outer step.
+      augmentation: its per-image half is applied to the student's batches; None for none.
+      inner_batch_size: images of a student's step, drawn from all; those that the teacher gives it when None.
+      solve: how the student's training is differentiated: `unrolled`, or `accumulated` (TESLA).
+      strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
+
+    Returns:
+      The method; `hyperparameters` tells the learned step size.
+
+    Raises:
+      UserError: an option out of range; no bank, or one of short trajectories (when traced).
+
+    Example:
+      >>> net = learner("convnet", image_shape=(28, 28, 1), num_classes=10)
+      >>> method = mtt(net, images(image_shape=(28, 28, 1), num_classes=10, distill_epochs=20))
+
+    References: Cazenavette et al. 2022, "Dataset Distillation by Matching Training Trajectories", algorithm
+    1.
+    """
+    student = teacher.seen
+    if inner_batch_size is not None:
+        student = minibatches(student, inner_batch_size)
+    if augmentation is not None:
+        student = augmented(student, augmentation.per_image)
+    if inner_optimizer is None:
+        inner_optimizer = sgd(
+            num_steps=num_inner_steps(teacher), learning_rate=0.01, per_step=False, positive="projected"
+        )
+    if outer_optimizer is None:
+        outer_optimizer = outer_sgd(learning_rate=1000.0, hyper_learning_rate=1e-5, positive="projected")
+    trained = solve(student, inner_loss(learner, weight_decay=weight_decay), inner_optimizer)
+    return bilevel(
+        teacher=teacher,
+        inner_optimizer=inner_optimizer,
+        population=experts() if population is None else population,
+        objective=trajectory_matching(trained),
+        outer_optimizer=outer_optimizer,
+        num_learners=num_learners,
+        real_batch_size=1,  # experts have seen the real data
+        solve=trained,
+        strategy=strategy,
+        learner_chunk=learner_chunk,
+    )

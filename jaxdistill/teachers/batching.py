@@ -1,0 +1,76 @@
+"""What becomes of a teacher's batches on their way to the inner steps: wrappers of any teacher."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.core.checks import at_least
+from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.types import Array, Augment, Batch, Once, Params, Teacher
+
+
+def with_batches(teacher: Teacher, change: Callable[[Batch, Array], Batch]) -> Teacher:
+    """The teacher with `change(batches [T, B, ...], key)` in the place of its batches.
+
+    `by_class`, which knows no batches, stays as it is; a teacher in two halves is changed in the second.
+    """
+
+    def batches(phi: Params, key: Array) -> Batch:
+        return change(teacher.batches(phi, key), key)
+
+    once = (
+        None if teacher.once is None else Once(teacher.once.make, with_batches(teacher.once.teacher, change))
+    )
+    return teacher._replace(batches=batches, once=once)
+
+
+def augmented(teacher: Teacher, augment: Augment) -> Teacher:
+    """The teacher's batches, augmented with a key of its own for every inner step.
+
+    Args:
+      teacher: any.
+      augment: (key, images [B, H, W, C]) -> images.
+
+    References: Cazenavette et al. 2022, section 3.3 (the student's images are augmented at every step).
+    """
+
+    def change(batches: Batch, key: Array) -> Batch:
+        keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(batches.y.shape[0]))
+        return batches._replace(x=jax.lax.map(lambda each: augment(*each), (keys, batches.x)))
+
+    return with_batches(teacher, change)
+
+
+def minibatches(teacher: Teacher, batch_size: int) -> Teacher:
+    """As many inner steps, each on some of the images: shuffled, and shuffled anew when all had their turn.
+
+    Args:
+      teacher: all its batches are one set, each image once if it goes over them several times and tells
+        images by class.
+      batch_size: b >= 1, images of a step; a step may take from two shuffles.
+
+    Raises:
+      UserError: `batch_size` below 1.
+
+    References: Cazenavette et al. 2022, section 3.4 (batched synthetic data).
+    """
+    at_least("minibatches", "batch_size", batch_size, 1)
+
+    def of(teacher: Teacher) -> Teacher:
+        def batches(phi: Params, key: Array) -> Batch:
+            given = teacher.batches(phi, key)
+            num_steps = given.y.shape[0]
+            pool = given if teacher.by_class is None else teacher.by_class(phi, key)
+            pool = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), pool)
+            count = pool.y.shape[0]
+            keys = jax.random.split(stream(key, "minibatches"), -(-num_steps * batch_size // count))
+            order = jax.vmap(lambda key: jax.random.permutation(key, count))(keys).reshape(-1)
+            rows = order[: num_steps * batch_size].reshape(num_steps, batch_size)
+            return jax.tree.map(lambda a: a[rows], pool)
+
+        once = None if teacher.once is None else Once(teacher.once.make, of(teacher.once.teacher))
+        return teacher._replace(batches=batches, once=once)
+
+    return of(teacher)
