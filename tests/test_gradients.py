@@ -13,6 +13,7 @@ from experiments.gradients import FAULTS, within_budget
 from experiments.gradients import resolve as resolved
 from experiments.options import complete
 from jaxdistill.core.checks import Caution, UserError
+from jaxdistill.core.types import Data
 from jaxdistill.runtime import loop
 from jaxdistill.runtime.memory import format_bytes, parse_bytes, total_bytes
 from jaxdistill.runtime.metrics import read_metrics
@@ -172,7 +173,7 @@ def test_what_fits_nothing_names_the_least():
 def test_auto_runs_what_it_chose(tmp_path, monkeypatch):
     chosen = resolved(config(**TINY))
     data = distill.build.splits(chosen)
-    size = distill.bytes_of(chosen, data=data, key=jax.random.key(0))
+    size = distill.bytes_of(chosen, splits=data, data=Data(data.train, None), key=jax.random.key(0))
     options = {
         "gradient": "auto",
         "memory_budget": f"{size}",
