@@ -228,6 +228,7 @@ def trains(config: Config) -> bool:
 
 OF_METHODS = {
     "distance": "distance",
+    "by_class": "by_class",
     "feature_layers": "layers",
     "augment": "augmentation",
     "augment_strength": "augmentation",
@@ -301,6 +302,7 @@ def method(config: Config, data: Splits, learner: Learner, key: Array) -> Method
         "skip_failed_solves": config["on_failed_solve"] == "skip",
         "validate_every": config["validate_every"],
         "distance": config["distance"],
+        "by_class": config["by_class"],
         "layers": config["feature_layers"],
         "augmentation": augmented,
         "class_strategy": config["class_strategy"],

@@ -200,6 +200,7 @@ OUTER = {
     "max_inner_learning_rate": Option(2.0, float, "bound on learned step sizes; 0 for none", low=0),
     "real_batch_size": Option(256, int, "real images per outer step; of each class in dc, dsa and dm", low=1),
     "distance": Option("layerwise", str, "dc, dsa: of two gradients", DISTANCES),
+    "by_class": Option(True, bool, "dc, dsa: match each class on its own, not all of them together"),
     "feature_layers": Option("last", str, "dm: features that are matched", LAYERS),
     "augment": Option(
         None,

@@ -130,9 +130,8 @@ def test_runs_are_evaluated_by_the_papers_protocol(tmp_path, method, protocol):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["images", "generator"])
-@pytest.mark.parametrize(("method", "population"), [("dc", "persistent"), ("dc", "fixed"), ("dm", "fresh")])
-def test_any_teacher_and_population(tmp_path, method, teacher, population):
-    options = SMALL | {"method": method, "population": population, "teacher": teacher, "start": "noise"}
+def test_matching_on_one_fixed_network(tmp_path, teacher):
+    options = SMALL | {"method": "dc", "population": "fixed", "teacher": teacher, "start": "noise"}
     options |= {"num_baseline_learners": 0, "images_per_class": 2}
     if teacher == "generator":
         options |= {"generator_width": 4, "generator_hidden": 8}

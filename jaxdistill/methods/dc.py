@@ -10,7 +10,8 @@
 | augmentation A(., omega), of DSA alone | `augmentation` | augment/, methods/dsa.py |
 
 Deviations: one outer step here is one match, so 1,000 networks of `matches` each are 1,000 x `matches` steps;
-real images of a class are drawn with replacement, from the training set without its validation split.
+real images of a class are drawn with replacement, from the training set without its validation split. All
+classes in one term (`by_class=False`) is an ablation of Medvedev & D'yakonov 2022.
 """
 
 from functools import partial
@@ -42,6 +43,7 @@ def dc(
     num_learners: int = 1,
     real_batch_size: int = 256,
     distance: str = "layerwise",
+    by_class: bool = True,
     augmentation: Augmentation | None = None,
     class_strategy: str = "auto",
     strategy: str = "auto",
@@ -56,10 +58,10 @@ def dc(
         it has) when None.
       outer_optimizer: SGD 0.1, momentum 0.5, when None.
       num_learners: K networks per outer step.
-      real_batch_size: real images of a class per outer step.
+      real_batch_size: real images per outer step, of each class where they have a term each.
       augmentation: of real and synthetic images where they are matched (siamese), and of those that networks
         are trained on between matches (per image); none in the paper.
-      distance, class_strategy: see `jaxdistill.objectives.gradient_matching`.
+      distance, by_class, class_strategy: see `jaxdistill.objectives.gradient_matching`.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -79,6 +81,7 @@ def dc(
         learner,
         teacher.seen,
         distance=distance,
+        by_class=by_class,
         augment=None if augmentation is None else augmentation.siamese,
         class_strategy=class_strategy,
     )
@@ -101,7 +104,7 @@ def dc(
         outer_optimizer=outer_sgd(learning_rate=0.1) if outer_optimizer is None else outer_optimizer,
         num_learners=num_learners,
         real_batch_size=real_batch_size,
-        draw=partial(sample_per_class, num_per_class=real_batch_size),
+        draw=partial(sample_per_class, num_per_class=real_batch_size) if by_class else None,
         strategy=strategy,
         learner_chunk=learner_chunk,
     )

@@ -25,6 +25,7 @@ def dsa(
     num_learners: int = 1,
     real_batch_size: int = 256,
     distance: str = "layerwise",
+    by_class: bool = True,
     augmentation: Augmentation = DSA,
     class_strategy: str = "auto",
     strategy: str = "auto",
@@ -38,9 +39,9 @@ def dsa(
       population: as in `dc`, trained on augmented images, when None.
       outer_optimizer: SGD 0.1, momentum 0.5, when None.
       num_learners: K networks per outer step.
-      real_batch_size: real images of a class per outer step.
+      real_batch_size: real images per outer step, of each class where they have a term each.
       augmentation: see `jaxdistill.augment.dsa`.
-      distance, class_strategy: see `jaxdistill.objectives.gradient_matching`.
+      distance, by_class, class_strategy: see `jaxdistill.objectives.gradient_matching`.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -63,6 +64,7 @@ def dsa(
         num_learners=num_learners,
         real_batch_size=real_batch_size,
         distance=distance,
+        by_class=by_class,
         augmentation=augmentation,
         class_strategy=class_strategy,
         strategy=strategy,
