@@ -16,7 +16,6 @@ lose most on a busy one, so its ratio flatters us there; `load` in a row says ho
 import contextlib
 import itertools
 import os
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -30,6 +29,7 @@ import optax
 from jax import lax
 
 from experiments import build, cli, gradients
+from experiments.matching_steps import matching
 from experiments.measure import (
     Program,
     Row,
@@ -37,7 +37,9 @@ from experiments.measure import (
     compiled,
     interleaved,
     no_compile_cache,
+    outer_steps,
     ratio_of_medians,
+    row,
     timed,
 )
 from experiments.options import (
@@ -69,13 +71,14 @@ from jaxdistill.methods.gtn import gtn
 from jaxdistill.methods.outer import outer_adam
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.runtime import profile, progress
-from jaxdistill.runtime.loop import compiled_chunk
 from jaxdistill.teachers import generator, images
 
 GROUPS: Groups = {
     "benchmark": {
         "what": Option(
-            [], str, "torch, outer, remat, chunk, conv, generator (default: all; torch where it is there)"
+            [],
+            str,
+            "torch, outer, remat, chunk, conv, generator, matching (default: all; torch where it is there)",
         ),
         "repeats": Option(7, int, "rounds of each comparison, after one that warms up"),
         "smoke": Option(False, bool, "everything tiny, 2 rounds: does it run?"),
@@ -84,22 +87,6 @@ GROUPS: Groups = {
 }
 SHAPES = {"mlp": (8, 8, 1), "lenet": (28, 28, 1), "convnet": (28, 28, 1)}
 REMEDY = 'pip install -e ".[torch]" adds it.'
-
-
-def row(
-    what: str, variant: str, times: Sequence[float] = (), program: Program | None = None, **more: Any
-) -> Row:
-    """One result: `more` are its settings or further numbers."""
-    return {
-        "what": what,
-        "variant": variant,
-        **more,
-        "seconds_median": statistics.median(times) if times else None,
-        "seconds_min": min(times) if times else None,
-        "repeats": len(times),
-        "compile_seconds": round(program.compile_seconds, 3) if program else None,
-        "temp_bytes": program.temp_bytes if program else None,
-    }
 
 
 def problem(
@@ -119,12 +106,6 @@ def problem(
         **options,
     )
     return method, Data(from_arrays(pixels, np.arange(size) % 10, 10), None)
-
-
-def outer_steps(method: Method, data: Data, seed: int, length: int) -> Program:
-    """A compiled chunk of so many outer steps."""
-    key = jax.random.key(seed)
-    return compiled(compiled_chunk(method), (jax.jit(method.init)(key), data, key), (length,), steps=length)
 
 
 def torch(config: Mapping[str, Any]) -> Iterator[Row]:
@@ -313,6 +294,7 @@ PARTS = {
     "chunk": chunk,
     "conv": conv,
     "generator": generated,
+    "matching": matching,
 }
 
 
@@ -360,6 +342,7 @@ def show(name: str, rows: Sequence[Row]) -> None:
     scales = {"seconds_median": 1e3, "seconds_min": 1e3, "temp_bytes": 2.0**-20}
     titles = {"variant": "variant", "learner": "learner", "K": "K", "T": "T", "seconds_median": "median ms"}
     titles |= {"seconds_min": "min ms", "compile_seconds": "compile s", "temp_bytes": "MiB", "ratio": "ratio"}
+    titles |= {"gflops": "GFLOP/s"}
     columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
 
     scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]

@@ -12,7 +12,9 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxdistill.core.checks import fail
+from jaxdistill.core.types import Data, Method
 from jaxdistill.runtime.atomic import atomic_write
+from jaxdistill.runtime.loop import compiled_chunk
 
 Row = dict[str, Any]
 OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
@@ -102,3 +104,25 @@ def append_rows(file: Path, rows: Sequence[Row]) -> list[Row]:
     except (TypeError, ValueError) as error:
         raise fail("rows", "a JSON list of rows", f"{file} ({error})", "Move it away.") from error
     return saved
+
+
+def row(
+    what: str, variant: str, times: Sequence[float] = (), program: Program | None = None, **more: Any
+) -> Row:
+    """One result: `more` are its settings or further numbers."""
+    return {
+        "what": what,
+        "variant": variant,
+        **more,
+        "seconds_median": statistics.median(times) if times else None,
+        "seconds_min": min(times) if times else None,
+        "repeats": len(times),
+        "compile_seconds": round(program.compile_seconds, 3) if program else None,
+        "temp_bytes": program.temp_bytes if program else None,
+    }
+
+
+def outer_steps(method: Method, data: Data, seed: int, length: int) -> Program:
+    """A compiled chunk of so many outer steps."""
+    key = jax.random.key(seed)
+    return compiled(compiled_chunk(method), (jax.jit(method.init)(key), data, key), (length,), steps=length)

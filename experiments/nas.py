@@ -3,7 +3,7 @@
 Question: how well do few steps on generated data order architectures, against as many steps on real data and
 on random real images, and at what cost?
 
-    python -m experiments.nas                      distills a generator of digits first; 8 minutes on 2 cores
+    python -m experiments.nas                      distills a generator of digits first; 4 minutes on 2 cores
     python -m experiments.nas --distilled=RUN      a finished run of experiments.distill
 
 Candidates are ConvNets of another depth, width, norm, activation and kernel. Each is trained for the steps of

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import message
 
-from experiments import benchmark, measure, torch_reference
+from experiments import benchmark, matching_steps, measure, torch_reference
 from jaxdistill.core.checks import UserError
 from jaxdistill.learners import learner
 
@@ -41,6 +41,12 @@ def test_the_impatient_get_fewer_rounds(monkeypatch):
     assert len(measure.interleaved(sides, 9, patience=1.5)["a"]) == 3
     assert len(measure.interleaved(sides, 9, patience=0.0)["a"]) == 1
     assert len(measure.interleaved(sides, 9, patience=100.0)["a"]) == 9
+
+
+def test_operations_of_a_convnet_by_hand():
+    net = learner("convnet", image_shape=(28, 28, 1), num_classes=10, width=4)
+    by_layer = 9 * 1 * 4 * 32**2, 9 * 4 * 4 * 16**2, 9 * 4 * 4 * 8**2, 4 * 4 * 4 * 10
+    assert matching_steps.forward_flops(net) == 2 * sum(by_layer)
 
 
 @pytest.mark.parametrize("order", [1, 2])

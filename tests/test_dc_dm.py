@@ -1,4 +1,4 @@
-"""DC and DM: the population that goes on, the recipes, runs, and what they refuse."""
+"""DC, DSA and DM: the population that goes on, the recipes, runs, and what they refuse."""
 
 import jax
 import numpy as np
