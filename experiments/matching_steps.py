@@ -13,7 +13,7 @@ from experiments.measure import OUT_OF_MEMORY, Row, compiled, outer_steps, row, 
 from jaxdistill.core.types import Data, Learner, Method
 from jaxdistill.data import from_arrays
 from jaxdistill.learners import learner
-from jaxdistill.methods.dc import dc
+from jaxdistill.methods.dc import dc, schedule
 from jaxdistill.methods.dm import dm
 from jaxdistill.methods.dsa import dsa
 from jaxdistill.teachers import images
@@ -56,7 +56,7 @@ def matching(config: Mapping[str, Any]) -> Iterator[Row]:
                 yield row("matching", f"{name}, {strategy}: too large to run", (), program, learner="convnet")
         times = timed(programs, config["repeats"])
         best = 2 * size**3 / statistics.median(times["matrix product"])
-        work = forward * classes * (by_real * real + by_synthetic * per_class)
+        work = forward * classes * (by_real * real + (by_synthetic + trained(method, per_class)) * per_class)
         for strategy in [name for name in programs if name != "matrix product"]:
             rate = work / statistics.median(times[strategy])
             more = {
@@ -66,6 +66,12 @@ def matching(config: Mapping[str, Any]) -> Iterator[Row]:
                 "ratio": round(rate / best, 3),
             }
             yield row("matching", f"{name}, {strategy}", times[strategy], programs[strategy], **more)
+
+
+def trained(method: Callable[..., Method], per_class: int) -> int:
+    """Forward passes of each synthetic image in the training between two matches of a network."""
+    matches, epochs = schedule(per_class)
+    return 3 * epochs if method is not dm and matches > 1 else 0
 
 
 def forward_flops(network: Learner) -> int:

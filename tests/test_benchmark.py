@@ -47,6 +47,8 @@ def test_operations_of_a_convnet_by_hand():
     net = learner("convnet", image_shape=(28, 28, 1), num_classes=10, width=4)
     by_layer = 9 * 1 * 4 * 32**2, 9 * 4 * 4 * 16**2, 9 * 4 * 4 * 8**2, 4 * 4 * 4 * 10
     assert matching_steps.forward_flops(net) == 2 * sum(by_layer)
+    methods = matching_steps.STEPS.values()
+    assert [matching_steps.trained(method, count) for method, count, *_ in methods] == [0, 150, 150, 0]
 
 
 @pytest.mark.parametrize("order", [1, 2])
