@@ -4,7 +4,7 @@ Question: how long does an outer step take against a plain PyTorch implementatio
 learners and T inner steps, what does `remat` save, how long should a compiled chunk be, and which
 formulation of the convolution is right for this backend?
 
-    python -m experiments.benchmark                         all parts, about 8 minutes on 2 cores
+    python -m experiments.benchmark                         all parts, about 15 minutes on 2 cores
     python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
 
 Expected, 2 cores: `torch` at most 0.8 times PyTorch's time, about 0.6; `conv` gradients in a scan less than
