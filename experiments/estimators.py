@@ -25,6 +25,7 @@ from jaxdistill.core.types import (
     Teacher,
 )
 from jaxdistill.data import Splits, sample
+from jaxdistill.inner.accumulated import accumulated
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.over_learners import over_learners
@@ -36,9 +37,11 @@ from jaxdistill.objectives.validation import validation
 Config = Mapping[str, Any]
 UNROLLED = ("unrolled", "unrolled_step", "unrolled_sqrt", "truncated")
 MATCHING = "gradient_matching"
-ESTIMATORS = (*UNROLLED, *(f"implicit_{name}" for name in LINEAR_SOLVERS), MATCHING)
-"""By backpropagation: all steps kept, remat step, remat sqrt, through the last steps alone. Then by the
-implicit function theorem, with each linear solver. Gradient matching, of all classes at once, lowers another
+ACCUMULATED = "accumulated"
+ESTIMATORS = (*UNROLLED, ACCUMULATED, *(f"implicit_{name}" for name in LINEAR_SOLVERS), MATCHING)
+"""By backpropagation: all steps kept, remat step, remat sqrt, through the last steps alone; with the weights
+detached between steps (without momentum). Then by the implicit function theorem, with each linear solver.
+Gradient matching, of all classes at once, lowers another
 loss, trains no inner steps, and is there for its memory and time."""
 SMOOTH = ("tanh", "sigmoid", "softplus", "gelu")
 
@@ -86,6 +89,9 @@ def optimizer(config: Config, num_steps: int) -> InnerOptimizer:
 def solve(name: str, config: Config, data: Splits, made: Problem, num_steps: int) -> Solve:
     """The inner training map of an estimator: T steps, unrolled ones on the batch repeated T times."""
     loss, calibrate = made.loss, made.learner.calibrate
+    if name == ACCUMULATED:
+        made_by, inner = teacher(config, data, num_steps), optimizer(config, num_steps)
+        return accumulated(made_by, loss, inner, calibrate=calibrate)
     if name in UNROLLED:
         last = min(config["backprop_last"], num_steps) if name == "truncated" else None
         remat = name.removeprefix("unrolled_") if name in ("unrolled_step", "unrolled_sqrt") else "none"

@@ -112,6 +112,20 @@ def test_the_reference_is_the_dense_one_and_implicit_gradients_reach_it():
     assert cosine > 0.9999 and error < 1e-2 and told["residual"] < 1e-4  # float32
 
 
+def test_the_accumulated_gradient_is_the_unrolled_one_for_one_step():
+    chosen = config(learner="mlp", width=4, depth=1, inner_momentum=0.0, inner_learning_rate=1.0)
+    data = build.splits(chosen)
+    problem = estimators.problem(chosen, data, 1)
+
+    def gradient(name, num_steps):
+        step = estimators.estimator(name, chosen, data, problem, num_steps)
+        return jax.device_get(jax.jit(step)(*problem.arguments)[0])
+
+    for num_steps, low, high in ((1, 1 - 1e-6, 1.01), (8, 0.3, 0.9999)):
+        both = [gradient(name, num_steps) for name in ("accumulated", "unrolled")]
+        assert low < reference.compare(*both)[0] < high
+
+
 @pytest.mark.slow
 def test_a_network_that_is_not_smooth_is_compared_with_a_long_unroll():
     chosen = config(learner="mlp", width=4, depth=1, activation="relu", reference_steps=3)
@@ -230,10 +244,11 @@ def test_no_process_outlives_the_one_that_is_stopped(monkeypatch):
         ({"inner_steps": [10, 0]}, "inner_steps >= 1, got 0"),
         ({"num_learners": []}, "at least one of num_learners, got none"),
         ({"num_learners": [-1]}, "num_learners >= 1, got -1"),
-        ({"estimators": ["implicit_gc"]}, "expected one of gradient_matching, implicit_cg, implicit"),
+        ({"estimators": ["implicit_gc"]}, "expected one of accumulated, gradient_matching, implicit_cg"),
         ({"measure": ["memory"]}, "expected one of error, process, program, time"),
         ({"damping": -0.1}, "damping >= 0, got -0.1"),
         ({"inner_momentum": 1.0}, "momentum in [0, 1)"),
+        ({"estimators": ["accumulated"], "inner_momentum": 0.5}, "sgd without momentum"),
         ({"nystrom_rank": 3}, "a linear solver that takes nystrom_rank, got identity"),
         ({"learner": "mlpp"}, "learner: expected one of"),
     ],
