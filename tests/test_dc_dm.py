@@ -75,6 +75,13 @@ def test_the_papers_numbers_by_images_per_class():
     assert config["num_outer_steps"] == 10_000 and config["population"] == "persistent"
     assert complete(distill.GROUPS, {"method": "dc"})["num_outer_steps"] == 1000
     assert complete(distill.GROUPS, {"method": "dm"})["start"] == "real"
+    for rate, chosen in (
+        (0.1, {"method": "dc"}),
+        (0.01, {"method": "dsa", "learner": "mlp"}),
+        (1.0, {"method": "dm", "images_per_class": 50, "learner": "mlp"}),
+        (10.0, {"method": "dm", "images_per_class": 100}),
+    ):
+        assert complete(distill.GROUPS, chosen)["outer_learning_rate"] == rate
 
 
 def test_networks_see_augmented_images_between_matches():
