@@ -28,7 +28,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments import build, cli, gradients
+from experiments import build, cli, distill, gradients
 from experiments.matching_steps import matching
 from experiments.measure import (
     Program,
@@ -43,13 +43,7 @@ from experiments.measure import (
     timed,
 )
 from experiments.options import (
-    DATA,
-    IMPLICIT,
-    INNER,
-    LEARNER,
-    OUTER,
     RUN,
-    TEACHER,
     Groups,
     Option,
     complete,
@@ -165,7 +159,7 @@ def remat(config: Mapping[str, Any]) -> Iterator[Row]:
 def chunk(config: Mapping[str, Any]) -> Iterator[Row]:
     """Time per outer step of `experiments.distill`'s default run, by outer steps per compiled chunk."""
     seed, smoke = config["seed"], config["smoke"]
-    choices = gradients.resolve(defaults({"": DATA | TEACHER | LEARNER | INNER | IMPLICIT | OUTER}))
+    choices = gradients.resolve(defaults(distill.GROUPS))
     data, key = build.splits(choices), jax.random.key(seed)
     method = build.method(choices, data, build.learner(choices, data.info), stream(key, "teacher start"))
     total, lengths = (2, (1, 2)) if smoke else (100, (1, 5, 20, 100))

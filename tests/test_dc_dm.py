@@ -157,6 +157,7 @@ def test_one_image_per_class_beats_random_real_ones(tmp_path, method, steps):
         real_batch_size=64,
         num_eval_learners=10,
         num_baseline_learners=10,
+        step_sizes=[0.01, 0.03, 0.1],
         full_data_epochs=0,
         run_dir=str(tmp_path / "run"),
     )

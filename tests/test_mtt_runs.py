@@ -91,7 +91,7 @@ def test_a_run_follows_experts_and_is_evaluated_with_its_step_size(made, tmp_pat
 def test_any_gradient_follows_experts(made, tmp_path, gradient):
     options = MTT | {"gradient": gradient, "experts": str(made[0])}
     if gradient == "implicit":
-        del options["distill_epochs"]
+        options |= {"distill_epochs": None}
         options |= {
             "learned": [],
             "max_inner_steps": 5,
@@ -171,6 +171,7 @@ def test_one_image_per_class_beats_random_real_ones(tmp_path):
         inner_learning_rate=0.1,
         outer_learning_rate=100.0,
         num_outer_steps=600,
+        step_sizes=[0.01, 0.03, 0.1],
         num_eval_learners=10,
         num_baseline_learners=10,
         full_data_epochs=0,

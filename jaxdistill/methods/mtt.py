@@ -97,7 +97,7 @@ def mtt(
         outer_optimizer=outer_optimizer,
         num_learners=num_learners,
         real_batch_size=1,  # experts have seen the real data
-        solve=trained,
+        solve=trained._replace(probe=lambda segment: trained.probe(segment.start)),
         strategy=strategy,
         learner_chunk=learner_chunk,
     )
