@@ -95,6 +95,7 @@ def test_any_gradient_follows_experts(made, tmp_path, gradient):
         options |= {
             "learned": [],
             "max_inner_steps": 5,
+            "damping": 10.0,
             "outer_learning_rate": 0.1,
             "hyper_learning_rate": None,
         }
