@@ -41,8 +41,8 @@ ACCUMULATED = "accumulated"
 ESTIMATORS = (*UNROLLED, ACCUMULATED, *(f"implicit_{name}" for name in LINEAR_SOLVERS), MATCHING)
 """By backpropagation: all steps kept, remat step, remat sqrt, through the last steps alone; with the weights
 detached between steps (without momentum). Then by the implicit function theorem, with each linear solver.
-Gradient matching, of all classes at once, lowers another
-loss, trains no inner steps, and is there for its memory and time."""
+Gradient matching, of all classes at once, lowers another loss, trains no inner steps, and is there for its
+memory and time."""
 SMOOTH = ("tanh", "sigmoid", "softplus", "gelu")
 
 

@@ -1,4 +1,4 @@
-"""The inner solve with the weights detached between steps: no number of steps changes its memory."""
+"""The inner solve with the weights detached between steps: of these its memory holds the batches alone."""
 
 from collections.abc import Callable
 
@@ -29,12 +29,12 @@ def accumulated(
     *,
     calibrate: Callable[[Params, Array], Params] = lambda params, x: params,
 ) -> Solve:
-    """theta_T = theta_0 - sum_t eta_t grad L(theta_t, batch_t(phi)), each theta_t a constant for the
-    gradient.
+    """theta_T = theta_0 - sum_t eta_t grad L(theta_t, batch_t(phi)), with constant theta_t for the gradient.
 
     The same theta_T as `unrolled`, and another gradient: what a step does to the gradients of later steps is
     left out. So a step's share needs that step alone, and the backward pass trains once more and adds them
-    up: no activations and no weights of the way are kept. Exact for T = 1.
+    up: no activations and no weights of the way are kept, only the T batches and their gradients. Exact
+    for T = 1.
 
     Args:
       teacher: makes the T batches, once per solve.

@@ -8,22 +8,18 @@ import jax.numpy as jnp
 
 from jaxdistill.core.checks import at_least
 from jaxdistill.core.keys import at_step, stream
-from jaxdistill.core.types import Array, Augment, Batch, Once, Params, Teacher
+from jaxdistill.core.types import Array, Augment, Batch, Params, Teacher
 
 
-def with_batches(teacher: Teacher, change: Callable[[Batch, Array], Batch]) -> Teacher:
-    """The teacher with `change(batches [T, B, ...], key)` in the place of its batches.
+def with_batches(teacher: Teacher, change: Callable[[Teacher, Params, Array], Batch]) -> Teacher:
+    """The teacher with the batches `change(teacher, phi, key)`, [T, B, ...], in the place of its own.
 
-    `by_class`, which knows no batches, stays as it is; a teacher in two halves is changed in the second.
+    `by_class`, which knows no batches, stays as it is; a teacher in two halves is changed in the second too.
     """
-
-    def batches(phi: Params, key: Array) -> Batch:
-        return change(teacher.batches(phi, key), key)
-
-    once = (
-        None if teacher.once is None else Once(teacher.once.make, with_batches(teacher.once.teacher, change))
-    )
-    return teacher._replace(batches=batches, once=once)
+    once = teacher.once
+    if once is not None:
+        once = once._replace(teacher=with_batches(once.teacher, change))
+    return teacher._replace(batches=partial(change, teacher), once=once)
 
 
 def augmented(teacher: Teacher, augment: Augment) -> Teacher:
@@ -36,7 +32,8 @@ def augmented(teacher: Teacher, augment: Augment) -> Teacher:
     References: Cazenavette et al. 2022, section 3.3 (the student's images are augmented at every step).
     """
 
-    def change(batches: Batch, key: Array) -> Batch:
+    def change(teacher: Teacher, phi: Params, key: Array) -> Batch:
+        batches = teacher.batches(phi, key)
         keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(batches.y.shape[0]))
         return batches._replace(x=jax.lax.map(lambda each: augment(*each), (keys, batches.x)))
 
@@ -58,19 +55,15 @@ def minibatches(teacher: Teacher, batch_size: int) -> Teacher:
     """
     at_least("minibatches", "batch_size", batch_size, 1)
 
-    def of(teacher: Teacher) -> Teacher:
-        def batches(phi: Params, key: Array) -> Batch:
-            given = teacher.batches(phi, key)
-            num_steps = given.y.shape[0]
-            pool = given if teacher.by_class is None else teacher.by_class(phi, key)
-            pool = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), pool)
-            count = pool.y.shape[0]
-            keys = jax.random.split(stream(key, "minibatches"), -(-num_steps * batch_size // count))
-            order = jax.vmap(lambda key: jax.random.permutation(key, count))(keys).reshape(-1)
-            rows = order[: num_steps * batch_size].reshape(num_steps, batch_size)
-            return jax.tree.map(lambda a: a[rows], pool)
+    def change(teacher: Teacher, phi: Params, key: Array) -> Batch:
+        given = teacher.batches(phi, key)
+        num_steps = given.y.shape[0]
+        pool = given if teacher.by_class is None else teacher.by_class(phi, key)
+        pool = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), pool)
+        count = pool.y.shape[0]
+        keys = jax.random.split(stream(key, "minibatches"), -(-num_steps * batch_size // count))
+        order = jax.vmap(lambda key: jax.random.permutation(key, count))(keys).reshape(-1)
+        rows = order[: num_steps * batch_size].reshape(num_steps, batch_size)
+        return jax.tree.map(lambda a: a[rows], pool)
 
-        once = None if teacher.once is None else Once(teacher.once.make, of(teacher.once.teacher))
-        return teacher._replace(batches=batches, once=once)
-
-    return of(teacher)
+    return with_batches(teacher, change)

@@ -19,7 +19,7 @@ import jax
 
 from jaxdistill.core.checks import one_of
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Array, Batch, Teacher
+from jaxdistill.core.types import Array, Batch, Params, Teacher
 from jaxdistill.teachers.batching import with_batches
 
 SHUFFLES = ("none", "batches", "images")
@@ -62,7 +62,8 @@ def shuffled(teacher: Teacher, shuffle: str) -> Teacher:
     if one_of("shuffled", shuffle, SHUFFLES) == "none":
         return teacher
 
-    def change(batches: Batch, key: Array) -> Batch:
+    def change(teacher: Teacher, phi: Params, key: Array) -> Batch:
+        batches = teacher.batches(phi, key)
         steps, size = batches.y.shape[:2]
         count = steps if shuffle == "batches" else steps * size
         order = jax.random.permutation(stream(key, "shuffle"), count)
