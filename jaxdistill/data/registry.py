@@ -22,6 +22,7 @@ from jaxdistill.data.dataset import (
 from jaxdistill.data.digits import load_digits
 from jaxdistill.data.idx_sets import load_idx
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
+from jaxdistill.data.usps import load_usps
 
 TEST_FRACTION = 0.2  # of a set that has no test part
 
@@ -33,6 +34,7 @@ DATASETS: dict[str, Callable[[Source], Raw]] = {
     "cifar10": load_prepared,
     "cifar100": load_prepared,
     "svhn_cropped": load_prepared,
+    "usps": load_usps,
 }
 """The sets that have a name of their own: one line each. `load` also takes any prepared TFDS set."""
 
@@ -51,6 +53,7 @@ MIRRORS: dict[str, bool] = {
     "kmnist": False,
     "mnist": False,
     "svhn_cropped": False,
+    "usps": False,
 }
 """Whether the mirror image of an image is one of its class; not known of other sets."""
 
@@ -74,7 +77,7 @@ def load(
         `emnist/balanced`, ...), or a path that ends in `.npz` (see `load_npz` for what is in it).
       data_dir: folder of prepared TFDS sets; by default `jaxdistill/data` in the user's cache folder.
       manual_dir: folder with the original files of `mnist`, `fashion_mnist` or `kmnist`, used when the
-        set is not prepared yet, instead of the network. Other sets ignore it.
+        set is not prepared yet, instead of the network, and of `usps`, always. Other sets ignore it.
       image_size: side in pixels to resize to (square, antialiased bilinear); None keeps the size.
       validation_fraction: part of the training set that becomes `validation`, in (0, 1), rounded up.
       seed: of the splits, and of nothing else. Leave it: every run then has the same splits.
