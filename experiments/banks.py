@@ -1,9 +1,14 @@
-"""Networks trained on real data, as `experiments.experts` keeps them and distillation takes them."""
+"""Networks trained on real data, as `experiments.experts` and `experiments.pretrain` make and keep them.
+
+They are trained and kept in groups through Orbax; a run that was stopped goes on with the next group.
+"""
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,66 +16,204 @@ import numpy as np
 
 from experiments import build
 from jaxdistill.core.checks import fail
-from jaxdistill.core.types import Learner, Params
+from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
+from jaxdistill.data import DatasetInfo, Splits
+from jaxdistill.evaluation import Protocol, accuracy_on, training
+from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.inner.train import train
+from jaxdistill.learners import num_params
+from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.checkpoint import Checkpoints
+from jaxdistill.runtime.memory import format_bytes
+from jaxdistill.runtime.rundir import open_run
 
 GROUPS_FOLDER = "groups"
+SCORES = ("validation_accuracies", "test_accuracies")
+Choices = dict[str, Any]
 
 
-def template(learner: Learner, count: int, num_epochs: int) -> dict[str, Any]:
-    """Shapes of one group: weights [count, num_epochs + 1, ...] and accuracies [count]."""
-    one = jax.eval_shape(learner.init, jax.random.key(0))
-    weights = jax.tree.map(lambda s: jax.ShapeDtypeStruct((count, num_epochs + 1, *s.shape), s.dtype), one)
-    scores = jax.ShapeDtypeStruct((count,), jnp.float32)
-    return {"weights": weights, "validation_accuracies": scores, "test_accuracies": scores}
+class Bank(NamedTuple):
+    """What learners come from."""
+
+    given: Params
+    """What the outer loop draws from: trajectories [experts, epochs + 1, ...] or networks [networks, ...]."""
+    held_out: Params
+    """Networks of a pool for the evaluation alone, [networks, ...]; None of trajectories."""
 
 
-def group_sizes(num_experts: int, group_size: int) -> list[int]:
-    """How many experts each group has: all the same, but the last."""
-    return [min(group_size, num_experts - done) for done in range(0, num_experts, group_size)]
+class Group(NamedTuple):
+    """Networks that are trained at once and kept in one file."""
+
+    first: int
+    """Number of the first of them."""
+    count: int
 
 
-def load_experts(config: dict[str, Any], choices: dict[str, Any], learner: Learner) -> Params:
-    """All trajectories of a folder, [experts, epochs + 1, ...].
+def groups_of(total: int, size: int) -> list[Group]:
+    """As many networks in each, but in the last."""
+    return [Group(first, min(size, total - first)) for first in range(0, total, size)]
+
+
+def network_keys(key: Array, group: Group) -> Array:
+    """A key for each network of a group, whatever the groups."""
+    return jax.vmap(partial(at_step, stream(key, "networks")))(jnp.arange(*_span(group)))
+
+
+def starts(learner: Learner) -> Callable[[Array], Params]:
+    """Compiled: keys -> new networks, one after another."""
+    return jax.jit(lambda keys: jax.lax.map(lambda key: learner.init(stream(key, "init")), keys))
+
+
+def trained_by(config: Choices, learner: Learner, protocol: Protocol) -> Callable[..., Params]:
+    """Compiled: (params, keys, training set) -> the networks after a protocol on all of it."""
+
+    @jax.jit
+    def trained(params: Params, keys: Array, real: Dataset) -> Params:
+        def of_one(params: Params, key: Array) -> Params:
+            rows = jnp.arange(real.y.shape[0], dtype=jnp.int32)
+            steps, _, loss = training(learner, protocol, Batch(real.x, real.y), rows, key)
+            return train(loss, params, steps, protocol.optimizer, protocol.values)[0]
+
+        return over_learners(of_one, strategy=config["strategy"], chunk=config["learner_chunk"])(params, keys)
+
+    return trained
+
+
+def tested(config: Choices, learner: Learner, data: Splits, params: Params) -> dict[str, Array]:
+    """Accuracies of trained networks, batch statistics those of one batch of training images."""
+
+    @jax.jit
+    def accuracies(params: Params, split: Dataset, real: Dataset) -> Array:
+        def of_one(params: Params) -> Array:
+            return accuracy_on(learner, learner.calibrate(params, real.x[: config["batch_size"]]), split)
+
+        return over_learners(of_one, strategy=config["strategy"], chunk=config["learner_chunk"])(params)
+
+    splits = (data.validation, data.test)
+    return {name: accuracies(params, split, data.train) for name, split in zip(SCORES, splits, strict=True)}
+
+
+def train_bank(
+    config: Choices,
+    choices: Choices,
+    learner: Learner,
+    groups: Sequence[Group],
+    *,
+    what: str,
+    num_snapshots: int | None = None,
+    units: int,
+    make: Callable[[Group, Callable[[int], None]], dict[str, Any]],
+) -> Choices:
+    """Makes the groups that are not there yet, and writes `result.json`.
 
     Args:
-      config: of a distillation; `experts` is the folder.
-      choices: its identity, which experts have to share: data set and network.
+      config: of the experiment.
+      choices: what the run is.
       learner: its network.
+      groups: of all networks.
+      what: what they are, for the first line; its first word names them.
+      num_snapshots: of the training of each network; None where only its end is kept.
+      units: of progress in a group.
+      make: (group, callback of the units done) -> what `_template` says.
+
+    Returns:
+      {"validation_accuracies", "test_accuracies", "bytes", "config", "environment"}.
+    """
+    total = sum(group.count for group in groups)
+    size = 4 * num_params(jax.eval_shape(learner.init, jax.random.key(0))) * (num_snapshots or 1) * total
+    with open_run(config["run_dir"], choices) as directory:
+        progress.say(
+            f"{total} {what}, {profile.device_description()}; {format_bytes(size)} of weights go to "
+            f"{config['run_dir']}"
+        )
+        with Checkpoints(directory.path / GROUPS_FOLDER, keep=len(groups)) as kept:
+            done = kept.latest_step() or 0
+            with progress.Progress(units * len(groups), units * done, what.split()[0]) as bar:
+                for i, group in list(enumerate(groups))[done:]:
+                    kept.save(i + 1, make(group, lambda n, i=i: bar.update(units * i + n)))
+            every = [kept.read(i + 1, _template(learner, g, num_snapshots)) for i, g in enumerate(groups)]
+        result = {
+            **{name: [float(a) for group in every for a in group[name]] for name in SCORES},
+            "bytes": size,
+            "config": json.loads(json.dumps(choices)),
+            "environment": json.loads(directory.config.read_text())["environment"],
+        }
+        directory.write_json("result.json", result)
+    return result
+
+
+class Kind(NamedTuple):
+    """Of bank."""
+
+    script: str
+    """What makes it, in `experiments`."""
+    option: str
+    """Of a distillation: its folder."""
+    noun: str
+    """What is in it; `num_` before it is an option of the script."""
+
+
+KINDS = {
+    "experts": Kind("experts", "experts", "experts"),
+    "pretrained": Kind("pretrain", "pool", "networks"),
+    "fixed_pretrained": Kind("pretrain", "pool", "networks"),
+}
+"""By the population that draws from it."""
+
+
+def load_bank(config: Choices, choices: Choices, learner: Learner, info: DatasetInfo) -> Bank | None:
+    """What the population of a distillation draws from; None where that is nothing.
+
+    Args:
+      config: of a distillation.
+      choices: its identity.
+      learner: its network, which has to be that of the bank.
+      info: of its data: those of the bank, or with the image shape of those that `pool_dataset` names.
 
     Raises:
-      UserError: no folder, none that `experiments.experts` wrote or finished, experts of another data set or
-        network: every difference is named.
+      UserError: no folder, one that the script did not write or finish, networks of another data set or
+        architecture: every difference is named.
     """
-    options = {name: config[name] for name in ("learner", *build.LEARNER_OPTIONS) if config[name] is not None}
-    flags = " ".join(
-        f"--{name}={value}" for name, value in ({"dataset": config["dataset"]} | options).items()
-    )
-    remedy = f"python -m experiments.experts {flags} --run_dir=FOLDER makes them."
-    if config["experts"] is None:
-        raise fail("mtt", "--experts=FOLDER", "none", remedy)
-    folder = Path(config["experts"])
+    if config["population"] not in KINDS:
+        return None
+    kind = KINDS[config["population"]]
+    wanted = {"image_shape": list(info.image_shape)} | {
+        name: choices.get(name) for name in ("dataset", "dataset_sha256", "learner", *build.LEARNER_OPTIONS)
+    }
+    source = config["pool_dataset"] if kind.option == "pool" else None
+    if source not in (None, config["dataset"]):
+        wanted |= {"dataset": source, "dataset_sha256": None}
+    places = ("dataset", "image_size", "learner", *build.LEARNER_OPTIONS)
+    chosen = {name: config[name] for name in places if config[name] is not None}
+    chosen["dataset"] = wanted["dataset"]
+    flags = " ".join(f"--{name}={value}" for name, value in chosen.items())
+    remedy = f"python -m experiments.{kind.script} {flags} --run_dir=FOLDER makes them."
+    if config[kind.option] is None:
+        raise fail(config["population"], f"--{kind.option}=FOLDER", "none", remedy)
+    folder = Path(config[kind.option])
     try:
         saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
-        count, size, num_epochs = (saved[name] for name in ("num_experts", "group_size", "num_epochs"))
+        total, size = saved[f"num_{kind.noun}"], saved["group_size"]
+        snapshots = saved["num_epochs"] + 1 if kind.noun == "experts" else None
+        kept = total - saved.get("num_test_networks", 0)
     except (OSError, ValueError, KeyError, TypeError):
-        raise fail("mtt", "a folder of experiments.experts", folder, remedy) from None
-    shared = ("dataset", "dataset_sha256", "image_size", "learner", *build.LEARNER_OPTIONS)
-    other = [
-        f"{name}: {saved.get(name)} there, {choices.get(name)} here"
-        for name in shared
-        if saved.get(name) != choices.get(name)
-    ]
+        raise fail(config["population"], f"a folder of experiments.{kind.script}", folder, remedy) from None
+    there = {name: saved.get(name) for name in wanted}
+    other = [f"{n}: {there[n]} there, {value} here" for n, value in wanted.items() if there[n] != value]
     if other:
-        raise fail("mtt", f"experts of this data set and network in {folder}", "; ".join(other), remedy)
+        expected = f"{kind.noun} of this data set and network in {folder}"
+        raise fail(config["population"], expected, "; ".join(other), remedy)
     if not (folder / "result.json").is_file():
-        raise fail("mtt", f"all {count} experts in {folder}", "some", "Let experiments.experts end.")
-    counts = group_sizes(count, size)
-    with Checkpoints(folder / GROUPS_FOLDER, keep=len(counts)) as groups:
-        every = [
-            groups.read(i + 1, template(learner, n, num_epochs))["weights"] for i, n in enumerate(counts)
-        ]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
+        expected = f"all {total} {kind.noun} in {folder}"
+        raise fail(config["population"], expected, "some", f"Let experiments.{kind.script} end.")
+    groups = groups_of(total, size)
+    with Checkpoints(folder / GROUPS_FOLDER, keep=len(groups)) as files:
+        every = [files.read(i + 1, _template(learner, g, snapshots))["weights"] for i, g in enumerate(groups)]
+    weights = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
+    if kind.noun == "experts":
+        return Bank(weights, None)
+    return Bank(jax.tree.map(lambda a: a[:kept], weights), jax.tree.map(lambda a: a[kept:], weights))
 
 
 def bank_digest(bank: Params) -> str:
@@ -79,3 +222,15 @@ def bank_digest(bank: Params) -> str:
     for leaf in jax.tree.leaves(bank):
         found.update(np.asarray(leaf).tobytes())
     return found.hexdigest()
+
+
+def _template(learner: Learner, group: Group, num_snapshots: int | None) -> dict[str, Any]:
+    """Shapes of a group: weights [count, ...] or [count, num_snapshots, ...], accuracies [count]."""
+    one = jax.eval_shape(learner.init, jax.random.key(0))
+    axes = (group.count,) if num_snapshots is None else (group.count, num_snapshots)
+    weights = jax.tree.map(lambda s: jax.ShapeDtypeStruct((*axes, *s.shape), s.dtype), one)
+    return {"weights": weights} | dict.fromkeys(SCORES, jax.ShapeDtypeStruct((group.count,), jnp.float32))
+
+
+def _span(group: Group) -> tuple[int, int]:
+    return group.first, group.first + group.count

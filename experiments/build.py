@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from experiments import gradients
-from experiments.options import IMPLICIT, INNER, OUTER, TEACHER, TRAJECTORIES
+from experiments.options import IMPLICIT, INNER, OUTER, POOL, TEACHER, TRAJECTORIES
 from jaxdistill.augment import WITHOUT_FLIP, Augmentation, dsa
 from jaxdistill.baselines.random_real import random_real
 from jaxdistill.core.checks import Caution, above, fail, lookup
@@ -173,9 +173,9 @@ def population(
     """Where the learners come from: its factory is given what it takes of the config."""
     name = config["population"]
     factory = lookup("population", name, POPULATIONS)
-    if name == "fixed" and config["num_learners"] != 1:
+    if name in ("fixed", "fixed_pretrained") and config["num_learners"] != 1:
         expected = "num_learners 1, since all of them are equal"
-        raise fail("population fixed", expected, config["num_learners"], "Add --num_learners=1.")
+        raise fail(f"population {name}", expected, config["num_learners"], "Add --num_learners=1.")
     taken = inspect.signature(factory).parameters
     for option, part in {"matches": "matches", "match_epochs": "epochs"}.items():
         if config[option] is not None and part not in taken:
@@ -261,6 +261,9 @@ def with_inner_loop(config: Config) -> dict[str, Any]:
         others |= {name: option.default for name, option in (INNER | IMPLICIT).items()}
         config = {**config, "distill_epochs": config["distill_epochs"] or 1}
         others |= {"distill_epochs": 1}
+    for name in POOL:
+        if config[name] is not None and not config["population"].endswith("pretrained"):
+            raise fail("population", f"{name} left out with population={config['population']}", config[name])
     if (config["population"] == "experts") != (config["method"] == "mtt"):
         got = f"population={config['population']} with method={config['method']}"
         raise fail("population", "experts with method=mtt, and with no other", got)

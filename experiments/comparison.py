@@ -1,5 +1,6 @@
 """The table at the end of a distillation: distilled images, random real ones, the full training set."""
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, gradients
+from experiments.banks import Bank
 from jaxdistill.augment import DSA
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
@@ -32,12 +34,17 @@ from jaxdistill.evaluation import (
     with_step_size,
 )
 from jaxdistill.inner.losses import inner_loss
-from jaxdistill.populations.fixed import fixed
 from jaxdistill.populations.fresh import fresh
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import dedupe
 from jaxdistill.teachers import CURRICULA
 
+NETWORKS = {
+    "fixed": "the fixed initialisation",
+    "fixed_pretrained": "the pre-trained network",
+    "pretrained": "unseen pre-trained networks",
+}
+"""That are tested, by population; fresh ones of the others."""
 Synthetic = tuple[np.ndarray, np.ndarray, np.ndarray]
 """(images [N, H, W, C], labels [N, classes], order [T, B]): what a network is trained on, and how."""
 
@@ -50,6 +57,7 @@ def compare(
     state: DistillState,
     synthetic: Synthetic,
     key: jax.Array,
+    bank: Bank | None,
 ) -> dict[str, Any]:
     """Test accuracies of networks trained on each set, every baseline's step size searched on validation.
 
@@ -65,24 +73,12 @@ def compare(
       state: its final state.
       synthetic: of `training_data`.
       key: root key of the run.
+      bank: what its population draws from.
 
     Returns:
       The accuracy fields of `result.json`; a row that was left out has a mean of None.
     """
-    contexts = fresh_networks(choices, learner, state)
-    distilled = Evaluation(
-        learner=learner,
-        contexts=contexts,
-        validation=data.validation,
-        test=data.test,
-        key=stream(key, "evaluation"),
-        # networks of a fixed initialisation would all be the same one
-        num_learners=1 if choices["population"] == "fixed" else choices["num_eval_learners"],
-        search_learners=choices["num_search_learners"],
-        strategy=choices["strategy"],
-        learner_chunk=choices["learner_chunk"],
-    )
-    baseline = distilled._replace(num_learners=choices["num_baseline_learners"])
+    distilled, baseline = evaluations(choices, data, learner, state, key, bank)
     images, _, order = synthetic
     per_class = len(images) // data.info.num_classes
     chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
@@ -186,19 +182,83 @@ def seen(
     return flat, one_part_each(len(images))
 
 
-def fresh_networks(
-    config: dict[str, Any], learner: Learner, state: DistillState
-) -> Callable[[jax.Array, int], Params]:
-    """(key, K) -> K start parameters of the run's population."""
-    start = fresh(learner)  # networks that are trained as distillation goes on would not be new ones
-    population = fixed(learner) if config["population"] == "fixed" else start
-    return jax.jit(
-        lambda key, count: population.context(state.population, None, key, count), static_argnums=1
+def evaluations(
+    config: Mapping[str, Any],
+    data: Splits,
+    learner: Learner,
+    state: DistillState,
+    key: jax.Array,
+    bank: Bank | None,
+) -> tuple[Evaluation, Evaluation]:
+    """How the distilled images of a run are scored, and its baselines; they differ in how many networks.
+
+    One for the distilled images where the population is one network, since all would be the same.
+    """
+    most, one = num_unseen(bank), only_network(config, state, bank) is not None
+    distilled = Evaluation(
+        learner=learner,
+        contexts=unseen_networks(config, learner, state, bank),
+        validation=data.validation,
+        test=data.test,
+        key=stream(key, "evaluation"),
+        num_learners=1 if one else min(config["num_eval_learners"], most),
+        search_learners=min(config["num_search_learners"], most),
+        strategy=config["strategy"],
+        learner_chunk=config["learner_chunk"],
     )
+    return distilled, distilled._replace(num_learners=min(config["num_baseline_learners"], most))
+
+
+def only_network(config: Mapping[str, Any], state: DistillState, bank: Bank | None) -> Params | None:
+    """The one that a run distills for; None where there are more."""
+    if config["population"].endswith("pretrained") and bank is None:
+        raise fail("evaluation", f"--pool=FOLDER, with population={config['population']}", "none")
+    if config["population"] == "fixed_pretrained":
+        assert bank is not None
+        return jax.tree.map(lambda a: a[0], bank.given)
+    return state.population if config["population"] == "fixed" else None
+
+
+def num_unseen(bank: Bank | None) -> int:
+    """How many networks there are to test on: those held out of a pool, or any number of new ones."""
+    if bank is None or bank.held_out is None:
+        return sys.maxsize
+    return jax.tree.leaves(bank.held_out)[0].shape[0]
+
+
+def unseen_networks(
+    config: Mapping[str, Any], learner: Learner, state: DistillState, bank: Bank | None
+) -> Callable[[jax.Array, int], Params]:
+    """(key, K) -> K start parameters of the run's population, none of which it was distilled for.
+
+    New ones, mostly: networks that are trained as distillation goes on would not be new. Of a pool those
+    held out, in an order drawn with the key. One network stays the one.
+    """
+    only = only_network(config, state, bank)
+    if only is not None:
+        return lambda key, count: jax.tree.map(lambda a: jnp.broadcast_to(a[None], (count, *a.shape)), only)
+    if bank is not None and bank.held_out is not None:
+        pool = bank.held_out
+
+        def from_pool(key: jax.Array, count: int) -> Params:
+            if count > num_unseen(bank):
+                expected = f"at most {num_unseen(bank)} networks, those held out of the pool"
+                raise fail("evaluation", expected, count)
+            order = jax.random.permutation(key, num_unseen(bank))
+            return jax.tree.map(lambda a: a[order[:count]], pool)
+
+        return from_pool
+    population = fresh(learner)
+    return jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1)
 
 
 def training_data(
-    config: dict[str, Any], learner: Learner, method: Method, state: DistillState, key: jax.Array
+    config: Mapping[str, Any],
+    learner: Learner,
+    method: Method,
+    state: DistillState,
+    key: jax.Array,
+    bank: Bank | None,
 ) -> Synthetic:
     """The distilled images, each once, and the order in which they are trained on.
 
@@ -216,8 +276,8 @@ def training_data(
     def steps(params: Params) -> jax.Array:
         return solve(Meta((), {}), params, None, key)[1].report["inner_steps"]
 
-    networks = fresh_networks(config, learner, state)
-    params = networks(stream(key, "inner steps"), config["num_search_learners"])
+    networks = unseen_networks(config, learner, state, bank)
+    params = networks(stream(key, "inner steps"), min(config["num_search_learners"], num_unseen(bank)))
     most = max(1, int(jax.jit(lambda params: jax.lax.map(steps, params))(params).max()))
     return images, labels, np.tile(order.reshape(1, -1), (most, 1))
 
@@ -259,7 +319,7 @@ def show(result: dict[str, Any]) -> None:
     for title, prefix in (("random real images", "random_real"), ("full training set", "full_data")):
         if result[f"{prefix}_mean"] is not None:
             rows.append(cells(title, searched(prefix), prefix))
-    where = "the fixed initialisation" if config["population"] == "fixed" else "fresh networks"
+    where = NETWORKS.get(config["population"], "fresh networks")
     progress.table(
         f"\nTest accuracy (%) of {where}: {config['learner']} on {config['dataset']}",
         ["trained on", "mean", "std", "K", "trained by"],

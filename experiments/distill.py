@@ -12,16 +12,17 @@ directory holds everything; the same command goes on with a run that was stopped
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli, gradients
-from experiments.banks import bank_digest, load_experts
-from experiments.comparison import compare, protocol_of, show, training_data
+from experiments.banks import KINDS, Bank, bank_digest, load_bank
+from experiments.comparison import Synthetic, compare, only_network, protocol_of, show, training_data
 from experiments.options import (
     DATA,
     EVALUATION,
@@ -29,6 +30,7 @@ from experiments.options import (
     INNER,
     LEARNER,
     OUTER,
+    POOL,
     RUN,
     TEACHER,
     TRAJECTORIES,
@@ -36,11 +38,11 @@ from experiments.options import (
     complete,
 )
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Data, DistillState, Method
+from jaxdistill.core.types import Data, DistillState, Learner, Method
 from jaxdistill.data import Splits, to_pixels
 from jaxdistill.runtime import figures, profile, progress
 from jaxdistill.runtime.export import write_synthetic
-from jaxdistill.runtime.loop import compiled_chunk, default_chunk_length, distill
+from jaxdistill.runtime.loop import Finished, compiled_chunk, default_chunk_length, distill
 from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import read_metrics, require_tensorboard
 from jaxdistill.runtime.rundir import RunDir, open_run
@@ -54,10 +56,11 @@ GROUPS: Groups = {
     "implicit gradients": IMPLICIT,
     "outer loop": OUTER,
     "trajectory matching": TRAJECTORIES,
+    "pre-trained networks": POOL,
     "evaluation": EVALUATION,
     "run": RUN,
 }
-PLACES = ("run_dir", "data_dir", "manual_dir", "experts")
+PLACES = ("run_dir", "data_dir", "manual_dir", "experts", "pool")
 """Where things are: no part of what a run is."""
 CADENCE = ("checkpoint_every", "tensorboard")
 """Changes no number."""
@@ -79,6 +82,65 @@ def run(**chosen: Any) -> dict[str, Any]:
       UserError: bad input, before anything is written; a NaN on the way.
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
+    plan = planned(chosen)
+    config, data, learner = plan.config, plan.data, plan.learner
+    path = config["run_dir"] or default_run_dir(plan.choices)
+    with open_run(path, plan.choices, free_fields=FREE) as directory:
+        for note in directory.notes:
+            progress.say(f"note: {note}")
+        progress.say(
+            f"{config['method']} on {data.info.name}: {described(config, data)}, "
+            f"{config['learner']}, {profile.device_description()}; everything goes to {path}"
+        )
+        result = directory.read_result()
+        if result is None or _numbers(result.get("config", {})) != _numbers(plan.choices):
+            finished, synthetic = distilled(plan, directory)
+            if result is not None and not finished.compile_seconds:  # other networks, the same distillation
+                finished = finished._replace(compile_seconds=result.get("compile_seconds", 0.0))
+            state, bank = finished.state, plan.bank
+            result = {
+                **compare(plan.choices, data, learner, plan.method, state, synthetic, plan.key, bank),
+                **facts(plan, finished, directory),
+            }
+            directory.write_json("result.json", result)
+        show(result)
+    return result
+
+
+class Plan(NamedTuple):
+    """A distillation, everything checked, nothing written yet."""
+
+    config: dict[str, Any]
+    choices: dict[str, Any]
+    """What the run is."""
+    data: Splits
+    learner: Learner
+    bank: Bank | None
+    methods: list[Method]
+    """For the networks of every shape; one, mostly."""
+    key: jax.Array
+    """Root key of the run."""
+
+    @property
+    def method(self) -> Method:
+        return self.methods[0]
+
+    @property
+    def arguments(self) -> Data:
+        """Of the compiled outer step."""
+        return Data(self.data.train, None if self.bank is None else self.bank.given)
+
+
+def planned(chosen: Mapping[str, Any], change: Callable[[Splits], Splits] | None = None) -> Plan:
+    """From options to a distillation.
+
+    Args:
+      chosen: any options of `GROUPS`.
+      change: what is distilled in the place of the data set, of the same images.
+
+    Raises:
+      UserError: bad input.
+    """
     config = complete(GROUPS, chosen)
     build.check_step_sizes(config)
     config = build.with_inner_loop(config)
@@ -89,58 +151,54 @@ def run(**chosen: Any) -> dict[str, Any]:
     key = jax.random.key(config["seed"])
     data = build.splits(config)
     learner = build.learner(config, data.info)
-    bank = None
-    if config["population"] == "experts":
-        bank = load_experts(config, identity_of(config, data), learner)
+    bank = load_bank(config, identity_of(config, data), learner, data.info)
+    data = data if change is None else change(data)
+    arguments = Data(data.train, None if bank is None else bank.given)
     if config["gradient"] == "auto":
-        needs = partial(bytes_of, splits=data, data=Data(data.train, bank), key=key)
+        needs = partial(bytes_of, splits=data, data=arguments, key=key)
         config = gradients.within_budget(unresolved, needs, progress.say)
-    choices = identity_of(config, data) | ({} if bank is None else {"experts_sha256": bank_digest(bank)})
+    choices = identity_of(config, data)
+    if bank is not None:
+        choices |= {f"{KINDS[config['population']].option}_sha256": bank_digest(bank)}
     methods = [
         build.method(config, data, each, stream(key, "teacher start"))
         for each in build.shapes(config, data.info)
     ]
-    method = methods[0]
-    start = jax.eval_shape(method.init, key)
-    jax.eval_shape(method.update, start, Data(data.train, bank), key)  # what does not trace starts no run
-    path = config["run_dir"] or default_run_dir(choices)
-    with open_run(path, choices, free_fields=FREE) as directory:
-        for note in directory.notes:
-            progress.say(f"note: {note}")
-        progress.say(
-            f"{config['method']} on {data.info.name}: {described(config, data)}, "
-            f"{config['learner']}, {profile.device_description()}; everything goes to {path}"
-        )
-        result = directory.read_result()
-        if result is None or _numbers(result.get("config", {})) != _numbers(choices):
-            finished = distill(
-                methods,
-                Data(data.train, bank),
-                key,
-                directory,
-                num_steps=config["num_outer_steps"],
-                chunk_length=config["chunk_length"],
-                checkpoint_every=config["checkpoint_every"],
-                label=config["method"],
-                tensorboard=config["tensorboard"],
-                remedy=REMEDY,
-                faults=gradients.FAULTS if config["on_failed_solve"] == "stop" else None,
-            )
-            synthetic = training_data(choices, learner, method, finished.state, key)
-            export(directory, config, data, method, finished.state, synthetic)
-            if result is not None and not finished.compile_seconds:  # other networks, the same distillation
-                finished = finished._replace(compile_seconds=result.get("compile_seconds", 0.0))
-            result = {
-                **compare(choices, data, learner, method, finished.state, synthetic, key),
-                "seconds": round(finished.seconds, 2),
-                "compile_seconds": round(finished.compile_seconds, 2),
-                "outer_steps": int(finished.state.step),
-                "config": json.loads(json.dumps(choices)),
-                "environment": json.loads(directory.config.read_text())["environment"],
-            }
-            directory.write_json("result.json", result)
-        show(result)
-    return result
+    start = jax.eval_shape(methods[0].init, key)
+    jax.eval_shape(methods[0].update, start, arguments, key)  # what does not trace starts no run
+    return Plan(config, choices, data, learner, bank, methods, key)
+
+
+def distilled(plan: Plan, directory: RunDir) -> tuple[Finished, Synthetic]:
+    """Distills, or goes on with what is in the directory, and exports the images."""
+    config = plan.config
+    finished = distill(
+        plan.methods,
+        plan.arguments,
+        plan.key,
+        directory,
+        num_steps=config["num_outer_steps"],
+        chunk_length=config["chunk_length"],
+        checkpoint_every=config["checkpoint_every"],
+        label=config["method"],
+        tensorboard=config["tensorboard"],
+        remedy=REMEDY,
+        faults=gradients.FAULTS if config["on_failed_solve"] == "stop" else None,
+    )
+    synthetic = training_data(plan.choices, plan.learner, plan.method, finished.state, plan.key, plan.bank)
+    export(directory, plan, finished.state, synthetic)
+    return finished, synthetic
+
+
+def facts(plan: Plan, finished: Finished, directory: RunDir) -> dict[str, Any]:
+    """What every result says of its run."""
+    return {
+        "seconds": round(finished.seconds, 2),
+        "compile_seconds": round(finished.compile_seconds, 2),
+        "outer_steps": int(finished.state.step),
+        "config": json.loads(json.dumps(plan.choices)),
+        "environment": json.loads(directory.config.read_text())["environment"],
+    }
 
 
 def bytes_of(config: dict[str, Any], *, splits: Splits, data: Data, key: jax.Array) -> int:
@@ -187,15 +245,9 @@ def default_run_dir(choices: dict[str, Any]) -> str:
     return f"runs/{choices['method']}-{stem}-{digest}"
 
 
-def export(
-    directory: RunDir,
-    config: dict[str, Any],
-    data: Splits,
-    method: Method,
-    state: DistillState,
-    synthetic: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> None:
+def export(directory: RunDir, plan: Plan, state: DistillState, synthetic: Synthetic) -> None:
     """Writes `synthetic.npz`, `images.png` and `curves.png`."""
+    config, data, method = plan.config, plan.data, plan.method
     info = data.info
     images, labels, order = synthetic
     inner = {name: config[name] for name in ("inner_optimizer", "weight_decay")}
@@ -210,7 +262,7 @@ def export(
         method=config["method"],
         learner={name: config[name] for name in ("learner", *build.LEARNER_OPTIONS)},
         inner=inner,
-        start=state.population if config["population"] == "fixed" else None,
+        start=only_network(config, state, plan.bank),
     )
     title = f"{info.name}, {described(config, data)}, {config['method']}"
     pixels = to_pixels(jnp.asarray(images), info)

@@ -9,28 +9,22 @@ kept in groups; a run that was stopped goes on with the next group. Writes resul
 through Orbax. Expected, digits: 10 experts of 50 epochs in half a minute, 96% on test; the paper has 100.
 """
 
-import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli
-from experiments.banks import GROUPS_FOLDER, group_sizes, template
+from experiments.banks import Group, groups_of, network_keys, starts, tested, train_bank, trained_by
 from experiments.distill import PLACES, identity_of
 from experiments.options import DATA, LEARNER, OUTER, RUN, Groups, Option, complete
-from jaxdistill.core.keys import at_step, stream
-from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
+from jaxdistill.core.keys import at_step
+from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
-from jaxdistill.evaluation import Protocol, accuracy_on, epochs, training
-from jaxdistill.inner.over_learners import over_learners
-from jaxdistill.inner.train import train
-from jaxdistill.learners import num_params
-from jaxdistill.runtime import profile, progress
-from jaxdistill.runtime.checkpoint import Checkpoints
+from jaxdistill.evaluation import Protocol, epochs
+from jaxdistill.runtime import progress
 from jaxdistill.runtime.memory import format_bytes
-from jaxdistill.runtime.rundir import open_run
 
 GROUPS: Groups = {
     "data": DATA,
@@ -73,34 +67,17 @@ def run(**chosen: Any) -> dict[str, Any]:
     config |= SMOKE if config["smoke"] else {}
     data = build.splits(config)
     learner = build.learner(config, data.info)
-    protocol = protocol_of(config, data)
     choices = identity_of({n: v for n, v in config.items() if n not in (*PLACES, "smoke")}, data)
-    key = jax.random.key(config["seed"])
-    size = 4 * num_params(jax.eval_shape(learner.init, key)) * (config["num_epochs"] + 1)
-    with open_run(config["run_dir"], choices) as directory:
-        what = f"{config['num_experts']} experts on {data.info.name}: {config['learner']}"
-        weights = format_bytes(size * config["num_experts"])
-        progress.say(
-            f"{what}, {config['num_epochs']} epochs, {profile.device_description()}; {weights} of weights "
-            f"go to {config['run_dir']}"
-        )
-        counts = group_sizes(config["num_experts"], config["group_size"])
-        with Checkpoints(directory.path / GROUPS_FOLDER, keep=len(counts)) as groups:
-            train_groups(groups, counts, data, learner, protocol, config, key)
-            every = [
-                groups.read(i + 1, template(learner, n, config["num_epochs"])) for i, n in enumerate(counts)
-            ]
-        found = {
-            f"{part}_accuracies": [float(a) for group in every for a in group[f"{part}_accuracies"]]
-            for part in ("validation", "test")
-        }
-        result = {
-            **found,
-            "bytes": size * config["num_experts"],
-            "config": json.loads(json.dumps(choices)),
-            "environment": json.loads(directory.config.read_text())["environment"],
-        }
-        directory.write_json("result.json", result)
+    result = train_bank(
+        config,
+        choices | {"image_shape": list(data.info.image_shape)},
+        learner,
+        groups_of(config["num_experts"], config["group_size"]),
+        what=f"experts on {data.info.name}: {config['learner']}, {config['num_epochs']} epochs",
+        num_snapshots=config["num_epochs"] + 1,
+        units=config["num_epochs"],
+        make=trainer(config, data, learner),
+    )
     show(result)
     return result
 
@@ -119,54 +96,23 @@ def protocol_of(config: dict[str, Any], data: Splits) -> Protocol:
     )
 
 
-def train_groups(
-    groups: Checkpoints,
-    counts: list[int],
-    data: Splits,
-    learner: Learner,
-    protocol: Protocol,
-    config: dict[str, Any],
-    key: Array,
-) -> None:
-    """Trains and saves the groups that are not there yet."""
-    options = {"strategy": config["strategy"], "chunk": config["learner_chunk"]}
+def trainer(config: dict[str, Any], data: Splits, learner: Learner) -> Callable[..., dict[str, Any]]:
+    """(group, callback of the epochs done) -> its weights after every epoch, its accuracies at the end."""
+    root, protocol = jax.random.key(config["seed"]), protocol_of(config, data)
+    start, epoch = starts(learner), trained_by(config, learner, protocol)
 
-    @jax.jit
-    def start(keys: Array) -> Params:
-        return jax.lax.map(lambda key: learner.init(stream(key, "init")), keys)
+    def make(group: Group, done: Callable[[int], None]) -> dict[str, Any]:
+        keys = network_keys(root, group)
+        params = start(keys)
+        snapshots = [jax.device_get(params)]
+        for number in range(config["num_epochs"]):
+            params = epoch(params, jax.vmap(lambda k, n=number: at_step(k, n))(keys), data.train)
+            snapshots.append(jax.device_get(params))
+            done(number + 1)
+        weights = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *snapshots)
+        return {"weights": weights, **tested(config, learner, data, params)}
 
-    @jax.jit
-    def epoch(params: Params, keys: Array, real: Dataset) -> Params:
-        def of_one(params: Params, key: Array) -> Params:
-            rows = jnp.arange(real.y.shape[0], dtype=jnp.int32)
-            steps, _, loss = training(learner, protocol, Batch(real.x, real.y), rows, key)
-            return train(loss, params, steps, protocol.optimizer, protocol.values)[0]
-
-        return over_learners(of_one, **options)(params, keys)
-
-    @jax.jit
-    def accuracies(params: Params, test: Dataset, real: Dataset) -> Array:
-        def of_one(params: Params) -> Array:
-            return accuracy_on(learner, learner.calibrate(params, real.x[: config["batch_size"]]), test)
-
-        return over_learners(of_one, **options)(params)
-
-    done, total = groups.latest_step() or 0, config["num_epochs"]
-    with progress.Progress(total * len(counts), total * done, "experts") as bar:
-        for i, count in list(enumerate(counts))[done:]:
-            keys = jax.random.split(at_step(stream(key, "experts"), i), count)
-            params = start(keys)
-            snapshots = [jax.device_get(params)]
-            for number in range(total):
-                params = epoch(params, jax.vmap(lambda k, n=number: at_step(k, n))(keys), data.train)
-                snapshots.append(jax.device_get(params))
-                bar.update(total * i + number + 1)
-            tested = {
-                f"{name}_accuracies": accuracies(params, split, data.train)
-                for name, split in (("validation", data.validation), ("test", data.test))
-            }
-            weights = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *snapshots)
-            groups.save(i + 1, {"weights": weights, **tested})
+    return make
 
 
 def show(result: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import build, cli, distill
-from experiments.comparison import Synthetic, as_learned, fresh_networks, seen, training_data
+from experiments.comparison import Synthetic, as_learned, seen, training_data, unseen_networks
 from experiments.options import DATA, EVALUATION, OUTER, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
 from experiments.tables import as_csv, as_markdown
@@ -48,6 +48,7 @@ GROUPS: Groups = {
     },
     "data": {
         "dataset": Option(None, str, "the .npz of runs that were distilled from a user's own images"),
+        "pool": Option(None, str, "of runs that were distilled for pre-trained networks: their folder"),
         "data_dir": DATA["data_dir"],
         "manual_dir": DATA["manual_dir"],
     },
@@ -102,7 +103,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     if len(set(config["runs"])) < len(config["runs"]):
         raise fail("few_step", "different runs", ", ".join(config["runs"]))
     folder = Path(config["run_dir"])
-    places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir")}
+    places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
     paths = config["runs"] or default_runs(folder, config["smoke"])
     saved = [load_run(path, **places, inner_loop=True) for path in paths]
     plans = [plan_of(each, config) for each in saved]
@@ -183,13 +184,14 @@ class Plan(NamedTuple):
 
     def networks(self, name: str, count: int) -> Params:
         """So many start parameters."""
-        draw = fresh_networks(self.saved.config, self.saved.learner, self.saved.state)
+        saved = self.saved
+        draw = unseen_networks(saved.config, saved.learner, saved.state, saved.bank)
         return draw(stream(self.key, name), count)
 
 
 def plan_of(saved: Saved, config: Mapping[str, Any]) -> Plan:
     """What a run is tested by; raises for more steps than it was distilled for."""
-    synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key)
+    synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key, saved.bank)
     total, batch_size = synthetic[2].shape
     if config["steps"] and max(config["steps"]) > total:
         expected = f"steps <= {total}, what the run in {saved.path} was distilled for"

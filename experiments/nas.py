@@ -126,7 +126,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     path = config["distilled"] or default_run(folder, config["smoke"])
     saved = load_run(path, **places, inner_loop=True)
     candidates = drawn(saved, config["num_candidates"], config["seed"])
-    synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key)
+    synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key, saved.bank)
     kept = {n: v for n, v in config.items() if n not in (*places, "run_dir", "distilled")}
     pinned = kept | {"distilled": Path(path).name, "dataset": saved.data.info.name}
     with open_run(folder / "search", pinned) as directory:

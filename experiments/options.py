@@ -116,7 +116,10 @@ LEARNER = {
         low=0,
     ),
     "population": Option(
-        "fresh", str, "networks: new ones every outer step, one, or some that live for a while", POPULATIONS
+        "fresh",
+        str,
+        "networks: new ones every outer step, one, some that live for a while, or trained ones",
+        POPULATIONS,
     ),
     "matches": Option(
         None, int, "persistent: outer steps of one network (default: by images_per_class, as in DC)", low=1
@@ -221,6 +224,12 @@ TRAJECTORIES = {
     ),
     "inner_batch_size": Option(
         None, int, "mtt: images of a student's step, drawn from all (default: the teacher's batches)", low=1
+    ),
+}
+POOL = {
+    "pool": Option(None, str, "pretrained: folder that experiments.pretrain wrote"),
+    "pool_dataset": Option(
+        None, str, "pretrained: the set that the pool was trained on, where it is another (adaptation)"
     ),
 }
 EVALUATION = {
@@ -392,6 +401,7 @@ __all__ = [
     "INNER",
     "LEARNER",
     "OUTER",
+    "POOL",
     "RUN",
     "TEACHER",
     "Groups",

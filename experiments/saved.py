@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import build, distill, gradients
+from experiments.banks import Bank, bank_digest, load_bank
 from experiments.options import complete
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
@@ -26,6 +27,8 @@ class Saved(NamedTuple):
     state: DistillState
     key: jax.Array
     """Root key of the run."""
+    bank: Bank | None
+    """What its population draws from; None where it draws from none, or nobody said where it is."""
 
 
 def load_run(
@@ -34,6 +37,7 @@ def load_run(
     dataset: str | None = None,
     data_dir: str | None = None,
     manual_dir: str | None = None,
+    pool: str | None = None,
     inner_loop: bool = False,
 ) -> Saved:
     """The last checkpoint of a run directory, with its method.
@@ -42,6 +46,7 @@ def load_run(
       path: a run directory of `experiments.distill`.
       dataset: where the run's data are, for a set of a user's own: its `.npz`.
       data_dir, manual_dir: as for `experiments.distill`.
+      pool: where the pre-trained networks are that the run drew from.
       inner_loop: whether only a run of a method that trains inner steps will do.
 
     Raises:
@@ -58,7 +63,7 @@ def load_run(
     known = {name for group in distill.GROUPS.values() for name in group}
     if "method" not in saved or "teacher" not in saved:
         raise fail("load_run", "a run of experiments.distill", f"another experiment's in {path}")
-    places = {"data_dir": data_dir, "manual_dir": manual_dir, "run_dir": None}
+    places = {"data_dir": data_dir, "manual_dir": manual_dir, "pool": pool, "run_dir": None}
     chosen = {name: value for name, value in saved.items() if name in known} | places
     config = complete(distill.GROUPS, chosen)
     config = gradients.resolve(config) if config["gradient"] != "auto" else config
@@ -80,4 +85,9 @@ def load_run(
         restored = checkpoints.restore(jax.eval_shape(method.init, key))
     if restored is None:
         raise fail("load_run", f"a checkpoint in {path}", "none yet", "Let the run get further.")
-    return Saved(folder, config, data, learner, method, restored[0], key)
+    bank = None
+    if pool is not None:
+        bank = load_bank(config, distill.identity_of(config, data), learner, data.info)
+    if bank is not None and bank_digest(bank) != saved.get("pool_sha256"):
+        raise fail("load_run", f"the networks that {path} was distilled for", f"others in {pool}")
+    return Saved(folder, config, data, learner, method, restored[0], key, bank)

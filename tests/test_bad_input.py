@@ -35,7 +35,7 @@ OPTIONS = [
     ({"learner": "convnet", "activation": "gelu2"}, "activation: expected one of"),
     ({"learner": "convnet", "pooling": "min"}, "pooling: expected one of"),
     ({"initialization": "zeros"}, "initialization: expected one of"),
-    ({"population": "pool"}, "population: expected one of experts, fixed, fresh"),
+    ({"population": "pool"}, "population: expected one of experts, fixed, fixed_pretrained, fresh"),
     ({"teacher": "pictures"}, "teacher: expected one of generator, images"),
     ({"start": "zeros"}, "start: expected one of noise, real"),
     ({"remat": "all"}, "remat: expected one of none, sqrt, step"),

@@ -149,6 +149,11 @@ def trajectories(net, snapshots=30):
     return jax.vmap(jax.vmap(net.init))(jax.random.split(KEY, (2, snapshots)))
 
 
+def pool(net):
+    """Weights of three networks, [3, ...]."""
+    return jax.vmap(net.init)(jax.random.split(KEY, 3))
+
+
 @pytest.mark.parametrize("name", sorted(POPULATIONS))
 def test_populations(name):
     net = tiny_net()
@@ -157,7 +162,8 @@ def test_populations(name):
     options |= {"start_epochs": 2, "expert_epochs": 1}
     taken = inspect.signature(POPULATIONS[name]).parameters
     population = POPULATIONS[name](**{n: v for n, v in options.items() if n in taken})
-    bank = trajectories(net) if name == "experts" else None
+    banks = {"experts": trajectories(net)} | dict.fromkeys(("pretrained", "fixed_pretrained"), pool(net))
+    bank = banks.get(name)
     state = jax.jit(population.init)(KEY)
     same_bits(jax.jit(population.init)(KEY), state)
     contexts = check(lambda state, key: population.context(state, bank, key, 2), state, KEY)

@@ -1,7 +1,5 @@
 """Experts and what follows them, as scripts: made, gone on with, matched, refused where they do not fit."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ from helpers import message, same_bits
 from tiny_runs import tiny_run
 
 from experiments import banks, distill, experts
+from experiments.options import complete
 from experiments.saved import load_run
 from jaxdistill.core.checks import UserError
 from jaxdistill.runtime.checkpoint import Checkpoints
@@ -27,17 +26,9 @@ def made(tmp_path_factory):
 
 
 def bank_of(folder):
-    config = (
-        {"experts": str(folder), "dataset": "digits"} | dict.fromkeys(distill.build.LEARNER_OPTIONS) | NETWORK
-    )
-    saved = json.loads((folder / "config.json").read_text())["config"]
-    return banks.load_experts(config, saved, distill.build.learner(config, digits().info))
-
-
-def digits():
-    return distill.build.splits(
-        {"dataset": "digits", "data_dir": None, "manual_dir": None, "image_size": None}
-    )
+    config = complete(distill.GROUPS, MTT | {"experts": str(folder)})
+    info = distill.build.splits(config).info
+    return banks.load_bank(config, config, distill.build.learner(config, info), info).given
 
 
 def test_experts_learn_and_are_kept_epoch_by_epoch(made, capsys):
@@ -110,7 +101,7 @@ def test_any_gradient_follows_experts(made, tmp_path, gradient):
     [
         (
             {"experts": None},
-            "mtt: expected --experts=FOLDER, got none. python -m experiments.experts --dataset=dig",
+            "experts: expected --experts=FOLDER, got none. python -m experiments.experts --dataset=dig",
         ),
         ({"experts": "nowhere"}, "a folder of experiments.experts, got nowhere"),
         ({"width": 9}, "width: 8 there, 9 here"),
@@ -118,7 +109,7 @@ def test_any_gradient_follows_experts(made, tmp_path, gradient):
             {"learner": "linear", "width": None, "depth": None},
             "learner: mlp there, linear here; width: 8 there, None",
         ),
-        ({"image_size": 6}, "image_size: None there, 6 here"),
+        ({"image_size": 6}, "image_shape: [8, 8, 1] there, [6, 6, 1] here"),
         ({"start_epochs": 4}, "start_epochs + expert_epochs <= 5, the snapshots of an expert, got 4 + 2"),
         ({"population": "fresh"}, "experts with method=mtt, and with no other, got population=fresh with"),
         (

@@ -1,6 +1,6 @@
-"""USPS from the text files of The Elements of Statistical Learning, written here and, where they are, real.
+"""USPS from the text files of The Elements of Statistical Learning: made up, and real where they are.
 
-The real files are looked for in `$JAXDISTILL_DATA/usps`, by default `../shared/data/usps` beside the checkout.
+Real files are looked for in `$JAXDISTILL_DATA/usps`, by default `../shared/data/usps` beside the checkout.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""USPS zip code digits, from the text files of "The Elements of Statistical Learning": 7,291 and 2,007 images.
+"""USPS zip code digits, 7,291 and 2,007, from the text files of "The Elements of Statistical Learning".
 
 References:
   LeCun et al. 1990, "Handwritten Digit Recognition with a Back-Propagation Network"; Hastie, Tibshirani &

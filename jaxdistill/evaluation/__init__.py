@@ -28,6 +28,7 @@ from jaxdistill.evaluation.protocols import (
     dc,
     epochs,
     few_steps,
+    pretraining,
     published,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "everything",
     "few_steps",
     "one_part_each",
+    "pretraining",
     "published",
     "random_of_each_class",
     "score",

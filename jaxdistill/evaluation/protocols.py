@@ -14,7 +14,7 @@ from jaxdistill.augment import DSA, Augmentation, dc_evaluation
 from jaxdistill.core.checks import at_least, fail, lookup, one_of
 from jaxdistill.core.keys import at_step
 from jaxdistill.core.types import Array, Augment, InnerOptimizer
-from jaxdistill.inner.optimizers import sgd
+from jaxdistill.inner.optimizers import adam, sgd
 
 
 class Protocol(NamedTuple):
@@ -112,6 +112,36 @@ def epochs(
     optimizer = sgd(num_steps=num_steps, learning_rate=rates, momentum=momentum, learned=())
     values = optimizer.values(optimizer.init())
     return Protocol(name, order, optimizer, values, weight_decay, half, augment)
+
+
+def pretraining(
+    num_images: int, *, num_epochs: int = 40, batch_size: int = 128, learning_rate: float = 2e-4
+) -> Protocol:
+    """Adam (0.5, 0.999) over shuffled epochs, the step size x 0.1 after half of them.
+
+    Args:
+      num_images: N.
+      num_epochs: passes over the set, >= 1.
+      batch_size: at most so many images a step.
+      learning_rate: of Adam.
+
+    Raises:
+      UserError: a number below 1.
+
+    References: Wang et al. 2018, section 4.1 (networks trained for adaptation and attack).
+    """
+    plan = epochs(
+        num_images,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+        decay_at_half=True,
+        name="pretraining",
+    )
+    rates = np.asarray(plan.values["learning_rate"])
+    optimizer = adam(num_steps=len(rates), learning_rate=rates, b1=0.5, eps_root=1e-12, learned=())
+    return plan._replace(optimizer=optimizer, values=optimizer.values(optimizer.init()), restart=0)
 
 
 def few_steps(
