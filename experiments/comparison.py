@@ -39,6 +39,7 @@ from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import dedupe
 from jaxdistill.teachers import CURRICULA
 
+ORDERS = {"none": "batches in order", "batches": "batches shuffled"}
 NETWORKS = {
     "fixed": "the fixed initialisation",
     "fixed_pretrained": "the pre-trained network",
@@ -93,6 +94,12 @@ def compare(
     batch, subsets = seen(choices, method, state, synthetic, stream(key, "export"), distilled.num_learners)
     found = score(distilled, plan, batch, subsets)
     on_validation = score(chosen_on_validation, plan, batch, subsets)
+    shuffle = other_order(choices, protocol)
+    reordered = None
+    if shuffle is not None:
+        progress.say(f"evaluating: distilled images, {ORDERS[shuffle]} ...")
+        plan_of_it = as_learned(choices, method, state, order, shuffle=shuffle)
+        reordered = score(distilled, plan_of_it, batch, subsets)
 
     real, rates = Batch(data.train.x, data.train.y), choices["step_sizes"]
     random = full = None
@@ -119,8 +126,10 @@ def compare(
     if baselines and choices["full_data_epochs"]:
         progress.say("evaluating: full training set, step size searched on validation ...")
         size, passes = data.train.y.shape[0], choices["full_data_epochs"]
-        plan = epochs(size, num_epochs=passes, decay_at_half=True, name=f"{passes} epoch{'s' * (passes > 1)}")
-        full = tuned(baseline, [plan], real, everything(size), step_sizes=rates)
+        all_of_it = epochs(
+            size, num_epochs=passes, decay_at_half=True, name=f"{passes} epoch{'s' * (passes > 1)}"
+        )
+        full = tuned(baseline, [all_of_it], real, everything(size), step_sizes=rates)
     return {
         **_score("test_accuracy", found),
         "num_learners": len(found.every),
@@ -128,6 +137,7 @@ def compare(
         "test_accuracy_step_size": float(plan.values["learning_rate"][0]),
         "validation_accuracy_mean": on_validation.mean,
         "test_accuracies": found.every,
+        **_reordered(reordered, shuffle),
         **_tuned("random_real", random),
         **_tuned("full_data", full),
     }
@@ -153,14 +163,33 @@ def paper_protocol(config: Mapping[str, Any], data: Splits, count: int) -> Proto
     return published(protocol_of(config), count, augmentation=build.augmentation(config, data.info) or DSA)
 
 
-def as_learned(config: Mapping[str, Any], method: Method, state: DistillState, order: np.ndarray) -> Protocol:
-    """The training that the images were distilled for, of a method that has one."""
+def other_order(config: Mapping[str, Any], protocol: str) -> str | None:
+    """A shuffle of the batches where they were distilled in order, `none` where they were shuffled.
+
+    None where there is no order: of one batch, of fresh images, or where all of them make up every step.
+    """
+    curriculum = CURRICULA[config["curriculum"]]
+    one_batch = config["distill_steps"] == 1 or config["gradient"] == "implicit"
+    if protocol != "as_distilled" or one_batch or curriculum.noise == "fresh":
+        return None
+    return "batches" if curriculum.shuffle == "none" else "none"
+
+
+def as_learned(
+    config: Mapping[str, Any],
+    method: Method,
+    state: DistillState,
+    order: np.ndarray,
+    *,
+    shuffle: str | None = None,
+) -> Protocol:
+    """The training that the images were distilled for, of a method that has one, or in another order."""
     return as_distilled(
         jnp.asarray(order),
         build.inner_optimizer(config),
         method.hyperparameters(state),
         weight_decay=config["weight_decay"],
-        shuffle=CURRICULA[config["curriculum"]].shuffle,
+        shuffle=CURRICULA[config["curriculum"]].shuffle if shuffle is None else shuffle,
     )
 
 
@@ -286,6 +315,16 @@ def _score(name: str, found: Score) -> dict[str, Any]:
     return {f"{name}_mean": found.mean, f"{name}_std": found.std, f"{name}_num_diverged": found.num_diverged}
 
 
+def _reordered(found: Score | None, shuffle: str | None) -> dict[str, Any]:
+    if found is None or shuffle is None:
+        return {"other_order_mean": None, "other_order_std": None}
+    return _score("other_order", found) | {
+        "other_order": ORDERS[shuffle],
+        "other_order_num_learners": len(found.every),
+        "other_order_accuracies": found.every,
+    }
+
+
 def _tuned(name: str, row: Tuned | None) -> dict[str, Any]:
     if row is None:
         return {f"{name}_mean": None, f"{name}_std": None}
@@ -316,6 +355,8 @@ def show(result: dict[str, Any]) -> None:
     if protocol != "as_distilled":
         how = f"{protocol}, step size {result['test_accuracy_step_size']:.3g}"
     rows = [cells("distilled images", how, "test_accuracy")]
+    if result.get("other_order_mean") is not None:
+        rows.append(cells("distilled images", result["other_order"], "other_order"))
     for title, prefix in (("random real images", "random_real"), ("full training set", "full_data")):
         if result[f"{prefix}_mean"] is not None:
             rows.append(cells(title, searched(prefix), prefix))

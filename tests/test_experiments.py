@@ -124,6 +124,21 @@ def test_a_finished_run_is_shown_again(finished, untrained):
     assert changed <= {"config.json", "tiny"}
 
 
+def test_both_orders_are_reported(tmp_path):
+    """Images distilled in order, and with the order drawn at random, are tested in order and shuffled."""
+    options = {"distill_steps": 2, "images_per_class": 2, "num_baseline_learners": 1, "full_data_epochs": 1}
+    options |= {"num_search_learners": 1, "num_eval_learners": 3, "inner_learning_rate": 0.3}
+    ordered, printed = tiny_run(tmp_path / "ordered", **options)
+    assert ordered["other_order"] == "batches shuffled" and "batches shuffled" in printed
+    assert ordered["other_order_num_learners"] == len(ordered["other_order_accuracies"]) == 3
+    assert ordered["other_order_accuracies"] != ordered["test_accuracies"]
+    assert ordered["test_accuracy_step_size"] != 0.01  # of the distilled images, not of the full set
+    shuffled, printed = tiny_run(tmp_path / "shuffled", **options, curriculum="batch_shuffled")
+    assert shuffled["other_order"] == "batches in order" and "batches in order" in printed
+    one, printed = tiny_run(tmp_path / "one", num_baseline_learners=0)
+    assert one["other_order_mean"] is None and "batches" not in printed
+
+
 def test_other_evaluation_options_evaluate_again(finished, monkeypatch):
     path, result, _ = finished
     synthetic = (path / "synthetic.npz").read_bytes()
