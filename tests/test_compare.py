@@ -152,7 +152,7 @@ def test_random_real_images_are_distinct_and_class_by_class():
     images = {np.asarray(image).tobytes() for image in batch.x}
     assert len(images) == 15 and images <= {np.asarray(image).tobytes() for image in data.x}
     assert (np.asarray(random_real(data, jax.random.key(1), 5).x) != np.asarray(batch.x)).any()
-    for count, expected in ((0, "num_per_class >= 1"), (6, "class 1 has 5 images")):
+    for count, expected in ((0, "images_per_class >= 1"), (6, "class 1 has 5 images")):
         with pytest.raises(UserError) as error:
             random_real(data, KEY, count)
         assert expected in message(error)

@@ -234,7 +234,7 @@ def test_choose_per_class_gives_different_images_and_is_nested(tiny, key):
 
 
 def test_choose_per_class_names_the_class_that_is_too_small(tiny, key):
-    with pytest.raises(UserError, match=r"num_per_class <= 2, got 3, but class 1 has 2 images"):
+    with pytest.raises(UserError, match=r"images_per_class <= 2, got 3, but class 1 has 2 images"):
         data.choose_per_class(tiny, key, 3)
 
 

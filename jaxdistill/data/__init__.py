@@ -11,13 +11,14 @@ from jaxdistill.data.dataset import (
     to_pixels,
 )
 from jaxdistill.data.registry import DATASETS, MIRRORS, load
-from jaxdistill.data.sampling import choose_per_class, sample, sample_per_class, take
+from jaxdistill.data.sampling import check_per_class, choose_per_class, sample, sample_per_class, take
 
 __all__ = [
     "DATASETS",
     "MIRRORS",
     "DatasetInfo",
     "Splits",
+    "check_per_class",
     "choose_per_class",
     "from_arrays",
     "labels",

@@ -68,16 +68,22 @@ def choose_per_class(dataset: Dataset, key: Array, num_per_class: int) -> Batch:
     Raises:
       UserError: `num_per_class` < 1, or above the size of the smallest class.
     """
-    at_least("choose_per_class", "num_per_class", num_per_class, 1)
+    check_per_class(dataset, "choose_per_class", num_per_class)
     counts = np.asarray(dataset.counts)
-    if num_per_class > counts.min():
-        smallest = f"{num_per_class}, but class {counts.argmin()} has {counts.min()} images"
-        raise fail("choose_per_class", f"num_per_class <= {counts.min()}", smallest, "Ask for fewer.")
     scores = np.asarray(jax.random.uniform(key, dataset.x.shape[:1]))
     order = np.lexsort((scores, np.repeat(np.arange(len(counts)), counts)))  # shuffled within each class
     return take(
         dataset, jnp.asarray(order[np.asarray(dataset.starts)[:, None] + np.arange(num_per_class)[None]])
     )
+
+
+def check_per_class(dataset: Dataset, where: str, count: int) -> None:
+    """Raises unless every class has so many different images, and that is at least one."""
+    at_least(where, "images_per_class", count, 1)
+    counts = np.asarray(dataset.counts)
+    if count > counts.min():
+        smallest = f"{count}, but class {counts.argmin()} has {counts.min()} images"
+        raise fail(where, f"images_per_class <= {counts.min()}", smallest, "Ask for fewer.")
 
 
 def take(dataset: Dataset, index: Array) -> Batch:

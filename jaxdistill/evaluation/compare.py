@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
+from jaxdistill.data import check_per_class
 from jaxdistill.evaluation.evaluate import Score, evaluator, search, summarize
 from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol
 
@@ -119,12 +119,13 @@ def everything(num_images: int) -> Subsets:
     return subsets
 
 
-def one_part_each(size: int) -> Subsets:
-    """Network k is trained on the k-th part of `size` images."""
+def one_part_each(size: int, num_parts: int | None = None) -> Subsets:
+    """Network k is trained on the k-th part of `size` images; from the first again after `num_parts`."""
 
     def subsets(key: Array, num_networks: int) -> Array:
         del key
-        parts = jnp.arange(num_networks, dtype=jnp.int32)[:, None] * size
+        parts = jnp.arange(num_networks, dtype=jnp.int32)[:, None]
+        parts = (parts if num_parts is None else parts % num_parts) * size
         return parts + jnp.arange(size, dtype=jnp.int32)[None]
 
     return subsets
@@ -138,11 +139,7 @@ def random_of_each_class(dataset: Dataset, images_per_class: int) -> Subsets:
     Raises:
       UserError: n below 1, or above the size of the smallest class.
     """
-    at_least("random_of_each_class", "images_per_class", images_per_class, 1)
-    smallest = int(dataset.counts.min())
-    if images_per_class > smallest:
-        expected = f"images_per_class <= {smallest}, the size of the smallest class"
-        raise fail("random_of_each_class", expected, images_per_class)
+    check_per_class(dataset, "random_of_each_class", images_per_class)
     label = jnp.argmax(dataset.y, axis=-1)
     picks = (dataset.starts[:, None] + jnp.arange(images_per_class, dtype=jnp.int32)[None]).reshape(-1)
     return lambda key, num_networks: _draw(label, picks, jax.random.split(key, num_networks))

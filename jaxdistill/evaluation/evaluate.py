@@ -19,7 +19,7 @@ from jaxdistill.inner.microbatch import mean_of_parts
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
 
-Evaluator = Callable[[Params, Batch, Array, dict[str, Array], Dataset, Array], Array]
+Evaluator = Callable[[Params, Batch, Array, dict[str, Array], Dataset | Batch, Array], Array]
 
 
 class Score(NamedTuple):
@@ -42,7 +42,9 @@ def summarize(accuracies: Array, num_classes: int) -> Score:
     return Score(float(values.mean()), float(values.std()), values.tolist(), int(diverged.sum()))
 
 
-def accuracy_on(learner: Learner, params: Params, dataset: Dataset, *, microbatch: int = 256) -> Array:
+def accuracy_on(
+    learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256
+) -> Array:
     """Share of a split that one network gets right: scalar in [0, 1]; NaN logits count as NaN.
 
     Args:
@@ -124,7 +126,12 @@ def evaluator(
         raise fail("evaluator", "steps to test at, of a protocol without restart", f"{at}, {protocol.name}")
 
     def one(
-        params: Params, subset: Array, key: Array, images: Batch, values: dict[str, Array], test: Dataset
+        params: Params,
+        subset: Array,
+        key: Array,
+        images: Batch,
+        values: dict[str, Array],
+        test: Dataset | Batch,
     ) -> Array:
         (order, keys), batch_of, loss = training(learner, protocol, images, subset, key)
         num_steps = order.shape[0]
@@ -150,7 +157,12 @@ def evaluator(
 
     @jax.jit
     def evaluate(
-        params: Params, images: Batch, subsets: Array, values: dict[str, Array], test: Dataset, key: Array
+        params: Params,
+        images: Batch,
+        subsets: Array,
+        values: dict[str, Array],
+        test: Dataset | Batch,
+        key: Array,
     ) -> Array:
         keys = jax.random.split(key, subsets.shape[0])
         mapped = over_learners(

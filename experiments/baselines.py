@@ -1,0 +1,283 @@
+"""Small training sets that nobody learned, beside the images of a run: how much does distilling them add?
+
+Question: how well do the same networks do after as many steps on as many random real images, on the best of
+many random sets, on cluster centres, on average images? And without any training, by nearest neighbours?
+
+    python -m experiments.baselines --run=RUN                       a finished run of experiments.distill
+    python -m experiments.baselines                                 distills digits first, 2 minutes
+
+Every set is trained on as the images were distilled for: the same steps, as many images of the same classes
+in each, by the run's own networks; a paper's protocol for methods without inner steps. The step size of
+every baseline is searched on validation, as one for all steps and as the learned schedule, scaled; so are k
+and p of nearest neighbours. Optimised real images are the best fifth of random sets, scored on training
+images by 20 networks each. Expected, digits, ten images: distilled 92%, optimised real 65%, k-means and
+averages 77%, random real 62%.
+Writes baselines.json, baselines.csv, baselines.md and baselines.png.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import build, cli, distill
+from experiments.comparison import (
+    as_learned,
+    evaluations,
+    num_unseen,
+    paper_protocol,
+    protocol_of,
+    seen,
+    training_data,
+)
+from experiments.options import DATA, EVALUATION, POOL, RUN, Groups, Option, complete
+from experiments.saved import Saved, load_run
+from experiments.tables import as_csv, as_markdown
+from jaxdistill.baselines import average_real, k_means, nearest_neighbors, optimized_real, random_real
+from jaxdistill.core.checks import above, at_least, fail
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Batch, Dataset
+from jaxdistill.data import to_pixels
+from jaxdistill.evaluation import (
+    Protocol,
+    Score,
+    Subsets,
+    Tuned,
+    as_distilled,
+    everything,
+    one_part_each,
+    random_of_each_class,
+    score,
+    tuned,
+    with_step_size,
+)
+from jaxdistill.inner.optimizers import sgd
+from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime.atomic import atomic_write, write_json
+
+GROUPS: Groups = {
+    "baselines": {
+        "run": Option(None, str, "a finished run of experiments.distill (default: distills ten digits)"),
+        "num_sets": Option(50, int, "random sets that optimised real images are the best of", low=1),
+        "keep": Option(0.2, float, "share of them that is kept", high=1),
+        "num_judges": Option(20, int, "networks that score each set", low=1),
+        "num_scored": Option(2000, int, "training images that they are scored on", low=1),
+        "neighbors": Option([1, 3, 5], int, "candidates for k of nearest neighbours"),
+        "norms": Option([1.0, 2.0], float, "candidates for p of the norm"),
+        "smoke": Option(False, bool, "few sets and networks: does it run?"),
+    },
+    "data": {
+        "dataset": Option(None, str, "the .npz of a run that was distilled from a user's own images"),
+        "data_dir": DATA["data_dir"],
+        "manual_dir": DATA["manual_dir"],
+        "pool": POOL["pool"],
+    },
+    "evaluation": {
+        "num_learners": Option(20, int, "networks per row", low=1),
+        "num_search_learners": EVALUATION["num_search_learners"],
+        "step_sizes": EVALUATION["step_sizes"],
+    },
+    "run": {
+        "run_dir": Option("runs/baselines", str, "where the table and the pictures are written"),
+        "seed": RUN["seed"],
+    },
+}
+SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": [0.1], "num_sets": 3, "num_judges": 2}
+Row = dict[str, Any]
+
+
+def run(**chosen: Any) -> dict[str, Any]:
+    """Tests every set, prints the table, writes the files.
+
+    Args:
+      **chosen: any option of `GROUPS`.
+
+    Returns:
+      {"rows": one per set, "config", "environment"}.
+
+    Raises:
+      UserError: bad input, before anything is trained.
+    """
+    config = complete(GROUPS, chosen)
+    config |= SMOKE if config["smoke"] else {}
+    build.check_step_sizes(config)
+    above("baselines", "keep", config["keep"], 0.0)
+    for name in ("neighbors", "norms"):
+        if not config[name]:
+            raise fail("baselines", f"at least one of {name}", "none")
+        for value in config[name]:
+            at_least("baselines", name, value, 1)
+    folder = Path(config["run_dir"])
+    path = config["run"] or default_run(folder, config["smoke"])
+    places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
+    saved = load_run(path, **places)
+    rows, pictures = rows_of(saved, config)
+    result = {
+        "rows": rows,
+        "config": {n: v for n, v in config.items() if n not in (*places, "run_dir", "run")}
+        | {"run": Path(path).name, "dataset": saved.data.info.name, "learner": saved.config["learner"]},
+        "environment": profile.environment(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise fail("baselines", "a run_dir to write to", f"{folder} ({error.strerror})") from error
+    write_json(folder / "baselines.json", result)
+    leave_out = ["every", "validation"]
+    atomic_write(folder / "baselines.csv", lambda file: file.write(as_csv(rows, leave_out).encode()))
+    atomic_write(folder / "baselines.md", lambda file: file.write(as_markdown(*table(rows)).encode()))
+    draw(folder / "baselines.png", pictures, saved)
+    show(result)
+    return result
+
+
+def default_run(folder: Path, smoke: bool) -> str:
+    """Distills ten digits; a run that is there goes on."""
+    short = {"num_outer_steps": 20, "width": 8} if smoke else {}
+    distill.run(**short, num_baseline_learners=0, run_dir=str(folder / "distilled"))
+    return str(folder / "distilled")
+
+
+def rows_of(saved: Saved, config: Mapping[str, Any]) -> tuple[list[Row], dict[str, Batch]]:
+    """(two rows per set: trained on, and its nearest neighbours; the images of each that are shown)."""
+    synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key, saved.bank)
+    images, labels, order = synthetic
+    classes = labels.argmax(axis=1)
+    counts = np.bincount(classes, minlength=saved.data.info.num_classes)
+    if not (counts == counts[0]).all():
+        raise fail("baselines", "a run with as many images of every class", counts.tolist())
+    if min(config["neighbors"]) > len(images):
+        raise fail("baselines", f"one of neighbors <= {len(images)}, the images", config["neighbors"])
+    key = stream(jax.random.key(config["seed"]), "baselines")
+    networks = config["num_learners"]
+    limits = {"num_eval_learners": networks, "num_baseline_learners": networks}
+    limits["num_search_learners"] = config["num_search_learners"]
+    distilled, baseline = evaluations(
+        saved.config | limits, saved.data, saved.learner, saved.state, key, saved.bank
+    )
+    if protocol_of(saved.config) == "as_distilled":
+        plan = as_learned(saved.config, saved.method, saved.state, order)
+        # where each image would be in a set that is class by class
+        place = np.argsort(np.argsort(classes, kind="stable"), kind="stable")
+        protocols = equal_steps(saved, place[order])
+    else:
+        plan = paper_protocol(saved.config, saved.data, len(images))
+        protocols = [plan]
+    batch, subsets = seen(saved.config, saved.method, saved.state, synthetic, key, distilled.num_learners)
+    progress.say(f"distilled images: {distilled.num_learners} networks, {len(order)} steps ...")
+    how = "the learned schedule" if plan.name == "as_distilled" else plan.name
+    rows = [row("distilled", score(distilled, plan, batch, subsets)) | {"trained_by": how}]
+    shown = {"distilled": Batch(jnp.asarray(images), jnp.asarray(labels))}
+
+    def add(name: str, batch: Batch, subsets: Subsets, first: Batch) -> Tuned:
+        progress.say(f"{name} images: step size searched on validation ...")
+        best = tuned(baseline, protocols, batch, subsets, step_sizes=config["step_sizes"])
+        how = {"trained_by": f"{best.protocol}: {best.step_size:.3g}", "validation": best.searched}
+        rows.append(row(name, best.score) | how)
+        shown[name] = first
+        return best
+
+    train, per_class, size = saved.data.train, int(counts[0]), len(images)
+    real = Batch(train.x, train.y)
+    drawn = random_of_each_class(train, per_class)
+    best = add("random real", real, drawn, random_real(train, key, per_class))
+    (protocol,) = (each for each in protocols if each.name == best.protocol)
+    progress.say(f"optimised real images: scoring {config['num_sets']} sets ...")
+    sets = optimized_real(
+        train,
+        stream(key, "optimised"),
+        per_class,
+        evaluation=baseline._replace(search_learners=min(config["num_judges"], num_unseen(saved.bank))),
+        protocol=with_step_size(protocol, best.step_size),
+        **{name: config[name] for name in ("num_sets", "keep", "num_scored")},
+    )
+    first = jax.tree.map(lambda a: a[:size], sets)
+    add("optimised real", sets, one_part_each(size, len(sets.y) // size), first)
+    for name, made in (("k-means", k_means), ("average real", average_real)):
+        batch = made(train, stream(key, name), per_class)
+        add(name, batch, everything(size), batch)
+    progress.say("nearest neighbours: k and p searched on validation ...")
+    for line in rows:
+        line |= neighbors(shown[line["set"]], saved, config)
+    return rows, shown
+
+
+def equal_steps(saved: Saved, order: np.ndarray) -> list[Protocol]:
+    """The steps of a run with one step size for all, and with its own schedule, to be scaled."""
+    optimizer = sgd(num_steps=len(order), momentum=saved.config["inner_momentum"], learned=())
+    constant = as_distilled(
+        jnp.asarray(order),
+        optimizer,
+        optimizer.values(optimizer.init()),
+        weight_decay=saved.config["weight_decay"],
+    )
+    learned = as_learned(saved.config, saved.method, saved.state, order)
+    return [constant._replace(name="one step size"), learned._replace(name="the learned schedule, scaled")]
+
+
+def row(name: str, found: Score) -> Row:
+    """Accuracies of the networks that were trained on a set."""
+    return {
+        "set": name,
+        "mean": found.mean,
+        "std": found.std,
+        "num_learners": len(found.every),
+        "num_diverged": found.num_diverged,
+        "every": found.every,
+    }
+
+
+def neighbors(images: Batch, saved: Saved, config: Mapping[str, Any]) -> Row:
+    """Accuracy of nearest neighbours, k and p those that are best on validation."""
+    candidates = [(k, p) for k in config["neighbors"] for p in config["norms"] if k <= len(images.y)]
+
+    def accuracy(choice: tuple[int, float], split: Dataset) -> float:
+        return nearest_neighbors(images, split, k=choice[0], p=choice[1])
+
+    best = max(candidates, key=lambda choice: accuracy(choice, saved.data.validation))
+    found = accuracy(best, saved.data.test)
+    return {"neighbors_accuracy": found, "neighbors_k": best[0], "neighbors_p": best[1]}
+
+
+def draw(path: Path, sets: Mapping[str, Batch], saved: Saved) -> None:
+    """A row of images per set, each of another class."""
+    info = saved.data.info
+    count = min(info.num_classes, 10)
+    first = [jax.tree.map(lambda a: np.asarray(a), each) for each in sets.values()]
+    chosen = [np.flatnonzero(each.y.argmax(axis=1) == c)[0] for each in first for c in range(count)]
+    x = np.stack([each.x[chosen[i * count + c]] for i, each in enumerate(first) for c in range(count)])
+    if info.image_shape[-1] in (1, 3):
+        rows = np.repeat(np.arange(len(first)), count)
+        title = f"{info.name}: what {saved.config['learner']} is trained on"
+        figures.image_grid(path, to_pixels(x, info), rows, list(sets), title=title, scale=info.scale)
+
+
+def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """(columns, cells)."""
+    columns = ["trained on", "mean", "std", "K", "trained by", "nearest neighbours"]
+    lines = [
+        [
+            each["set"],
+            f"{100 * each['mean']:.1f}",
+            f"{100 * each['std']:.1f}",
+            str(each["num_learners"]),
+            each["trained_by"],
+            f"{100 * each['neighbors_accuracy']:.1f} (k {each['neighbors_k']}, p {each['neighbors_p']:g})",
+        ]
+        for each in rows
+    ]
+    return columns, lines
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Prints the table."""
+    config = result["config"]
+    title = f"\nTest accuracy (%) on {config['dataset']}: {config['learner']}, equal images and steps"
+    progress.table(title, *table(result["rows"]))
+
+
+if __name__ == "__main__":
+    cli.main(run, GROUPS, __doc__)
