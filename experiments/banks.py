@@ -94,6 +94,11 @@ def tested(config: Choices, learner: Learner, data: Splits, params: Params) -> d
     return {name: accuracies(params, split, data.train) for name, split in zip(SCORES, splits, strict=True)}
 
 
+def of_images(info: DatasetInfo) -> Choices:
+    """What a network has to have been trained on to read other images of the same kind."""
+    return {"image_shape": list(info.image_shape), "class_names": list(info.class_names)}
+
+
 def train_bank(
     config: Choices,
     choices: Choices,
@@ -178,7 +183,7 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
     if config["population"] not in KINDS:
         return None
     kind = KINDS[config["population"]]
-    wanted = {"image_shape": list(info.image_shape)} | {
+    wanted = of_images(info) | {
         name: choices.get(name) for name in ("dataset", "dataset_sha256", "learner", *build.LEARNER_OPTIONS)
     }
     source = config["pool_dataset"] if kind.option == "pool" else None

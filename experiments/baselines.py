@@ -35,7 +35,7 @@ from experiments.comparison import (
 )
 from experiments.options import DATA, EVALUATION, POOL, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
-from experiments.tables import as_csv, as_markdown
+from experiments.tables import write_tables
 from jaxdistill.baselines import average_real, k_means, nearest_neighbors, optimized_real, random_real
 from jaxdistill.core.checks import above, at_least, fail
 from jaxdistill.core.keys import stream
@@ -56,7 +56,6 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.runtime import figures, profile, progress
-from jaxdistill.runtime.atomic import atomic_write, write_json
 
 GROUPS: Groups = {
     "baselines": {
@@ -86,6 +85,8 @@ GROUPS: Groups = {
     },
 }
 SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": [0.1], "num_sets": 3, "num_judges": 2}
+LISTS = ("every", "validation")
+"""Of a row, in the JSON file alone."""
 Row = dict[str, Any]
 
 
@@ -103,13 +104,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     """
     config = complete(GROUPS, chosen)
     config |= SMOKE if config["smoke"] else {}
-    build.check_step_sizes(config)
-    above("baselines", "keep", config["keep"], 0.0)
-    for name in ("neighbors", "norms"):
-        if not config[name]:
-            raise fail("baselines", f"at least one of {name}", "none")
-        for value in config[name]:
-            at_least("baselines", name, value, 1)
+    check(config)
     folder = Path(config["run_dir"])
     path = config["run"] or default_run(folder, config["smoke"])
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
@@ -121,17 +116,21 @@ def run(**chosen: Any) -> dict[str, Any]:
         | {"run": Path(path).name, "dataset": saved.data.info.name, "learner": saved.config["learner"]},
         "environment": profile.environment(),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise fail("baselines", "a run_dir to write to", f"{folder} ({error.strerror})") from error
-    write_json(folder / "baselines.json", result)
-    leave_out = ["every", "validation"]
-    atomic_write(folder / "baselines.csv", lambda file: file.write(as_csv(rows, leave_out).encode()))
-    atomic_write(folder / "baselines.md", lambda file: file.write(as_markdown(*table(rows)).encode()))
+    write_tables(folder, "baselines", result, table(rows), leave_out=LISTS)
     draw(folder / "baselines.png", pictures, saved)
     show(result)
     return result
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raises unless there is something to search over, all of it possible."""
+    build.check_step_sizes(config)
+    above("baselines", "keep", config["keep"], 0.0)
+    for name in ("neighbors", "norms"):
+        if not config[name]:
+            raise fail("baselines", f"at least one of {name}", "none")
+        for value in config[name]:
+            at_least("baselines", name, value, 1)
 
 
 def default_run(folder: Path, smoke: bool) -> str:
@@ -215,7 +214,7 @@ def equal_steps(saved: Saved, order: np.ndarray) -> list[Protocol]:
         weight_decay=saved.config["weight_decay"],
     )
     learned = as_learned(saved.config, saved.method, saved.state, order)
-    return [constant._replace(name="one step size"), learned._replace(name="the learned schedule, scaled")]
+    return [constant._replace(name="one step size"), learned._replace(name="scaled schedule")]
 
 
 def row(name: str, found: Score) -> Row:
@@ -265,11 +264,17 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
             f"{100 * each['std']:.1f}",
             str(each["num_learners"]),
             each["trained_by"],
-            f"{100 * each['neighbors_accuracy']:.1f} (k {each['neighbors_k']}, p {each['neighbors_p']:g})",
+            _neighbors_cell(each),
         ]
         for each in rows
     ]
     return columns, lines
+
+
+def _neighbors_cell(row: Row) -> str:
+    if "neighbors_accuracy" not in row:
+        return "-"
+    return f"{100 * row['neighbors_accuracy']:.1f} (k {row['neighbors_k']}, p {row['neighbors_p']:g})"
 
 
 def show(result: Mapping[str, Any]) -> None:

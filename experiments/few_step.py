@@ -22,7 +22,7 @@ from experiments import build, cli, distill
 from experiments.comparison import Synthetic, as_learned, seen, training_data, unseen_networks
 from experiments.options import DATA, EVALUATION, OUTER, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
-from experiments.tables import as_csv, as_markdown
+from experiments.tables import write_tables
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, Params
@@ -37,7 +37,6 @@ from jaxdistill.evaluation import (
     with_step_size,
 )
 from jaxdistill.runtime import figures, profile, progress
-from jaxdistill.runtime.atomic import atomic_write, write_json
 
 GROUPS: Groups = {
     "few steps": {
@@ -121,13 +120,7 @@ def run(**chosen: Any) -> dict[str, Any]:
         | {"runs": [Path(path).name for path in paths], "dataset": saved[0].data.info.name},
         "environment": profile.environment(),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise fail("few_step", "a run_dir to write to", f"{folder} ({error.strerror})") from error
-    write_json(folder / "few_step.json", result)
-    atomic_write(folder / "few_step.csv", lambda file: file.write(as_csv(rows, leave_out=["every"]).encode()))
-    atomic_write(folder / "few_step.md", lambda file: file.write(as_markdown(*table(rows)).encode()))
+    write_tables(folder, "few_step", result, table(rows), leave_out=["every"])
     figures.few_step(folder / "few_step.png", rows, title=f"few-step accuracy: {result['config']['dataset']}")
     show(result)
     return result

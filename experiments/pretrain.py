@@ -19,7 +19,16 @@ import jax
 import numpy as np
 
 from experiments import build, cli
-from experiments.banks import Group, groups_of, network_keys, starts, tested, train_bank, trained_by
+from experiments.banks import (
+    Group,
+    groups_of,
+    network_keys,
+    of_images,
+    starts,
+    tested,
+    train_bank,
+    trained_by,
+)
 from experiments.distill import PLACES, identity_of
 from experiments.options import DATA, LEARNER, OUTER, RUN, Groups, Option, complete
 from jaxdistill.core.checks import fail
@@ -77,7 +86,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     choices = identity_of({n: v for n, v in config.items() if n not in (*PLACES, "smoke")}, data)
     result = train_bank(
         config,
-        choices | {"image_shape": list(data.info.image_shape)},
+        choices | of_images(data.info),
         learner,
         groups_of(config["num_networks"], config["group_size"]),
         what=f"networks on {data.info.name}: {config['learner']}, {config['num_epochs']} epochs",

@@ -1,0 +1,159 @@
+"""Distill a target set into images that turn networks trained on a source set into networks for the target.
+
+Question: how good are source-trained networks on the target after a few steps on distilled target images,
+against no steps, as many steps on as many real images, and training on the whole target set?
+
+    python -m experiments.pretrain --image_size=16 --num_epochs=20
+    python -m experiments.adapt --target=usps --manual_dir=FOLDER --pool=runs/pretrain
+    python -m experiments.adapt --flagfile=experiments/presets/adapt_usps.cfg --pool=POOL --manual_dir=FOLDER
+
+The target's images are brought to the size of the pool's: that of the source, or the `--image_size` that the
+pool was trained with. `--population=pretrained` distills for the networks of the pool and tests on those held
+out, `fixed_pretrained` for the first one. Random and optimised real images, cluster centres and averages are
+trained on for the same steps, see `experiments.baselines`; the whole target set by new networks, for
+`--full_data_epochs`, Adam's step size searched on validation. Writes adapt.json, adapt.csv, adapt.md,
+adapt.png and the run, in distilled/.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import baselines, cli, distill
+from experiments.baselines import LISTS, SMOKE, Row, row
+from experiments.comparison import evaluations
+from experiments.options import DATA, POOL, RUN, Groups, Option, complete
+from experiments.saved import Saved, load_run
+from experiments.tables import write_tables
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Batch, Dataset, Params
+from jaxdistill.evaluation import Evaluation, accuracy_on, everything, pretraining, summarize, tuned
+from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.populations.fresh import fresh
+from jaxdistill.runtime import profile, progress
+
+GROUPS: Groups = {
+    "adaptation": {
+        "source": Option("mnist", str, "the set that the networks of the pool were trained on"),
+        "target": Option("usps", str, "the set to distill, as --dataset of experiments.distill"),
+        "pool": POOL["pool"],
+        "num_full_learners": Option(5, int, "new networks trained on the whole target set", low=1),
+        "smoke": Option(False, bool, "few networks and steps: does it run?"),
+    },
+    "data": {name: DATA[name] for name in ("data_dir", "manual_dir")},
+    **{name: group for name, group in distill.GROUPS.items() if name not in ("data", "pre-trained networks")},
+    "baselines": {n: o for n, o in baselines.GROUPS["baselines"].items() if n not in ("run", "smoke")},
+}
+GROUPS["learner"] = GROUPS["learner"] | {
+    "population": GROUPS["learner"]["population"]._replace(
+        default="pretrained", known=("pretrained", "fixed_pretrained")
+    )
+}
+GROUPS["run"] = GROUPS["run"] | {"run_dir": RUN["run_dir"]._replace(default="runs/adapt")}
+SHORT = {"num_outer_steps": 20, "num_eval_learners": 2, "full_data_epochs": 1}
+FULL_RATES = (3e-4, 1e-3, 3e-3)
+"""Step sizes of Adam that training on the whole target set is searched over."""
+
+
+def run(**chosen: Any) -> dict[str, Any]:
+    """Distills, tests every set, prints the table, writes the files.
+
+    Args:
+      **chosen: any option of `GROUPS`.
+
+    Returns:
+      {"rows": one per set, "config", "environment"}.
+
+    Raises:
+      UserError: bad input, before anything is trained.
+    """
+    chosen = SHORT | chosen if chosen.get("smoke") else chosen
+    config = complete(GROUPS, chosen)
+    config |= {name: SMOKE[name] for name in GROUPS["baselines"] if config["smoke"] and name in SMOKE}
+    baselines.check(config)
+    folder = Path(config["run_dir"])
+    known = {name for group in distill.GROUPS.values() for name in group}
+    options = {name: value for name, value in chosen.items() if name in known}
+    options |= {"dataset": config["target"], "pool_dataset": config["source"], "pool": config["pool"]}
+    options |= {"population": config["population"], "image_size": side_of(config["pool"])}
+    distilled = str(folder / "distilled")
+    distill.run(**options | {"num_baseline_learners": 0, "run_dir": distilled})
+    places = {name: config[name] for name in ("data_dir", "manual_dir", "pool")}
+    dataset = config["target"] if config["target"].endswith(".npz") else None
+    saved = load_run(distilled, dataset=dataset, **places)
+    limits = {"num_learners": config["num_eval_learners"]}
+    rows, pictures = baselines.rows_of(saved, config | limits)
+    rows = [rows[0], without(saved), *rows[1:], *whole_set(saved, config)]
+    result = {
+        "rows": rows,
+        "config": {n: v for n, v in config.items() if n not in (*places, "run_dir", "target")}
+        | {"target": saved.data.info.name, "image_shape": list(saved.data.info.image_shape)},
+        "environment": profile.environment(),
+    }
+    write_tables(folder, "adapt", result, baselines.table(rows), leave_out=LISTS)
+    baselines.draw(folder / "adapt.png", pictures, saved)
+    show(result)
+    return result
+
+
+def side_of(pool: str | None) -> int | None:
+    """The side of the images that a pool was trained on; None where that is not known or not one."""
+    try:
+        saved = json.loads((Path(pool or "") / "config.json").read_text(encoding="utf-8"))["config"]
+        height, width, _ = saved["image_shape"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # distill says what is wrong with the folder
+    return height if height == width else None
+
+
+def without(saved: Saved) -> Row:
+    """The networks as they are."""
+    evaluation, _ = evaluations(saved.config, saved.data, saved.learner, saved.state, saved.key, saved.bank)
+    params = evaluation.contexts(stream(evaluation.key, "learners"), evaluation.num_learners)
+
+    def accuracies(params: Params, test: Dataset) -> jax.Array:
+        return over_learners(lambda one: accuracy_on(saved.learner, one, test))(params)
+
+    found = summarize(jax.jit(accuracies)(params, saved.data.test), saved.data.info.num_classes)
+    return row("nothing", found) | {"trained_by": "no adaptation"}
+
+
+def whole_set(saved: Saved, config: Mapping[str, Any]) -> list[Row]:
+    """New networks trained on all of the target's training set; no row with `full_data_epochs=0`."""
+    epochs, train = config["full_data_epochs"], saved.data.train
+    if not epochs:
+        return []
+    progress.say("the whole target set: step size searched on validation ...")
+    population = fresh(saved.learner)
+    evaluation = Evaluation(
+        learner=saved.learner,
+        contexts=jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1),
+        validation=saved.data.validation,
+        test=saved.data.test,
+        key=stream(saved.key, "whole set"),
+        num_learners=config["num_full_learners"],
+        search_learners=min(2, config["num_search_learners"]),
+        strategy=config["strategy"],
+        learner_chunk=config["learner_chunk"],
+    )
+    plan = pretraining(len(train.y), num_epochs=epochs)
+    found = tuned(
+        evaluation, [plan], Batch(train.x, train.y), everything(len(train.y)), step_sizes=FULL_RATES
+    )
+    how = f"{epochs} epochs: {found.step_size:.3g}"
+    return [row("whole target set", found.score) | {"trained_by": how, "validation": found.searched}]
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Prints the table."""
+    config = result["config"]
+    networks = f"{config['learner']} trained on {config['source']}"
+    title = f"\nTest accuracy (%) on {config['target']} of {networks}, after steps on"
+    progress.table(title, *baselines.table(result["rows"]))
+
+
+if __name__ == "__main__":
+    cli.main(run, GROUPS, __doc__)
