@@ -39,7 +39,7 @@ from experiments.tables import write_tables
 from jaxdistill.baselines import average_real, k_means, nearest_neighbors, optimized_real, random_real
 from jaxdistill.core.checks import above, at_least, fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Batch, Dataset
+from jaxdistill.core.types import Batch, Dataset, DistillState, Method
 from jaxdistill.data import to_pixels
 from jaxdistill.evaluation import (
     Protocol,
@@ -144,8 +144,7 @@ def rows_of(saved: Saved, config: Mapping[str, Any]) -> tuple[list[Row], dict[st
     """(two rows per set: trained on, and its nearest neighbours; the images of each that are shown)."""
     synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key, saved.bank)
     images, labels, order = synthetic
-    classes = labels.argmax(axis=1)
-    counts = np.bincount(classes, minlength=saved.data.info.num_classes)
+    counts = np.bincount(labels.argmax(axis=1), minlength=saved.data.info.num_classes)
     if not (counts == counts[0]).all():
         raise fail("baselines", "a run with as many images of every class", counts.tolist())
     if min(config["neighbors"]) > len(images):
@@ -159,9 +158,8 @@ def rows_of(saved: Saved, config: Mapping[str, Any]) -> tuple[list[Row], dict[st
     )
     if protocol_of(saved.config) == "as_distilled":
         plan = as_learned(saved.config, saved.method, saved.state, order)
-        # where each image would be in a set that is class by class
-        place = np.argsort(np.argsort(classes, kind="stable"), kind="stable")
-        protocols = equal_steps(saved, place[order])
+        there = class_by_class(labels)[order]
+        protocols = equal_steps(saved.config, saved.method, saved.state, there)
     else:
         plan = paper_protocol(saved.config, saved.data, len(images))
         protocols = [plan]
@@ -204,16 +202,23 @@ def rows_of(saved: Saved, config: Mapping[str, Any]) -> tuple[list[Row], dict[st
     return rows, shown
 
 
-def equal_steps(saved: Saved, order: np.ndarray) -> list[Protocol]:
+def class_by_class(labels: np.ndarray) -> np.ndarray:
+    """Where each image would be in a set that is sorted by class."""
+    return np.argsort(np.argsort(labels.argmax(axis=1), kind="stable"), kind="stable")
+
+
+def equal_steps(
+    config: Mapping[str, Any], method: Method, state: DistillState, order: np.ndarray
+) -> list[Protocol]:
     """The steps of a run with one step size for all, and with its own schedule, to be scaled."""
-    optimizer = sgd(num_steps=len(order), momentum=saved.config["inner_momentum"], learned=())
+    optimizer = sgd(num_steps=len(order), momentum=config["inner_momentum"], learned=())
     constant = as_distilled(
         jnp.asarray(order),
         optimizer,
         optimizer.values(optimizer.init()),
-        weight_decay=saved.config["weight_decay"],
+        weight_decay=config["weight_decay"],
     )
-    learned = as_learned(saved.config, saved.method, saved.state, order)
+    learned = as_learned(config, method, state, order)
     return [constant._replace(name="one step size"), learned._replace(name="scaled schedule")]
 
 

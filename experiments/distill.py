@@ -131,12 +131,17 @@ class Plan(NamedTuple):
         return Data(self.data.train, None if self.bank is None else self.bank.given)
 
 
-def planned(chosen: Mapping[str, Any], change: Callable[[Splits], Splits] | None = None) -> Plan:
+def planned(
+    chosen: Mapping[str, Any],
+    change: Callable[[Splits], Splits] = lambda data: data,
+    more: Mapping[str, Any] | None = None,
+) -> Plan:
     """From options to a distillation.
 
     Args:
       chosen: any options of `GROUPS`.
-      change: what is distilled in the place of the data set, of the same images.
+      change: what is distilled in the place of the data set.
+      more: what else the run is: how it was changed.
 
     Raises:
       UserError: bad input.
@@ -149,15 +154,15 @@ def planned(chosen: Mapping[str, Any], change: Callable[[Splits], Splits] | None
     if config["tensorboard"]:
         require_tensorboard()
     key = jax.random.key(config["seed"])
-    data = build.splits(config)
-    learner = build.learner(config, data.info)
-    bank = load_bank(config, identity_of(config, data), learner, data.info)
-    data = data if change is None else change(data)
+    given = build.splits(config)
+    learner = build.learner(config, given.info)
+    bank = load_bank(config, identity_of(config, given), learner, given.info)
+    data = change(given)
     arguments = Data(data.train, None if bank is None else bank.given)
     if config["gradient"] == "auto":
         needs = partial(bytes_of, splits=data, data=arguments, key=key)
         config = gradients.within_budget(unresolved, needs, progress.say)
-    choices = identity_of(config, data)
+    choices = identity_of(config, given) | dict(more or {})
     if bank is not None:
         choices |= {f"{KINDS[config['population']].option}_sha256": bank_digest(bank)}
     methods = [

@@ -121,7 +121,14 @@ def run(**chosen: Any) -> dict[str, Any]:
         "environment": profile.environment(),
     }
     write_tables(folder, "few_step", result, table(rows), leave_out=["every"])
-    figures.few_step(folder / "few_step.png", rows, title=f"few-step accuracy: {result['config']['dataset']}")
+    figures.lines(
+        folder / "few_step.png",
+        rows,
+        x="steps",
+        x_label="training steps",
+        panels={"test accuracy, %": ("mean", "std")},
+        title=f"few-step accuracy: {result['config']['dataset']}",
+    )
     show(result)
     return result
 

@@ -62,6 +62,31 @@ def accuracy_on(
     return mean_of_parts(right, min(microbatch, batch.y.shape[0]), batch)
 
 
+def confusion_on(
+    learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256
+) -> Array:
+    """Shares of a split by class and by what one network takes them for.
+
+    Args:
+      learner: the network.
+      params: its trained (calibrated) parameters.
+      dataset: the split.
+      microbatch: images at a time.
+
+    Returns:
+      [classes, classes], summing to 1; row c for images of class c. NaN for NaN logits.
+    """
+
+    def counts(batch: Batch) -> Array:
+        logits = learner.apply(params, batch.x)
+        taken_for = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+        shares = batch.y.T @ taken_for / batch.y.shape[0]
+        return jnp.where(jnp.all(jnp.isfinite(logits)), shares, jnp.nan)
+
+    batch = Batch(dataset.x, dataset.y)
+    return mean_of_parts(counts, min(microbatch, batch.y.shape[0]), batch)
+
+
 Step = tuple[Array, Array]
 """(indices [B] of a step's images, its key)."""
 
@@ -101,6 +126,7 @@ def evaluator(
     protocol: Protocol,
     *,
     at: Sequence[int] | None = None,
+    measure: Callable[[Learner, Params, Dataset | Batch], Array] = accuracy_on,
     strategy: str = "auto",
     learner_chunk: int | None = None,
 ) -> Evaluator:
@@ -111,13 +137,15 @@ def evaluator(
     Args:
       learner: the network.
       protocol: how it is trained.
+      measure: what a test is: (learner, trained parameters, test) -> array, NaN where training diverged.
       at: also test on the way, after so many steps each, all within the protocol's; not with a restart.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
       (params [K, ...], images Batch [M, ...], subsets [K, N] int32, values, test, key) -> [K] accuracies,
-      with `at` [K, len(at)]. Network k is trained on `images[subsets[k]]` with `values` for the optimiser's
-      hyper-parameters. NaN for a network whose training diverged.
+      with `at` [K, len(at)], or what `measure` gives in their place. Network k is trained on
+      `images[subsets[k]]` with `values` for the optimiser's hyper-parameters. NaN for a network whose
+      training diverged.
 
     Raises:
       UserError: `at` with a protocol that restarts, or none in it.
@@ -145,7 +173,7 @@ def evaluator(
             def tested(end: Array) -> Array:
                 weights = jax.tree.map(lambda a: a[end], kept)
                 batch = batch_of((order[end], keys[end]))
-                return accuracy_on(learner, learner.calibrate(weights, batch.x), test)
+                return measure(learner, learner.calibrate(weights, batch.x), test)
 
             return lax.map(tested, ends)
         bounds = [0, protocol.restart, num_steps] if protocol.restart else [0, num_steps]
@@ -153,7 +181,7 @@ def evaluator(
             part = jax.tree.map(lambda a, low=low, high=high: a[low:high], ((order, keys), values))
             params, _ = train(loss, params, part[0], protocol.optimizer, part[1])
         trained = learner.calibrate(params, batch_of((order[-1], keys[-1])).x)
-        return accuracy_on(learner, trained, test)
+        return measure(learner, trained, test)
 
     @jax.jit
     def evaluate(

@@ -98,28 +98,43 @@ def curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title:
     _finish(path, figure, title)
 
 
-def few_step(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
-    """Draws accuracy against the number of training steps, a line and a band of one deviation per series.
+def lines(
+    path: str | os.PathLike,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    x: str,
+    x_label: str,
+    panels: Mapping[str, tuple[str, str]],
+    base: int = 2,
+    title: str = "",
+) -> None:
+    """Draws accuracies against a number, a line and a band of one deviation per series.
 
     Args:
       path: the PNG.
-      rows: with `series`, `steps`, `mean` and `std` (accuracies in [0, 1]).
+      rows: with `series`, the number and the columns of the panels (accuracies in [0, 1]).
+      x: the column of the number, drawn logarithmically.
+      x_label: what it is.
+      panels: what each shows, to its columns of means and of deviations.
+      base: of the logarithm.
       title: stands above.
     """
     from matplotlib import ticker
 
-    figure = _figure(6.4, 4.2)
-    axis = figure.subplots()
-    for i, series in enumerate(dict.fromkeys(row["series"] for row in rows)):
-        own = sorted((r["steps"], r["mean"], r["std"]) for r in rows if r["series"] == series)
-        steps, mean, std = 100 * np.asarray(own, float).T
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        axis.plot(steps / 100, mean, color=colour, marker=marker, ms=4, lw=1.5, label=series)
-        axis.fill_between(steps / 100, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    _axes(axis, "test accuracy, %", "training steps")
-    axis.legend(fontsize=7.5, frameon=False, labelcolor=INK, loc="lower right")
+    figure = _figure(6.4 if len(panels) == 1 else 4.6 * len(panels), 4.2)
+    axes = np.ravel(figure.subplots(1, len(panels), squeeze=False))
+    for axis, (label, (mean_of, std_of)) in zip(axes, panels.items(), strict=True):
+        for i, series in enumerate(dict.fromkeys(row["series"] for row in rows)):
+            own = sorted((r[x], r[mean_of], r[std_of]) for r in rows if r["series"] == series)
+            at, mean, std = np.asarray(own, float).T * [[1], [100], [100]]
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            axis.plot(at, mean, color=colour, marker=marker, ms=4, lw=1.5, label=series)
+            low, high = (np.clip(mean + sign * std, 0, 100) for sign in (-1, 1))
+            axis.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+        axis.set_xscale("log", base=base)
+        axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        _axes(axis, label, x_label)
+    axes[0].legend(fontsize=7.5, frameon=False, labelcolor=INK, loc="best")
     _finish(path, figure, title)
 
 
