@@ -211,7 +211,7 @@ def outer_optimizer(config: Config) -> optax.GradientTransformation:
         raise fail("outer_optimizer", "outer_momentum left out with adam", config["outer_momentum"])
     shared = {
         "learning_rate": rate(config["outer_learning_rate"]),
-        "hyper_learning_rate": None if hyper is None else rate(hyper),
+        "hyper_learning_rate": rate(hyper) if hyper else hyper,
         "clip": config["clip"] or None,
         "max_inner_learning_rate": config["max_inner_learning_rate"] or None,
         "positive": config["positive"],

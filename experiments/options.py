@@ -191,7 +191,11 @@ OUTER = {
     "outer_learning_rate": Option(0.01, float, "learning rate of the outer optimiser"),
     "outer_momentum": Option(0.5, float, "of sgd", low=0),
     "hyper_learning_rate": Option(
-        None, float, "outer learning rate of learned inner hyper-parameters (default: outer_learning_rate)"
+        None,
+        float,
+        "outer learning rate of learned inner hyper-parameters; 0 keeps them where they start (default: "
+        "outer_learning_rate)",
+        low=0,
     ),
     "outer_b1": Option(0.5, float, "Adam's average of gradients", low=0, high=1),
     "schedule": Option("cosine", str, "of the outer learning rate", SCHEDULES),

@@ -119,7 +119,7 @@ def test_any_gradient_follows_experts(made, tmp_path, gradient):
         ({"gradient": "implicit", "learned": [], "warm_start": True}, "warm_start left out with method=mtt"),
         ({"gradient": "accumulated", "inner_momentum": 0.5}, "sgd without momentum"),
         ({"gradient": "accumulated", "remat": "step"}, "gradient=unrolled with remat"),
-        ({"hyper_learning_rate": 0.0}, "outer_learning_rate > 0.0, got 0.0"),
+        ({"hyper_learning_rate": -1.0}, "hyper_learning_rate >= 0, got -1.0"),
         ({"inner_batch_size": 0}, "inner_batch_size >= 1, got 0"),
     ],
 )

@@ -51,7 +51,8 @@ def outer_adam(
     Args:
       learning_rate: a number or a schedule.
       b1, b2: Adam's averages; the defaults are those of Wang et al. 2018.
-      hyper_learning_rate: of learned inner hyper-parameters, where it is another.
+      hyper_learning_rate: of learned inner hyper-parameters, where it is another; 0 keeps them where they
+        start, which makes one program of all starts.
       clip: largest global norm of the hypergradient; None for no clip.
       max_inner_learning_rate: upper bound of learned inner step sizes, kept by projection; None for none.
       positive: how the inner optimiser keeps them positive: it maps the bound to raw values, and `projected`
@@ -101,6 +102,10 @@ def _outer(
     positive: str,
 ) -> optax.GradientTransformation:
     parts = []
+    if hyper_learning_rate == 0:
+        frozen = Meta(teacher=False, inner=True)
+        parts.append(optax.masked(optax.set_to_zero(), frozen))  # before the clip: it is no part of the norm
+        hyper_learning_rate = None
     if clip is not None:
         above("outer optimiser", "clip", clip, 0.0)
         parts.append(optax.clip_by_global_norm(clip))

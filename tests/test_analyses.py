@@ -1,0 +1,86 @@
+"""Accuracy by steps, epochs, images and step size: points, files, failures, one program for step sizes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import message
+
+from experiments import analyses, distill
+from jaxdistill.core.checks import UserError
+from jaxdistill.runtime.loop import compiled_chunk
+
+SMALL = {"smoke": True, "num_baseline_learners": 1, "depth": 1}
+
+
+def test_every_analysis_has_points_and_a_figure(tmp_path, capsys):
+    result = analyses.run(**SMALL, analyses=["steps", "rates"], run_dir=str(tmp_path / "run"))
+    found = [(row["analysis"], row["value"], row["series"]) for row in result["rows"]]
+    assert found == [
+        *(("steps", 1, name) for name in ("distilled", "random real")),
+        *(("steps", 2, name) for name in ("distilled", "distilled, batches shuffled", "random real")),
+        *(("rates", rate, name) for rate in (0.1, 0.3) for name in ("distilled", "random real")),
+    ]
+    first = result["rows"][0]
+    assert first["outer_steps"] == 20 and first["num_learners"] == len(first["every"]) == 2
+    for name in ("analyses.csv", "analyses.json", "analyses.md", "analyses_steps.png", "analyses_rates.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 100
+    assert json.loads((tmp_path / "run/analyses.json").read_text()) == json.loads(json.dumps(result))
+    printed = capsys.readouterr().out
+    assert "distinct steps: 2" in printed and "batches shuffled" in printed
+    again = analyses.run(**SMALL, analyses=["steps", "rates"], run_dir=str(tmp_path / "run"))
+    assert again["rows"] == result["rows"] and "dd: compiling" not in capsys.readouterr().out
+
+
+def test_step_sizes_share_a_program_and_stay_as_they_are(tmp_path):
+    texts, states = [], []
+    for rate in (0.1, 0.3):
+        options = {"width": 8, "depth": 1, "num_outer_steps": 5, **analyses.POINTS["rates"][1](rate)}
+        plan = distill.planned(options)
+        state = plan.method.init(plan.key)
+        program = compiled_chunk(plan.method)
+        texts.append(program.lower(state, plan.arguments, plan.key, 5).as_text())
+        states.append((plan.method, program(state, plan.arguments, plan.key, 5)[0]))
+        before, after = (
+            np.asarray(plan.method.hyperparameters(s)["learning_rate"]) for s in (state, states[-1][1])
+        )
+        np.testing.assert_allclose(before, rate, rtol=1e-6)
+        np.testing.assert_array_equal(before, after)
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.meta.teacher, states[-1][1].meta.teacher)
+        assert max(jax.tree.leaves(moved)) > 1e-3  # the images do move
+    assert texts[0] == texts[1]
+
+
+def test_a_point_that_fails_is_a_row(tmp_path, monkeypatch):
+    run = distill.run
+
+    def fails(**options):
+        if options["distill_epochs"] == 2:
+            raise UserError("loop: expected finite losses, got NaN.")
+        return run(**options)
+
+    monkeypatch.setattr(distill, "run", fails)
+    result = analyses.run(**SMALL, analyses=["epochs"], run_dir=str(tmp_path / "run"))
+    assert [row["mean"] is None for row in result["rows"]] == [False, False, True]
+    assert "got NaN" in result["rows"][-1]["error"]
+    assert "got NaN" in (tmp_path / "run/analyses.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ({"analyses": []}, "at least one of steps, epochs, images, rates, got none"),
+        ({"analyses": ["step"]}, "expected one of epochs, images, rates, steps, got 'step'"),
+        ({"steps": []}, "at least one value of steps, got none"),
+        ({"epochs": [0]}, "epochs >= 1, got 0"),
+        ({"rates": [0.0]}, "rates > 0.0, got 0.0"),
+        ({"images": [1, 500], "start": "real"}, "images_per_class <= "),
+        ({"method": "dm"}, "left out with method=dm"),
+    ],
+)
+def test_bad_input_starts_nothing(tmp_path, chosen, says):
+    with pytest.raises(UserError) as error:
+        analyses.run(**SMALL | chosen, run_dir=str(tmp_path / "run"))
+    assert says in message(error)
+    assert not (tmp_path / "run").exists()
