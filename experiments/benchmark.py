@@ -42,13 +42,8 @@ from experiments.measure import (
     row,
     timed,
 )
-from experiments.options import (
-    RUN,
-    Groups,
-    Option,
-    complete,
-    defaults,
-)
+from experiments.options import RUN, Groups, Option, complete, defaults
+from experiments.pool_training import pool
 from experiments.torch_reference import TorchReference, available
 from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.core.keys import at_step, stream
@@ -72,7 +67,7 @@ GROUPS: Groups = {
         "what": Option(
             [],
             str,
-            "torch, outer, remat, chunk, conv, generator, matching (default: all; torch where it is there)",
+            "torch, outer, remat, chunk, conv, generator, matching, pool (default: all; torch if it is there)",
         ),
         "repeats": Option(7, int, "rounds of each comparison, after one that warms up"),
         "smoke": Option(False, bool, "everything tiny, 2 rounds: does it run?"),
@@ -289,6 +284,7 @@ PARTS = {
     "conv": conv,
     "generator": generated,
     "matching": matching,
+    "pool": pool,
 }
 
 
