@@ -67,7 +67,7 @@ GROUPS: Groups = {
         "what": Option(
             [],
             str,
-            "torch, outer, remat, chunk, conv, generator, matching, pool (default: all; torch if it is there)",
+            "torch, outer, remat, chunk, conv, generator, matching, pool (default: all; torch if there)",
         ),
         "repeats": Option(7, int, "rounds of each comparison, after one that warms up"),
         "smoke": Option(False, bool, "everything tiny, 2 rounds: does it run?"),
