@@ -4,7 +4,7 @@ One bilevel problem, five independent choices: teacher, learner, solve, objectiv
 NamedTuple of pure functions; `bilevel` composes them into a `Method`, whose `update` is one outer step.
 """
 
-from jaxdistill.baselines.random_real import random_real
+from jaxdistill.baselines import average_real, k_means, nearest_neighbors, optimized_real, random_real
 from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.core.types import (
     Batch,
@@ -40,17 +40,20 @@ from jaxdistill.evaluation import (
     Score,
     accuracy_on,
     as_distilled,
+    confusion_on,
     dc,
     epochs,
     evaluator,
     everything,
     few_steps,
     one_part_each,
+    pretraining,
     random_of_each_class,
     score,
     summarize,
     tuned,
 )
+from jaxdistill.inner.accumulated import accumulated
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.losses import accuracy, cross_entropy, inner_loss
 from jaxdistill.inner.minimize import minimize
@@ -61,15 +64,24 @@ from jaxdistill.inner.train import train
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.learners import LEARNERS, from_flax, learner
 from jaxdistill.learners.shapes import random_shapes
+from jaxdistill.methods import METHODS
 from jaxdistill.methods.bilevel import bilevel
 from jaxdistill.methods.dd import dd
 from jaxdistill.methods.gtn import gtn
 from jaxdistill.methods.outer import outer_adam, outer_schedule
 from jaxdistill.objectives.distribution_matching import distribution_matching
 from jaxdistill.objectives.gradient_matching import gradient_matching
+from jaxdistill.objectives.trajectory_matching import trajectory_matching
 from jaxdistill.objectives.validation import validation
-from jaxdistill.populations.fixed import fixed
-from jaxdistill.populations.fresh import fresh
+from jaxdistill.populations import (
+    POPULATIONS,
+    experts,
+    fixed,
+    fixed_pretrained,
+    fresh,
+    persistent,
+    pretrained,
+)
 from jaxdistill.teachers import CURRICULA, generator, images, shuffled
 
 __version__ = "0.1.0"
@@ -79,6 +91,8 @@ __all__ = [
     "DATASETS",
     "LEARNERS",
     "LINEAR_SOLVERS",
+    "METHODS",
+    "POPULATIONS",
     "Batch",
     "Caution",
     "Data",
@@ -100,12 +114,15 @@ __all__ = [
     "Splits",
     "Teacher",
     "UserError",
+    "accumulated",
     "accuracy",
     "accuracy_on",
     "adam",
     "as_distilled",
+    "average_real",
     "bilevel",
     "choose_per_class",
+    "confusion_on",
     "cross_entropy",
     "dc",
     "dd",
@@ -113,8 +130,10 @@ __all__ = [
     "epochs",
     "evaluator",
     "everything",
+    "experts",
     "few_steps",
     "fixed",
+    "fixed_pretrained",
     "fresh",
     "from_arrays",
     "from_flax",
@@ -124,15 +143,21 @@ __all__ = [
     "images",
     "implicit",
     "inner_loss",
+    "k_means",
     "keep_in_range",
     "learner",
     "linear_solver",
     "load",
     "minimize",
+    "nearest_neighbors",
     "one_part_each",
+    "optimized_real",
     "outer_adam",
     "outer_schedule",
     "over_learners",
+    "persistent",
+    "pretrained",
+    "pretraining",
     "random_of_each_class",
     "random_real",
     "random_shapes",
@@ -146,6 +171,7 @@ __all__ = [
     "summarize",
     "to_pixels",
     "train",
+    "trajectory_matching",
     "tuned",
     "unrolled",
     "validation",
