@@ -3,16 +3,16 @@
 Question: how good are source-trained networks on the target after a few steps on distilled target images,
 against no steps, as many steps on as many real images, and training on the whole target set?
 
-    python -m experiments.pretrain --image_size=16 --num_epochs=20
-    python -m experiments.adapt --target=usps --manual_dir=FOLDER --pool=runs/pretrain
+    python -m experiments.pretrain --dataset=mnist --manual_dir=FOLDER
+    python -m experiments.adapt --source=mnist --target=usps --pool=runs/pretrain --manual_dir=FOLDER
     python -m experiments.adapt --flagfile=experiments/presets/adapt_usps.cfg --pool=POOL --manual_dir=FOLDER
 
-The target's images are brought to the size of the pool's: that of the source, or the `--image_size` that the
-pool was trained with. `--population=pretrained` distills for the networks of the pool and tests on those held
-out, `fixed_pretrained` for the first one. Random and optimised real images, cluster centres and averages are
-trained on for the same steps, see `experiments.baselines`; the whole target set by new networks, for
-`--full_data_epochs`, Adam's step size searched on validation. Writes adapt.json, adapt.csv, adapt.md,
-adapt.png and the run, in distilled/.
+The target's images are brought to the size of the pool's: that of the source, or the `--image_size` that
+the pool was trained with. `--population=pretrained` distills for the networks of the pool and tests on
+those held out, `fixed_pretrained` for the first one; "nothing" are the networks as they are. Random and
+optimised real images, cluster centres and averages are trained on for the same steps, see
+`experiments.baselines`; the whole target set by new networks, for `--full_data_epochs`, Adam's step size
+searched on validation. Writes adapt.json, adapt.csv, adapt.md, adapt.png and the run, in distilled/.
 """
 
 import json
@@ -20,19 +20,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments import baselines, cli, distill
 from experiments.baselines import LISTS, SMOKE, Row, row
-from experiments.comparison import evaluations
-from experiments.options import DATA, POOL, RUN, Groups, Option, complete
+from experiments.comparison import new_networks
+from experiments.options import DATA, POOL, Groups, Option, complete, with_defaults
 from experiments.saved import Saved, load_run
-from experiments.tables import write_tables
+from experiments.tables import writable, write_tables
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Batch, Dataset, Params
-from jaxdistill.evaluation import Evaluation, accuracy_on, everything, pretraining, summarize, tuned
-from jaxdistill.inner.over_learners import over_learners
-from jaxdistill.populations.fresh import fresh
+from jaxdistill.core.types import Batch
+from jaxdistill.evaluation import Evaluation, everything, pretraining, tuned
 from jaxdistill.runtime import profile, progress
 
 GROUPS: Groups = {
@@ -44,7 +40,7 @@ GROUPS: Groups = {
         "smoke": Option(False, bool, "few networks and steps: does it run?"),
     },
     "data": {name: DATA[name] for name in ("data_dir", "manual_dir")},
-    **{name: group for name, group in distill.GROUPS.items() if name not in ("data", "pre-trained networks")},
+    **{n: dict(group) for n, group in distill.GROUPS.items() if n not in ("data", "pre-trained networks")},
     "baselines": {n: o for n, o in baselines.GROUPS["baselines"].items() if n not in ("run", "smoke")},
 }
 GROUPS["learner"] = GROUPS["learner"] | {
@@ -52,7 +48,8 @@ GROUPS["learner"] = GROUPS["learner"] | {
         default="pretrained", known=("pretrained", "fixed_pretrained")
     )
 }
-GROUPS["run"] = GROUPS["run"] | {"run_dir": RUN["run_dir"]._replace(default="runs/adapt")}
+GROUPS["run"] = with_defaults(GROUPS["run"], run_dir="runs/adapt")
+del GROUPS["evaluation"]["num_baseline_learners"]
 SHORT = {"num_outer_steps": 20, "num_eval_learners": 2, "full_data_epochs": 1}
 FULL_RATES = (3e-4, 1e-3, 3e-3)
 """Step sizes of Adam that training on the whole target set is searched over."""
@@ -75,18 +72,20 @@ def run(**chosen: Any) -> dict[str, Any]:
     config |= {name: SMOKE[name] for name in GROUPS["baselines"] if config["smoke"] and name in SMOKE}
     baselines.check(config)
     folder = Path(config["run_dir"])
-    known = {name for group in distill.GROUPS.values() for name in group}
-    options = {name: value for name, value in chosen.items() if name in known}
+    options = {name: value for name, value in chosen.items() if name in distill.OPTIONS}
     options |= {"dataset": config["target"], "pool_dataset": config["source"], "pool": config["pool"]}
     options |= {"population": config["population"], "image_size": side_of(config["pool"])}
-    distilled = str(folder / "distilled")
-    distill.run(**options | {"num_baseline_learners": 0, "run_dir": distilled})
+    options |= {"num_baseline_learners": 0, "run_dir": str(folder / "distilled")}
+    plan = distill.planned(options)
+    baselines.fits(plan.method, plan.data, plan.key, config)
+    writable("adapt", folder)
+    distill.run(**options)
     places = {name: config[name] for name in ("data_dir", "manual_dir", "pool")}
     dataset = config["target"] if config["target"].endswith(".npz") else None
-    saved = load_run(distilled, dataset=dataset, **places)
+    saved = load_run(options["run_dir"], dataset=dataset, **places)
     limits = {"num_learners": config["num_eval_learners"]}
     rows, pictures = baselines.rows_of(saved, config | limits)
-    rows = [rows[0], without(saved), *rows[1:], *whole_set(saved, config)]
+    rows += whole_set(saved, config)
     result = {
         "rows": rows,
         "config": {n: v for n, v in config.items() if n not in (*places, "run_dir", "target")}
@@ -109,28 +108,15 @@ def side_of(pool: str | None) -> int | None:
     return height if height == width else None
 
 
-def without(saved: Saved) -> Row:
-    """The networks as they are."""
-    evaluation, _ = evaluations(saved.config, saved.data, saved.learner, saved.state, saved.key, saved.bank)
-    params = evaluation.contexts(stream(evaluation.key, "learners"), evaluation.num_learners)
-
-    def accuracies(params: Params, test: Dataset) -> jax.Array:
-        return over_learners(lambda one: accuracy_on(saved.learner, one, test))(params)
-
-    found = summarize(jax.jit(accuracies)(params, saved.data.test), saved.data.info.num_classes)
-    return row("nothing", found) | {"trained_by": "no adaptation"}
-
-
 def whole_set(saved: Saved, config: Mapping[str, Any]) -> list[Row]:
     """New networks trained on all of the target's training set; no row with `full_data_epochs=0`."""
     epochs, train = config["full_data_epochs"], saved.data.train
     if not epochs:
         return []
     progress.say("the whole target set: step size searched on validation ...")
-    population = fresh(saved.learner)
     evaluation = Evaluation(
         learner=saved.learner,
-        contexts=jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1),
+        contexts=new_networks(saved.learner),
         validation=saved.data.validation,
         test=saved.data.test,
         key=stream(saved.key, "whole set"),

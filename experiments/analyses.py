@@ -16,7 +16,9 @@ get? Wang et al. 2018, section 4.2.
 Every point is a run of experiments.distill in a folder of its own below the run directory: the same command
 goes on with what was stopped, and a point that fails is a row that says why. The points of `rates` share one
 compiled program. Random real images stand beside each, as many and for as many steps or by the `dc` protocol,
-and images that were distilled in order are also tested with the order drawn at random. Writes analyses.csv,
+and images that were distilled in order are also tested with the order drawn at random. Expected, digits: 10
+steps 92%, with the batches shuffled 75%; 1 and 20 epochs 45% and 92%; fixed step sizes 0.1 and 1 77% and 89%.
+Writes analyses.csv,
 analyses.json, analyses.md and a figure per analysis.
 """
 
@@ -25,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cli, distill
-from experiments.options import Groups, Option, complete
-from experiments.tables import write_tables
-from jaxdistill.core.checks import UserError, above, at_least, fail
+from experiments.options import Groups, Option, complete, with_defaults
+from experiments.tables import writable, write_tables
+from jaxdistill.core.checks import above, at_least, fail
 from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime.loop import Diverged
 
 POINTS: dict[str, tuple[str, Any]] = {
     "steps": ("distinct steps", lambda n: {"distill_steps": n, "images_per_class": n, "distill_epochs": 1}),
@@ -37,6 +40,8 @@ POINTS: dict[str, tuple[str, Any]] = {
     "rates": (
         "fixed step size",
         lambda rate: {
+            "distill_steps": 1,
+            "images_per_class": 1,
             "inner_learning_rate": rate,
             "learned": ["learning_rate"],
             "hyper_learning_rate": 0.0,  # in the state, not in the program
@@ -56,18 +61,14 @@ SMOKE = {"num_outer_steps": 20, "num_eval_learners": 2, "num_baseline_learners":
 SMOKE |= {name: [1, 2] for name in ("steps", "epochs", "images")} | {"rates": [0.1, 0.3], "width": 8}
 
 
-def _with_defaults(group: dict[str, Option]) -> dict[str, Option]:
-    return {name: o._replace(default=QUICK.get(name, o.default)) for name, o in group.items()}
-
-
 GROUPS: Groups = {
     "analyses": {
         "analyses": Option(list(POINTS), str, "those to run", POINTS),
         **VALUES,
         "smoke": Option(False, bool, "two points each, short: does it run?"),
     }
-} | {name: _with_defaults(group) for name, group in distill.GROUPS.items()}
-GROUPS["run"] = GROUPS["run"] | {"run_dir": GROUPS["run"]["run_dir"]._replace(default="runs/analyses")}
+} | {name: with_defaults(group, **QUICK) for name, group in distill.GROUPS.items()}
+GROUPS["run"] = with_defaults(GROUPS["run"], run_dir="runs/analyses")
 Row = dict[str, Any]
 
 
@@ -81,7 +82,7 @@ def run(**chosen: Any) -> dict[str, Any]:
       {"rows": one per point and series, "config", "environment"}.
 
     Raises:
-      UserError: bad input, before anything is distilled.
+      UserError: bad input, before anything is distilled; no point that ended.
     """
     chosen = (SMOKE if chosen.get("smoke") else {}) | chosen
     config = complete(GROUPS, chosen)
@@ -93,20 +94,26 @@ def run(**chosen: Any) -> dict[str, Any]:
         for value in config[name]:
             above("analyses", name, value, 0.0) if name == "rates" else at_least("analyses", name, value, 1)
     folder = Path(config["run_dir"])
-    known = {name for group in distill.GROUPS.values() for name in group}
-    options = {n: v for n, v in (QUICK | chosen).items() if n in known}
+    if config["teacher"] != "images":
+        raise fail("analyses", "teacher=images", config["teacher"])
+    if config["gradient"] == "implicit":
+        raise fail("analyses", "a gradient through the steps that are counted", "implicit")
+    options = {n: v for n, v in (QUICK | chosen).items() if n in distill.OPTIONS}
     points = [(name, value) for name in config["analyses"] for value in sorted(set(config[name]))]
     runs = {point: options | POINTS[point[0]][1](point[1]) for point in points}
-    for each in runs.values():
-        distill.planned(each)  # what cannot be made starts nothing
+    plans = [distill.planned(each).choices for each in runs.values()]  # what cannot be made starts nothing
+    shared = {n: v for n, v in plans[0].items() if all(plan[n] == v for plan in plans)}
+    writable("analyses", folder)
     rows = []
     for (name, value), each in runs.items():
         progress.say(f"\n{POINTS[name][0]}: {value:g}")
-        place = folder / "points" / f"{name}-{value:g}"
+        place = folder / "points" / f"{name}-{value!r}"
         rows += rows_of(name, value, each | {"run_dir": str(place)})
+    if all(row["mean"] is None for row in rows):
+        raise fail("analyses", "a point that ends", "none", rows[0]["error"])
     result = {
         "rows": rows,
-        "config": {n: v for n, v in config.items() if n not in distill.PLACES},
+        "config": shared | {n: config[n] for n in ("analyses", *config["analyses"])},
         "environment": profile.environment(),
     }
     write_tables(folder, "analyses", result, table(rows), leave_out=["every"])
@@ -131,7 +138,7 @@ def rows_of(name: str, value: float, options: Mapping[str, Any]) -> list[Row]:
     point = {"analysis": name, "value": value}
     try:
         found = distill.run(**options)
-    except UserError as error:
+    except Diverged as error:
         progress.say(f"failed: {error}")
         return [point | {"series": "distilled", "mean": None, "std": None, "error": str(error)}]
     series = {"distilled": "test_accuracy", f"distilled, {found.get('other_order')}": "other_order"}

@@ -19,7 +19,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import DatasetInfo, Splits
-from jaxdistill.evaluation import Protocol, accuracy_on, training
+from jaxdistill.evaluation import Protocol, as_they_are, training
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
 from jaxdistill.learners import num_params
@@ -81,17 +81,21 @@ def trained_by(config: Choices, learner: Learner, protocol: Protocol) -> Callabl
 
 
 def tested(config: Choices, learner: Learner, data: Splits, params: Params) -> dict[str, Array]:
-    """Accuracies of trained networks, batch statistics those of one batch of training images."""
+    """Accuracies of trained networks.
 
-    @jax.jit
-    def accuracies(params: Params, split: Dataset, real: Dataset) -> Array:
-        def of_one(params: Params) -> Array:
-            return accuracy_on(learner, learner.calibrate(params, real.x[: config["batch_size"]]), split)
+    Raises:
+      UserError: one that diverged.
+    """
 
-        return over_learners(of_one, strategy=config["strategy"], chunk=config["learner_chunk"])(params)
-
-    splits = (data.validation, data.test)
-    return {name: accuracies(params, split, data.train) for name, split in zip(SCORES, splits, strict=True)}
+    key = stream(jax.random.key(config["seed"]), "calibrate")
+    options = {name: config[name] for name in ("batch_size", "strategy", "learner_chunk")}
+    found = {
+        name: as_they_are(learner, params, split, data.train, key, **options)
+        for name, split in zip(SCORES, (data.validation, data.test), strict=True)
+    }
+    if not all(np.isfinite(each).all() for each in found.values()):
+        raise fail("training", "networks with finite weights", "NaN", "Lower learning_rate.")
+    return found
 
 
 def of_images(info: DatasetInfo) -> Choices:
@@ -117,10 +121,13 @@ def train_bank(
       choices: what the run is.
       learner: its network.
       groups: of all networks.
-      what: what they are, for the first line; its first word names them.
+      what: what they are, for the first line.
       num_snapshots: of the training of each network; None where only its end is kept.
       units: of progress in a group.
       make: (group, callback of the units done) -> what `_template` says.
+
+    Raises:
+      UserError: what `make` raises, and a folder of another run; the groups before are kept.
 
     Returns:
       {"validation_accuracies", "test_accuracies", "bytes", "config", "environment"}.
@@ -149,7 +156,7 @@ def train_bank(
 
 
 class Kind(NamedTuple):
-    """Of bank."""
+    """A kind of bank."""
 
     script: str
     """What makes it, in `experiments`."""
@@ -188,10 +195,11 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
     }
     source = config["pool_dataset"] if kind.option == "pool" else None
     if source not in (None, config["dataset"]):
-        wanted |= {"dataset": source, "dataset_sha256": None}
+        wanted["dataset"] = Path(source).name if source.endswith(".npz") else source
+        del wanted["dataset_sha256"]  # of the target
     places = ("dataset", "image_size", "learner", *build.LEARNER_OPTIONS)
     chosen = {name: config[name] for name in places if config[name] is not None}
-    chosen["dataset"] = wanted["dataset"]
+    chosen["dataset"] = source or config["dataset"]
     flags = " ".join(f"--{name}={value}" for name, value in chosen.items())
     remedy = f"python -m experiments.{kind.script} {flags} --run_dir=FOLDER makes them."
     if config[kind.option] is None:

@@ -15,7 +15,7 @@ averages 77%, random real 62%.
 Writes baselines.json, baselines.csv, baselines.md and baselines.png.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +27,36 @@ from experiments import build, cli, distill
 from experiments.comparison import (
     as_learned,
     evaluations,
-    num_unseen,
-    paper_protocol,
-    protocol_of,
+    plan_of,
     seen,
     training_data,
 )
 from experiments.options import DATA, EVALUATION, POOL, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
-from experiments.tables import write_tables
+from experiments.tables import writable, write_tables
 from jaxdistill.baselines import average_real, k_means, nearest_neighbors, optimized_real, random_real
 from jaxdistill.core.checks import above, at_least, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, DistillState, Method
-from jaxdistill.data import to_pixels
+from jaxdistill.data import Splits, check_per_class, to_pixels
 from jaxdistill.evaluation import (
+    Evaluation,
     Protocol,
     Score,
     Subsets,
     Tuned,
     as_distilled,
+    as_they_are,
     everything,
     one_part_each,
     random_of_each_class,
     score,
+    summarize,
     tuned,
     with_step_size,
 )
-from jaxdistill.inner.optimizers import sgd
 from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime.export import dedupe
 
 GROUPS: Groups = {
     "baselines": {
@@ -85,6 +86,8 @@ GROUPS: Groups = {
     },
 }
 SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": [0.1], "num_sets": 3, "num_judges": 2}
+NEIGHBOR_SETS = 5
+"""Of random and of optimised real images, whose nearest neighbours are tested."""
 LISTS = ("every", "validation")
 """Of a row, in the JSON file alone."""
 Row = dict[str, Any]
@@ -109,6 +112,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     path = config["run"] or default_run(folder, config["smoke"])
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
     saved = load_run(path, **places)
+    fits(saved.method, saved.data, saved.key, config)
+    writable("baselines", folder)
     rows, pictures = rows_of(saved, config)
     result = {
         "rows": rows,
@@ -140,78 +145,111 @@ def default_run(folder: Path, smoke: bool) -> str:
     return str(folder / "distilled")
 
 
+def fits(method: Method, data: Splits, key: jax.Array, config: Mapping[str, Any]) -> tuple[np.ndarray, int]:
+    """(the class of every distilled image as it was meant, how many each class has).
+
+    Learned labels may have moved elsewhere: those that the images started with say.
+
+    Raises:
+      UserError: other numbers of different classes, more of them than real images, or more neighbours.
+    """
+    _, labels, _ = dedupe(method.synthesize(method.init(key), stream(key, "export")))
+    classes = labels.argmax(axis=1)
+    counts = np.bincount(classes, minlength=data.info.num_classes)
+    if not (counts == counts[0]).all():
+        expected = "as many images of every class: a multiple of the classes in all batches together"
+        raise fail("baselines", expected, counts.tolist())
+    check_per_class(data.train, "baselines", int(counts[0]))
+    if min(config["neighbors"]) > len(classes):
+        raise fail("baselines", f"one of neighbors <= {len(classes)}, the images", config["neighbors"])
+    return classes, int(counts[0])
+
+
 def rows_of(saved: Saved, config: Mapping[str, Any]) -> tuple[list[Row], dict[str, Batch]]:
-    """(two rows per set: trained on, and its nearest neighbours; the images of each that are shown)."""
+    """(a row per set: trained on, and its nearest neighbours; the images of each that are shown)."""
+    classes, per_class = fits(saved.method, saved.data, saved.key, config)
     synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key, saved.bank)
     images, labels, order = synthetic
-    counts = np.bincount(labels.argmax(axis=1), minlength=saved.data.info.num_classes)
-    if not (counts == counts[0]).all():
-        raise fail("baselines", "a run with as many images of every class", counts.tolist())
-    if min(config["neighbors"]) > len(images):
-        raise fail("baselines", f"one of neighbors <= {len(images)}, the images", config["neighbors"])
-    key = stream(jax.random.key(config["seed"]), "baselines")
-    networks = config["num_learners"]
+    key, networks = stream(jax.random.key(config["seed"]), "baselines"), config["num_learners"]
     limits = {"num_eval_learners": networks, "num_baseline_learners": networks}
     limits["num_search_learners"] = config["num_search_learners"]
     distilled, baseline = evaluations(
         saved.config | limits, saved.data, saved.learner, saved.state, key, saved.bank
     )
-    if protocol_of(saved.config) == "as_distilled":
-        plan = as_learned(saved.config, saved.method, saved.state, order)
-        there = class_by_class(labels)[order]
+    plan = plan_of(saved.config, saved.data, saved.method, saved.state, order, len(images))
+    protocols = [plan]
+    if plan.name == "as_distilled":
+        there = class_by_class(classes)[order]
         protocols = equal_steps(saved.config, saved.method, saved.state, there)
-    else:
-        plan = paper_protocol(saved.config, saved.data, len(images))
-        protocols = [plan]
     batch, subsets = seen(saved.config, saved.method, saved.state, synthetic, key, distilled.num_learners)
     progress.say(f"distilled images: {distilled.num_learners} networks, {len(order)} steps ...")
     how = "the learned schedule" if plan.name == "as_distilled" else plan.name
-    rows = [row("distilled", score(distilled, plan, batch, subsets)) | {"trained_by": how}]
-    shown = {"distilled": Batch(jnp.asarray(images), jnp.asarray(labels))}
+    first = Batch(jnp.asarray(images), jnp.asarray(labels))
+    found = score(distilled, plan, batch, subsets)
+    rows = [row("distilled", found) | {"trained_by": how} | neighbors([first], saved, config)]
+    if saved.bank is not None:
+        rows.append(row("nothing", unadapted(saved, distilled)) | {"trained_by": "-"})
+    shown = {"distilled": first}
 
-    def add(name: str, batch: Batch, subsets: Subsets, first: Batch) -> Tuned:
+    def add(name: str, batch: Batch, subsets: Subsets, sets: list[Batch]) -> Tuned:
         progress.say(f"{name} images: step size searched on validation ...")
-        best = tuned(baseline, protocols, batch, subsets, step_sizes=config["step_sizes"])
+        # one network trained on one set in one order is one network, however often
+        same = len(sets) == 1 and distilled.num_learners == 1
+        evaluation = baseline._replace(num_learners=1) if same else baseline
+        best = tuned(evaluation, protocols, batch, subsets, step_sizes=config["step_sizes"])
         how = {"trained_by": f"{best.protocol}: {best.step_size:.3g}", "validation": best.searched}
-        rows.append(row(name, best.score) | how)
-        shown[name] = first
+        rows.append(row(name, best.score) | how | neighbors(sets, saved, config))
+        shown[name] = sets[0]
         return best
 
-    train, per_class, size = saved.data.train, int(counts[0]), len(images)
-    real = Batch(train.x, train.y)
-    drawn = random_of_each_class(train, per_class)
-    best = add("random real", real, drawn, random_real(train, key, per_class))
+    train, size = saved.data.train, len(images)
+    keys = jax.random.split(stream(key, "shown"), NEIGHBOR_SETS)
+    drawn = [random_real(train, each, per_class) for each in keys]
+    best = add("random real", Batch(train.x, train.y), random_of_each_class(train, per_class), drawn)
     (protocol,) = (each for each in protocols if each.name == best.protocol)
     progress.say(f"optimised real images: scoring {config['num_sets']} sets ...")
     sets = optimized_real(
         train,
         stream(key, "optimised"),
         per_class,
-        evaluation=baseline._replace(search_learners=min(config["num_judges"], num_unseen(saved.bank))),
+        evaluation=baseline._replace(search_learners=config["num_judges"]),
         protocol=with_step_size(protocol, best.step_size),
         **{name: config[name] for name in ("num_sets", "keep", "num_scored")},
     )
-    first = jax.tree.map(lambda a: a[:size], sets)
-    add("optimised real", sets, one_part_each(size, len(sets.y) // size), first)
+    kept = [jax.tree.map(lambda a, i=i: a[i : i + size], sets) for i in range(0, len(sets.y), size)]
+    add("optimised real", sets, one_part_each(size, len(kept)), kept[:NEIGHBOR_SETS])
     for name, made in (("k-means", k_means), ("average real", average_real)):
         batch = made(train, stream(key, name), per_class)
-        add(name, batch, everything(size), batch)
-    progress.say("nearest neighbours: k and p searched on validation ...")
-    for line in rows:
-        line |= neighbors(shown[line["set"]], saved, config)
+        add(name, batch, everything(size), [batch])
     return rows, shown
 
 
-def class_by_class(labels: np.ndarray) -> np.ndarray:
+def unadapted(saved: Saved, evaluation: Evaluation) -> Score:
+    """The networks that the distilled images are tested with, before that."""
+    key = stream(evaluation.key, "test")
+    params = evaluation.contexts(stream(key, "learners"), evaluation.num_learners)
+    found = as_they_are(
+        saved.learner,
+        params,
+        saved.data.test,
+        saved.data.train,
+        stream(key, "calibrate"),
+        strategy=evaluation.strategy,
+        learner_chunk=evaluation.learner_chunk,
+    )
+    return summarize(found, saved.data.info.num_classes)
+
+
+def class_by_class(classes: np.ndarray) -> np.ndarray:
     """Where each image would be in a set that is sorted by class."""
-    return np.argsort(np.argsort(labels.argmax(axis=1), kind="stable"), kind="stable")
+    return np.argsort(np.argsort(classes, kind="stable"), kind="stable")
 
 
 def equal_steps(
     config: Mapping[str, Any], method: Method, state: DistillState, order: np.ndarray
 ) -> list[Protocol]:
     """The steps of a run with one step size for all, and with its own schedule, to be scaled."""
-    optimizer = sgd(num_steps=len(order), momentum=config["inner_momentum"], learned=())
+    optimizer = build.inner_optimizer({**config, "learned": []})
     constant = as_distilled(
         jnp.asarray(order),
         optimizer,
@@ -234,16 +272,17 @@ def row(name: str, found: Score) -> Row:
     }
 
 
-def neighbors(images: Batch, saved: Saved, config: Mapping[str, Any]) -> Row:
-    """Accuracy of nearest neighbours, k and p those that are best on validation."""
-    candidates = [(k, p) for k in config["neighbors"] for p in config["norms"] if k <= len(images.y)]
+def neighbors(sets: Sequence[Batch], saved: Saved, config: Mapping[str, Any]) -> Row:
+    """Accuracy of nearest neighbours in each set; k and p those that are best in the first, on validation."""
+    candidates = [(k, p) for k in config["neighbors"] for p in config["norms"] if k <= len(sets[0].y)]
 
-    def accuracy(choice: tuple[int, float], split: Dataset) -> float:
+    def accuracy(images: Batch, choice: tuple[int, float], split: Dataset) -> float:
         return nearest_neighbors(images, split, k=choice[0], p=choice[1])
 
-    best = max(candidates, key=lambda choice: accuracy(choice, saved.data.validation))
-    found = accuracy(best, saved.data.test)
-    return {"neighbors_accuracy": found, "neighbors_k": best[0], "neighbors_p": best[1]}
+    best = max(candidates, key=lambda choice: accuracy(sets[0], choice, saved.data.validation))
+    found = [accuracy(each, best, saved.data.test) for each in sets]
+    numbers = {"neighbors_mean": float(np.mean(found)), "neighbors_std": float(np.std(found))}
+    return numbers | {"neighbors_sets": len(found), "neighbors_k": best[0], "neighbors_p": best[1]}
 
 
 def draw(path: Path, sets: Mapping[str, Batch], saved: Saved) -> None:
@@ -277,9 +316,10 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _neighbors_cell(row: Row) -> str:
-    if "neighbors_accuracy" not in row:
+    if "neighbors_mean" not in row:
         return "-"
-    return f"{100 * row['neighbors_accuracy']:.1f} (k {row['neighbors_k']}, p {row['neighbors_p']:g})"
+    std = f" ± {100 * row['neighbors_std']:.1f}" if row["neighbors_sets"] > 1 else ""
+    return f"{100 * row['neighbors_mean']:.1f}{std} (k {row['neighbors_k']}, p {row['neighbors_p']:g})"
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.populations.fresh import fresh
+from jaxdistill.populations.pretrained import pretrained
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import dedupe
 from jaxdistill.teachers import CURRICULA
@@ -85,12 +86,7 @@ def compare(
     chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
     progress.say("evaluating: distilled images ...")
     protocol = protocol_of(choices)
-    if protocol == "as_distilled":
-        plan = as_learned(choices, method, state, order)
-    else:
-        plan = paper_protocol(choices, data, len(images))
-        if choices["method"] == "mtt":
-            plan = with_step_size(plan, float(method.hyperparameters(state)["learning_rate"][0]))
+    plan = plan_of(choices, data, method, state, order, len(images))
     batch, subsets = seen(choices, method, state, synthetic, stream(key, "export"), distilled.num_learners)
     found = score(distilled, plan, batch, subsets)
     on_validation = score(chosen_on_validation, plan, batch, subsets)
@@ -98,8 +94,7 @@ def compare(
     reordered = None
     if shuffle is not None:
         progress.say(f"evaluating: distilled images, {ORDERS[shuffle]} ...")
-        plan_of_it = as_learned(choices, method, state, order, shuffle=shuffle)
-        reordered = score(distilled, plan_of_it, batch, subsets)
+        reordered = score(distilled, *in_other_order(choices, data, method, state, synthetic, shuffle, key))
 
     real, rates = Batch(data.train.x, data.train.y), choices["step_sizes"]
     random = full = None
@@ -158,6 +153,23 @@ def protocol_of(config: Mapping[str, Any]) -> str:
     return config["protocol"]
 
 
+def plan_of(
+    config: Mapping[str, Any],
+    data: Splits,
+    method: Method,
+    state: DistillState,
+    order: np.ndarray,
+    count: int,
+) -> Protocol:
+    """How networks are trained on the distilled images of a run: the same steps, or a paper's protocol."""
+    if protocol_of(config) == "as_distilled":
+        return as_learned(config, method, state, order)
+    plan = paper_protocol(config, data, count)
+    if config["method"] != "mtt":
+        return plan
+    return with_step_size(plan, float(method.hyperparameters(state)["learning_rate"][0]))
+
+
 def paper_protocol(config: Mapping[str, Any], data: Splits, count: int) -> Protocol:
     """The training of one of the matching papers on so many images."""
     return published(protocol_of(config), count, augmentation=build.augmentation(config, data.info) or DSA)
@@ -173,6 +185,24 @@ def other_order(config: Mapping[str, Any], protocol: str) -> str | None:
     if protocol != "as_distilled" or one_batch or curriculum.noise == "fresh":
         return None
     return "batches" if curriculum.shuffle == "none" else "none"
+
+
+def in_other_order(
+    config: Mapping[str, Any],
+    data: Splits,
+    method: Method,
+    state: DistillState,
+    synthetic: Synthetic,
+    shuffle: str,
+    key: jax.Array,
+) -> tuple[Protocol, Batch, Subsets]:
+    """(how networks are trained, images, which each of them sees): batches shuffled, or in their order."""
+    images, labels, order = synthetic
+    if shuffle == "none":
+        teacher = build.teacher({**config, "curriculum": "full"}, data, stream(key, "teacher start"))
+        images, labels, order = dedupe(teacher.batches(state.meta.teacher, stream(key, "export")))
+    plan = as_learned(config, method, state, order, shuffle=shuffle)
+    return plan, Batch(jnp.asarray(images), jnp.asarray(labels)), everything(len(images))
 
 
 def as_learned(
@@ -231,7 +261,8 @@ def evaluations(
         test=data.test,
         key=stream(key, "evaluation"),
         num_learners=1 if one else min(config["num_eval_learners"], most),
-        search_learners=min(config["num_search_learners"], most),
+        search_learners=config["num_search_learners"],
+        search_contexts=None if one else searching_networks(bank),
         strategy=config["strategy"],
         learner_chunk=config["learner_chunk"],
     )
@@ -253,6 +284,14 @@ def num_unseen(bank: Bank | None) -> int:
     if bank is None or bank.held_out is None:
         return sys.maxsize
     return jax.tree.leaves(bank.held_out)[0].shape[0]
+
+
+def searching_networks(bank: Bank | None) -> Callable[[jax.Array, int], Params] | None:
+    """(key, K) -> K networks that a pool is distilled for, drawn with replacement; None without a pool."""
+    if bank is None or bank.held_out is None:
+        return None
+    population = pretrained()
+    return lambda key, count: population.context((), bank.given, key, count)
 
 
 def unseen_networks(
@@ -277,6 +316,11 @@ def unseen_networks(
             return jax.tree.map(lambda a: a[order[:count]], pool)
 
         return from_pool
+    return new_networks(learner)
+
+
+def new_networks(learner: Learner) -> Callable[[jax.Array, int], Params]:
+    """Compiled: (key, K) -> K fresh initialisations."""
     population = fresh(learner)
     return jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1)
 

@@ -60,6 +60,7 @@ GROUPS: Groups = {
     "evaluation": EVALUATION,
     "run": RUN,
 }
+OPTIONS = {name: option for group in GROUPS.values() for name, option in group.items()}
 PLACES = ("run_dir", "data_dir", "manual_dir", "experts", "pool")
 """Where things are: no part of what a run is."""
 CADENCE = ("checkpoint_every", "tensorboard")
@@ -256,7 +257,7 @@ def export(directory: RunDir, plan: Plan, state: DistillState, synthetic: Synthe
     info = data.info
     images, labels, order = synthetic
     inner = {name: config[name] for name in ("inner_optimizer", "weight_decay")}
-    inner |= {"shuffle": CURRICULA[config["curriculum"]].shuffle}
+    inner |= {"shuffle": CURRICULA[config["curriculum"]].shuffle, "population": config["population"]}
     write_synthetic(
         directory.synthetic,
         images=images,

@@ -11,7 +11,6 @@ the step size searched on validation; so is that of random real images, trained 
 minute for ten digits; about 20 minutes for a ConvNet-3 on MNIST on 2 cores.
 """
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli
+from experiments.comparison import new_networks
 from experiments.options import DATA, EVALUATION, OUTER, PROTOCOLS, RUN, Groups, Option, complete
+from experiments.tables import writable
 from jaxdistill.core.checks import UserError, fail, lookup, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Learner
@@ -39,7 +40,6 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.learners import LEARNERS, learner, options_of
-from jaxdistill.populations.fresh import fresh
 from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.atomic import write_json
 from jaxdistill.runtime.export import Synthetic, read_synthetic
@@ -105,9 +105,12 @@ def run(**chosen: Any) -> dict[str, Any]:
     images = standardised(synthetic, data)
     protocols = chosen_protocols(config, synthetic, len(images.y))
     learners = {text: parse_learner(text, data) for text in config["learners"]}
-    if synthetic.fixed_start:
+    population = synthetic.metadata.get("inner", {}).get("population", "fresh")
+    if population.endswith("pretrained"):
+        progress.say("note: distilled for networks that were trained before; these start fresh")
+    elif synthetic.fixed_start:
         progress.say("note: distilled for one fixed initialisation (start/ in the file); these start fresh")
-    folder = None if config["run_dir"] is None else writable(config["run_dir"])
+    folder = None if config["run_dir"] is None else writable("evaluate", config["run_dir"])
     rows = [row(text, net, config, data, images, protocols) for text, net in learners.items()]
     result = {"rows": rows, "config": _portable(config), "environment": profile.environment()}
     if folder is not None:
@@ -128,17 +131,6 @@ def real_data(config: dict[str, Any], synthetic: Synthetic) -> Splits:
     except UserError as error:
         remedy = "The file names this set; --dataset chooses another, a path that ends in .npz, say."
         raise UserError(f"{error} {remedy}") from error
-
-
-def writable(run_dir: str) -> Path:
-    """The folder, made; one that cannot be written to is found before hours of training."""
-    folder = Path(run_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise fail("evaluate", "a run_dir to write to", f"{folder} ({error.strerror})") from error
 
 
 def standardised(synthetic: Synthetic, data: Splits) -> Batch:
@@ -217,10 +209,9 @@ def row(
     protocols: Mapping[str, Protocol],
 ) -> dict[str, Any]:
     """One architecture under every protocol, and on random real images under the best of the papers'."""
-    population = fresh(net)
     evaluation = Evaluation(
         learner=net,
-        contexts=jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1),
+        contexts=new_networks(net),
         validation=data.validation,
         test=data.test,
         key=stream(jax.random.key(config["seed"]), "evaluation"),

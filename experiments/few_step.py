@@ -20,9 +20,9 @@ import jax
 
 from experiments import build, cli, distill
 from experiments.comparison import Synthetic, as_learned, seen, training_data, unseen_networks
-from experiments.options import DATA, EVALUATION, OUTER, RUN, Groups, Option, complete
+from experiments.options import DATA, EVALUATION, OUTER, POOL, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
-from experiments.tables import write_tables
+from experiments.tables import writable, write_tables
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, Params
@@ -47,7 +47,7 @@ GROUPS: Groups = {
     },
     "data": {
         "dataset": Option(None, str, "the .npz of runs that were distilled from a user's own images"),
-        "pool": Option(None, str, "of runs that were distilled for pre-trained networks: their folder"),
+        "pool": POOL["pool"],
         "data_dir": DATA["data_dir"],
         "manual_dir": DATA["manual_dir"],
     },
@@ -120,6 +120,7 @@ def run(**chosen: Any) -> dict[str, Any]:
         | {"runs": [Path(path).name for path in paths], "dataset": saved[0].data.info.name},
         "environment": profile.environment(),
     }
+    writable("few_step", folder)
     write_tables(folder, "few_step", result, table(rows), leave_out=["every"])
     figures.lines(
         folder / "few_step.png",
@@ -201,6 +202,8 @@ def plan_of(saved: Saved, config: Mapping[str, Any]) -> Plan:
     options = {name: saved.config[name] for name in ("learner", *build.LEARNER_OPTIONS)}
     given = {name: value for name, value in options.items() if value is not None}
     shown = ":".join(str(v) if n == "learner" else f"{n}={v}" for n, v in given.items())
+    where = saved.config["population"]
+    shown += f" ({where})" if where.endswith("pretrained") else ""
     network = f"{shown}, batches of {batch_size}"
     key = stream(jax.random.key(config["seed"]), "few steps")
     return Plan(saved, config, synthetic, at, network, key)

@@ -323,6 +323,11 @@ of dc and dsa are for networks that are matched once; every further match of a n
 Their outer learning rate is 0.01 with mlp; that of dm is 10 for 100 images per class and more."""
 
 
+def with_defaults(group: dict[str, Option], **chosen: Any) -> dict[str, Option]:
+    """The group with other defaults of the options of these names that it has."""
+    return {n: o._replace(default=chosen[n]) if n in chosen else o for n, o in group.items()}
+
+
 def defaults(groups: Groups) -> dict[str, Any]:
     """The config of an experiment nobody has chosen anything of."""
     return {name: option.default for group in groups.values() for name, option in group.items()}

@@ -60,11 +60,10 @@ def load_run(
         saved = dict(json.loads(file.read_text(encoding="utf-8"))["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise fail("load_run", f"a readable {file}", error) from error
-    known = {name for group in distill.GROUPS.values() for name in group}
     if "method" not in saved or "teacher" not in saved:
         raise fail("load_run", "a run of experiments.distill", f"another experiment's in {path}")
     places = {"data_dir": data_dir, "manual_dir": manual_dir, "pool": pool, "run_dir": None}
-    chosen = {name: value for name, value in saved.items() if name in known} | places
+    chosen = {name: value for name, value in saved.items() if name in distill.OPTIONS} | places
     config = complete(distill.GROUPS, chosen)
     config = gradients.resolve(config) if config["gradient"] != "auto" else config
     if inner_loop and not build.trains(config):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,21 +30,26 @@ def as_markdown(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in every)
 
 
-def write_tables(
-    folder: str | Path, stem: str, result: Mapping[str, Any], table: Table, leave_out: Collection[str] = ()
-) -> Path:
-    """Writes `stem`.json, `stem`.csv of its rows and `stem`.md, and returns the folder, made if need be.
+def writable(where: str, run_dir: str | Path) -> Path:
+    """The folder, made; one that cannot be written to is found before hours of training.
 
     Raises:
-      UserError: a folder that cannot be made.
+      UserError: it cannot be made or written to.
     """
-    folder = Path(folder)
+    folder = Path(run_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
     except OSError as error:
-        raise fail(stem, "a run_dir to write to", f"{folder} ({error.strerror})") from error
+        raise fail(where, "a run_dir to write to", f"{folder} ({error.strerror})") from error
+
+
+def write_tables(
+    folder: Path, stem: str, result: Mapping[str, Any], table: Table, leave_out: Collection[str] = ()
+) -> None:
+    """Writes `stem`.json, `stem`.csv of its rows and `stem`.md."""
     write_json(folder / f"{stem}.json", result)
     texts = {"csv": as_csv(result["rows"], leave_out), "md": as_markdown(*table)}
     for kind, text in texts.items():
         atomic_write(folder / f"{stem}.{kind}", lambda file, text=text: file.write(text.encode()))
-    return folder

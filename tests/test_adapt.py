@@ -72,6 +72,8 @@ def test_one_network_without_the_whole_set(places, tmp_path):
         ({"target": "nowhere.npz"}, "an .npz file"),
         ({"population": "fresh"}, "expected one of fixed_pretrained, pretrained, got 'fresh'"),
         ({"norms": [0.0]}, "norms >= 1, got 0"),
+        ({"images_per_class": 200}, "images_per_class <= 116, got 200, but class "),
+        ({"neighbors": [11]}, "one of neighbors <= 10, the images, got [11]"),
     ],
 )
 def test_bad_input_starts_nothing(places, tmp_path, monkeypatch, chosen, says):

@@ -9,7 +9,7 @@ from helpers import message
 
 from experiments import analyses, distill
 from jaxdistill.core.checks import UserError
-from jaxdistill.runtime.loop import compiled_chunk
+from jaxdistill.runtime.loop import Diverged, compiled_chunk
 
 SMALL = {"smoke": True, "num_baseline_learners": 1, "depth": 1}
 
@@ -57,7 +57,7 @@ def test_a_point_that_fails_is_a_row(tmp_path, monkeypatch):
 
     def fails(**options):
         if options["distill_epochs"] == 2:
-            raise UserError("loop: expected finite losses, got NaN.")
+            raise Diverged("loop: expected finite losses, got NaN.")
         return run(**options)
 
     monkeypatch.setattr(distill, "run", fails)
@@ -65,6 +65,27 @@ def test_a_point_that_fails_is_a_row(tmp_path, monkeypatch):
     assert [row["mean"] is None for row in result["rows"]] == [False, False, True]
     assert "got NaN" in result["rows"][-1]["error"]
     assert "got NaN" in (tmp_path / "run/analyses.md").read_text()
+
+
+def test_results_of_other_options_are_kept(tmp_path):
+    options = SMALL | {"analyses": ["epochs"], "run_dir": str(tmp_path / "run")}
+    analyses.run(**options)
+    before = (tmp_path / "run/analyses.json").read_bytes()
+    assert b'"num_outer_steps": 20' in before
+    with pytest.raises(UserError) as error:
+        analyses.run(**options, num_outer_steps=30)
+    assert "num_outer_steps" in str(error.value)
+    assert (tmp_path / "run/analyses.json").read_bytes() == before
+
+
+def test_no_point_that_ends_is_an_error(tmp_path, monkeypatch):
+    def fails(**options):
+        raise Diverged("loop: expected finite losses, got NaN.")
+
+    monkeypatch.setattr(distill, "run", fails)
+    with pytest.raises(UserError) as error:
+        analyses.run(**SMALL, analyses=["epochs"], run_dir=str(tmp_path / "run"))
+    assert "a point that ends, got none" in message(error)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +98,8 @@ def test_a_point_that_fails_is_a_row(tmp_path, monkeypatch):
         ({"rates": [0.0]}, "rates > 0.0, got 0.0"),
         ({"images": [1, 500], "start": "real"}, "images_per_class <= "),
         ({"method": "dm"}, "left out with method=dm"),
+        ({"teacher": "generator"}, "teacher=images, got generator"),
+        ({"gradient": "implicit"}, "a gradient through the steps that are counted, got implicit"),
     ],
 )
 def test_bad_input_starts_nothing(tmp_path, chosen, says):

@@ -73,7 +73,8 @@ def test_unseen_networks_take_one_class_for_another(pool, tmp_path, capsys):
     assert chosen["nothing"]["success_mean"] < 0.1 and chosen["nothing"]["others_mean"] > 0.8
     assert chosen["distilled"]["success_mean"] > chosen["mislabelled real"]["success_mean"] + 0.3
     assert chosen["distilled"]["success_mean"] > chosen["random real"]["success_mean"] + 0.3
-    assert chosen["distilled"]["others_lost"] < 0.15  # chosen to be below 0.1 on validation
+    # below 0.1 on validation, for the ten networks it was distilled for; two that were not are others
+    assert chosen["distilled"]["validation_others_lost"] < 0.1 and chosen["distilled"]["others_lost"] < 0.3
     assert {row["num_learners"] for row in chosen.values()} == {2}
     own = [row for row in result["rows"] if row["learned"]]
     assert len(own) == 1 and len(result["rows"]) == 3 * 2 + 1
@@ -99,6 +100,11 @@ def test_unseen_networks_take_one_class_for_another(pool, tmp_path, capsys):
         ({"pool": None}, "--pool=FOLDER, got none. python -m experiments.pretrain --dataset=digits"),
         ({"population": "fresh"}, "expected one of fixed_pretrained, pretrained, got 'fresh'"),
         ({"method": "dm"}, "a method that trains inner steps, got dm"),
+        ({"images_per_class": 200}, "images_per_class <= 116, got 200, but class "),
+        (
+            {"teacher": "generator", "images_per_class": 1, "batch_size": 11},
+            "as many images of every class: a multiple of the classes in all batches together",
+        ),
         ({"most_lost": -0.1}, "most_lost >= 0, got -0.1"),
     ],
 )

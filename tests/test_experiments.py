@@ -9,7 +9,8 @@ import pytest
 from helpers import message
 from tiny_runs import TINY, tiny_run
 
-from experiments import comparison, distill, evaluate
+from experiments import build, comparison, distill, evaluate
+from experiments.saved import load_run
 from jaxdistill.core.checks import UserError
 from jaxdistill.evaluation import Tuned, summarize
 from jaxdistill.runtime import loop
@@ -135,6 +136,14 @@ def test_both_orders_are_reported(tmp_path):
     assert ordered["test_accuracy_step_size"] != 0.01  # of the distilled images, not of the full set
     shuffled, printed = tiny_run(tmp_path / "shuffled", **options, curriculum="batch_shuffled")
     assert shuffled["other_order"] == "batches in order" and "batches in order" in printed
+    saved = load_run(tmp_path / "shuffled")
+    parts = (saved.config, saved.data, saved.method, saved.state)
+    plan, images, _ = comparison.in_other_order(*parts, (None, None, None), "none", saved.key)
+    order = np.asarray(plan.order(saved.key))
+    assert sorted(order[:2].ravel()) == list(range(20)) and (order == np.tile(order[:2], (2, 1))).all()
+    teacher = build.teacher(saved.config | {"curriculum": "full"}, saved.data, saved.key)
+    batches = teacher.batches(saved.state.meta.teacher, saved.key)
+    np.testing.assert_array_equal(np.asarray(images.x)[order], batches.x)
     one, printed = tiny_run(tmp_path / "one", num_baseline_learners=0)
     assert one["other_order_mean"] is None and "batches" not in printed
 

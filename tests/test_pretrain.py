@@ -5,15 +5,16 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import message, tiny_net
+from helpers import message, tiny_data, tiny_net
 from tiny_runs import tiny_run
 
 from experiments import banks, distill, few_step, pretrain
-from experiments.comparison import unseen_networks
+from experiments.comparison import evaluations, unseen_networks
 from experiments.options import complete
 from experiments.saved import load_run
 from jaxdistill.core.checks import UserError
-from jaxdistill.evaluation import accuracy_on
+from jaxdistill.data import sample
+from jaxdistill.evaluation import accuracy_on, as_they_are
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.runtime.checkpoint import Checkpoints
 
@@ -105,6 +106,10 @@ def test_a_run_is_tested_on_networks_held_out(made, tmp_path):
     found = jax.tree.leaves(contexts(KEY, 2))[0]
     held_out = jax.tree.leaves(saved.bank.held_out)[0]
     assert sorted(np.asarray(found).ravel()) == sorted(np.asarray(held_out).ravel())
+    evaluation, _ = evaluations(saved.config, saved.data, saved.learner, saved.state, KEY, saved.bank)
+    searching = jax.tree.leaves(evaluation.search_contexts(KEY, 30))[0]
+    given = {leaf.tobytes() for leaf in np.asarray(jax.tree.leaves(saved.bank.given)[0])}
+    assert {leaf.tobytes() for leaf in np.asarray(searching)} == given  # none of those held out
     with pytest.raises(UserError) as error:
         contexts(KEY, 3)
     assert "at most 2 networks, those held out of the pool, got 3" in message(error)
@@ -122,6 +127,32 @@ def test_one_pre_trained_network_is_kept_with_the_images(made, tmp_path):
         kept = {name: file[name] for name in file.files if name.startswith("start/")}
     first = np.asarray(bank.given["params"]["classifier"]["kernel"][0])
     assert any(np.array_equal(value, first) for value in kept.values())
+
+
+def test_a_linear_solve_starts_from_the_last_on_one_network(made, tmp_path):
+    options = RUN | {"population": "fixed_pretrained", "num_learners": 1, "num_baseline_learners": 0}
+    options |= {"gradient": "implicit", "warm_start": True, "distill_epochs": None, "num_outer_steps": 5}
+    result, _ = tiny_run(tmp_path / "run", **options, pool=str(made[0]))
+    state = load_run(tmp_path / "run", pool=str(made[0])).state
+    assert result["outer_steps"] == 5 and max(np.abs(a).max() for a in jax.tree.leaves(state.solver)) > 0
+
+
+def test_a_network_that_diverges_is_not_kept(tmp_path):
+    with pytest.raises(UserError) as error:
+        pretrain.run(**POOL | {"learning_rate": 1e30}, run_dir=str(tmp_path / "run"))
+    assert "networks with finite weights, got NaN. Lower learning_rate." in message(error)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_networks_as_they_are(norm):
+    data, net = tiny_data(counts=(20, 5, 5)), tiny_net("convnet", width=4, depth=1, norm=norm)
+    params = jax.vmap(net.init)(jax.random.split(KEY, 2))
+    found = as_they_are(net, params, data, data, KEY, batch_size=12, strategy="map")
+    batch = sample(data, KEY, 12)
+    for k in range(2):
+        one = net.calibrate(jax.tree.map(lambda a, k=k: a[k], params), batch.x)
+        np.testing.assert_allclose(found[k], accuracy_on(net, one, data), atol=1e-6)
+    assert len(set(np.asarray(batch.y).argmax(1))) == 3  # not of one class, as the first of a split are
 
 
 @pytest.mark.parametrize(

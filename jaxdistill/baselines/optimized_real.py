@@ -29,7 +29,8 @@ def optimized_real(
       dataset: the training set; each set is `random_real` of it.
       key: typed PRNG key.
       images_per_class: n, 1 ... the size of the smallest class.
-      evaluation: the networks that score, `search_learners` for every set; its splits are not looked at.
+      evaluation: the networks that score, the `search_learners` that search for every set; its splits are not
+        looked at.
       protocol: how they are trained on a set.
       num_sets: S, sets to choose from.
       keep: share of them that is kept, in (0, 1]; at least one is.
@@ -58,7 +59,7 @@ def optimized_real(
         evaluation.learner, protocol, strategy=evaluation.strategy, learner_chunk=evaluation.learner_chunk
     )
     networks = evaluation.search_learners
-    params = evaluation.contexts(stream(key, "networks"), networks)
+    params = (evaluation.search_contexts or evaluation.contexts)(stream(key, "networks"), networks)
     rows = everything(size)(key, networks)
     scores = [
         summarize(run(params, each, rows, protocol.values, scored, key), dataset.y.shape[1]).mean

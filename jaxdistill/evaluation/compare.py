@@ -38,6 +38,8 @@ class Evaluation(NamedTuple):
     key: Array
     num_learners: int = 20
     search_learners: int = 5
+    search_contexts: Contexts | None = None
+    """Networks of a search; others of the same kind when None. Of a pool: those that are not held out."""
     strategy: str = "auto"
     learner_chunk: int | None = None
 
@@ -83,7 +85,7 @@ def tuned(
     """
     key = stream(evaluation.key, "search")
     count = evaluation.search_learners
-    params = evaluation.contexts(stream(key, "learners"), count)
+    params = (evaluation.search_contexts or evaluation.contexts)(stream(key, "learners"), count)
     rows = subsets(stream(key, "images"), count)
     searched, best = {}, []
     for protocol in protocols:

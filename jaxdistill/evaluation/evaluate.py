@@ -13,6 +13,7 @@ from jax import lax
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Meta, Params
+from jaxdistill.data import sample
 from jaxdistill.evaluation.protocols import Protocol
 from jaxdistill.inner.losses import accuracy, inner_loss
 from jaxdistill.inner.microbatch import mean_of_parts
@@ -77,14 +78,54 @@ def confusion_on(
       [classes, classes], summing to 1; row c for images of class c. NaN for NaN logits.
     """
 
-    def counts(batch: Batch) -> Array:
+    def shares(batch: Batch) -> Array:
         logits = learner.apply(params, batch.x)
         taken_for = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
-        shares = batch.y.T @ taken_for / batch.y.shape[0]
-        return jnp.where(jnp.all(jnp.isfinite(logits)), shares, jnp.nan)
+        found = batch.y.T @ taken_for / batch.y.shape[0]
+        return jnp.where(jnp.all(jnp.isfinite(logits)), found, jnp.nan)
 
     batch = Batch(dataset.x, dataset.y)
-    return mean_of_parts(counts, min(microbatch, batch.y.shape[0]), batch)
+    return mean_of_parts(shares, min(microbatch, batch.y.shape[0]), batch)
+
+
+def as_they_are(
+    learner: Learner,
+    params: Params,
+    test: Dataset | Batch,
+    real: Dataset,
+    key: Array,
+    *,
+    measure: Callable[[Learner, Params, Dataset | Batch], Array] = accuracy_on,
+    batch_size: int = 256,
+    strategy: str = "auto",
+    learner_chunk: int | None = None,
+) -> Array:
+    """K networks tested without further training.
+
+    Args:
+      learner: the network.
+      params: [K, ...].
+      test: the split.
+      real: what a batch normalisation has its statistics of: one random batch.
+      key: of that batch.
+      measure: what a test is, see `evaluator`.
+      batch_size: of that batch.
+      strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
+
+    Returns:
+      [K] accuracies, or [K, ...] of what `measure` gives.
+    """
+
+    @jax.jit
+    def tested(params: Params, test: Dataset | Batch, real: Dataset) -> Array:
+        batch = sample(real, key, batch_size)
+        return over_learners(
+            lambda one: measure(learner, learner.calibrate(one, batch.x), test),
+            strategy=strategy,
+            chunk=learner_chunk,
+        )(params)
+
+    return tested(params, test, real)
 
 
 Step = tuple[Array, Array]

@@ -125,6 +125,9 @@ def pretraining(
       batch_size: at most so many images a step.
       learning_rate: of Adam.
 
+    Returns:
+      The protocol; its Adam adds 1e-12 inside the root, which is 1e-6 outside.
+
     Raises:
       UserError: a number below 1.
 

@@ -72,6 +72,7 @@ def bilevel(
     learner_chunk: int | None = None,
     solve: Solve | None = None,
     warm_start: bool = False,
+    start: Callable[[Array], Params] | None = None,
     skip_failed_solves: bool = False,
 ) -> Method:
     """meta <- meta - outer_optimizer(mean over K learners of grad_meta objective).
@@ -91,6 +92,8 @@ def bilevel(
       learner_chunk: learners at a time.
       solve: the objective's, where its backward pass reports (`jaxdistill.inner.implicit`).
       warm_start: the k-th linear solve starts from the solution of the k-th learner of the step before.
+      start: key -> what the weights of one learner look like, for `warm_start` with a population that draws
+        from a bank.
       skip_failed_solves: a step in which a linear solve failed changes nothing that is learned.
 
     Returns:
@@ -118,10 +121,13 @@ def bilevel(
         return state._replace(solver=first_solutions(state)) if warm_start else state
 
     def first_solutions(state: DistillState) -> Params:
-        contexts = jax.eval_shape(
-            lambda key: population.context(state.population, None, key, num_learners), jax.random.key(0)
-        )
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), contexts)
+        def contexts(key: Array) -> Params:
+            if start is None:
+                return population.context(state.population, None, key, num_learners)
+            return jax.vmap(start)(jax.random.split(key, num_learners))
+
+        shapes = jax.eval_shape(contexts, jax.random.key(0))
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def update(state: DistillState, data: Data, key: Array) -> tuple[DistillState, Metrics]:
         key = at_step(key, state.step)

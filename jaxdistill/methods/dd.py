@@ -98,5 +98,6 @@ def dd(
         learner_chunk=learner_chunk,
         solve=solved,
         warm_start=warm_start,
+        start=learner.init,
         skip_failed_solves=skip_failed_solves,
     )

@@ -43,6 +43,10 @@ class Interrupted(Exception):
         self.exit_code = 128 + number
 
 
+class Diverged(UserError):
+    """A run that met a NaN on its way, or linear solves that failed: bad numbers, not bad input."""
+
+
 class Finished(NamedTuple):
     """What the loop gives back."""
 
@@ -236,7 +240,7 @@ def _check_faults(metrics: Metrics, step: int, checkpoints: Checkpoints, faults:
         told = {n: float(metrics[n][bad[0]]) for n in (name, "worst_residual") if n in metrics}
         values = ", ".join(f"{n} = {value:.3g}" for n, value in told.items())
         found = f"{values} at outer step {step + bad[0] + 1}"
-        raise UserError(f"{fail('distill', f'{name} = 0', found, remedy)} {_kept(checkpoints)}")
+        raise Diverged(f"{fail('distill', f'{name} = 0', found, remedy)} {_kept(checkpoints)}")
 
 
 def _check_skipped(metrics: Metrics, before: int, step: int, checkpoints: Checkpoints) -> int:
@@ -248,7 +252,7 @@ def _check_skipped(metrics: Metrics, before: int, step: int, checkpoints: Checkp
             found = f"{run} by outer step {number}"
             remedy = "Raise damping or weight_decay, or lower inner_learning_rate."
             text = fail("distill", f"fewer than {MOST_SKIPPED} skipped steps in a row", found, remedy)
-            raise UserError(f"{text} {_kept(checkpoints)}")
+            raise Diverged(f"{text} {_kept(checkpoints)}")
     return run
 
 
@@ -264,7 +268,7 @@ def _check_finite(metrics: Metrics, finite: bool, step: int, checkpoints: Checkp
         found = f"NaN or infinite in what is learned by outer step {step + len(next(iter(metrics.values())))}"
     else:
         return
-    raise UserError(f"{fail('distill', 'finite numbers', found, remedy)} {_kept(checkpoints)}")
+    raise Diverged(f"{fail('distill', 'finite numbers', found, remedy)} {_kept(checkpoints)}")
 
 
 def _kept(checkpoints: Checkpoints) -> str:
