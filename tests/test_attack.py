@@ -21,7 +21,7 @@ OPTIONS = NETWORK | {"smoke": True, "num_outer_steps": 300, "num_learners": 4, "
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     folder = tmp_path_factory.mktemp("attack") / "pool"
-    pretrain.run(**NETWORK, num_networks=12, num_test_networks=2, num_epochs=20, run_dir=str(folder))
+    pretrain.run(**NETWORK, num_networks=14, num_test_networks=4, num_epochs=20, run_dir=str(folder))
     return str(folder)
 
 
@@ -73,7 +73,7 @@ def test_unseen_networks_take_one_class_for_another(pool, tmp_path, capsys):
     assert chosen["nothing"]["success_mean"] < 0.1 and chosen["nothing"]["others_mean"] > 0.8
     assert chosen["distilled"]["success_mean"] > chosen["mislabelled real"]["success_mean"] + 0.3
     assert chosen["distilled"]["success_mean"] > chosen["random real"]["success_mean"] + 0.3
-    # below 0.1 on validation, for the ten networks it was distilled for; two that were not are others
+    # below 0.1 on validation, of other networks never seen
     assert chosen["distilled"]["validation_others_lost"] < 0.1 and chosen["distilled"]["others_lost"] < 0.3
     assert {row["num_learners"] for row in chosen.values()} == {2}
     own = [row for row in result["rows"] if row["learned"]]

@@ -83,6 +83,7 @@ def test_synthetic_file_is_enough_to_train_elsewhere(finished):
         "inner_optimizer": "sgd",
         "weight_decay": 0.0,
         "shuffle": "none",
+        "population": "fresh",
     }
 
 

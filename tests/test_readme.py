@@ -73,3 +73,30 @@ def test_results_are_whole_and_the_readme_quotes_them(path):
     for name in ("test_accuracy", "random_real", "full_data"):
         if result[f"{name}_mean"] is not None:
             assert f"{100 * result[f'{name}_mean']:.1f}" in row
+
+
+def test_the_readme_quotes_attack_baselines_and_analyses():
+    results = ROOT / "experiments" / "results"
+    attack, baselines, analyses = (
+        json.loads((results / f"{name}_digits.json").read_text(encoding="utf-8"))
+        for name in ("attack", "baselines", "analyses")
+    )
+    text = " ".join(README.split())
+    chosen = {
+        row["series"]: [f"{100 * row[name]:.1f}" for name in ("success_mean", "others_lost")]
+        for row in attack["chosen"]
+    }
+    (ours, cost), (real, real_cost) = chosen["distilled"], chosen["mislabelled real"]
+    assert f"take {ours}% of the zeros for ones, and costs the other classes {cost} points" in text
+    assert f"the labels of 0 changed to 1 reach {real}% for {real_cost} points" in text
+    for row in baselines["rows"]:
+        assert (
+            f"| {100 * row['mean']:.1f} ± {100 * row['std']:.1f} | {100 * row['neighbors_mean']:.1f}"
+            in README
+        )
+    found = {
+        row["series"]: row for row in analyses["rows"] if (row["analysis"], row["value"]) == ("steps", 10)
+    }
+    ordered, shuffled = (found[f"distilled{more}"] for more in ("", ", batches shuffled"))
+    numbers = [f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in (ordered, shuffled)]
+    assert f"in order, reach {numbers[0]}, and shuffled {numbers[1]}" in text
