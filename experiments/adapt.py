@@ -95,6 +95,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     write_tables(folder, "adapt", result, baselines.table(rows), leave_out=LISTS)
     baselines.draw(folder / "adapt.png", pictures, saved)
     show(result)
+    progress.say(f"written to {folder}")
     return result
 
 
@@ -129,15 +130,15 @@ def whole_set(saved: Saved, config: Mapping[str, Any]) -> list[Row]:
     found = tuned(
         evaluation, [plan], Batch(train.x, train.y), everything(len(train.y)), step_sizes=FULL_RATES
     )
-    how = f"{epochs} epochs: {found.step_size:.3g}"
+    how = f"{epochs} epoch{'s' * (epochs > 1)}: {found.step_size:.3g}"
     return [row("whole target set", found.score) | {"trained_by": how, "validation": found.searched}]
 
 
 def show(result: Mapping[str, Any]) -> None:
     """Prints the table."""
     config = result["config"]
-    networks = f"{config['learner']} trained on {config['source']}"
-    title = f"\nTest accuracy (%) on {config['target']} of {networks}, after steps on"
+    networks = f"{config['learner']} that was trained on {config['source']}"
+    title = f"\nTest accuracy (%) on {config['target']}: {networks}"
     progress.table(title, *baselines.table(result["rows"]))
 
 

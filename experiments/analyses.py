@@ -6,12 +6,10 @@ get? Wang et al. 2018, section 4.2.
     python -m experiments.analyses                                  digits, 10 minutes on 2 cores
     python -m experiments.analyses --analyses=rates --rates=0.05,0.1,0.2,0.5
 
-| analysis | a point | the rest |
-| --- | --- | --- |
-| `steps` | distinct batches of one image per class, `--steps` | one epoch |
-| `epochs` | passes over one image per class, `--epochs` | one batch |
-| `images` | images per class of one batch, `--images` | `--distill_epochs` passes |
-| `rates` | step size of all inner steps, not learned, `--rates` | one image per class, the same passes |
+steps   distinct batches of one image per class, --steps, one epoch
+epochs  passes over one image per class, --epochs
+images  images per class of one batch, --images, for --distill_epochs passes
+rates   step size of all inner steps, not learned, --rates, the same passes over one image per class
 
 Every point is a run of experiments.distill in a folder of its own below the run directory: the same command
 goes on with what was stopped, and a point that fails is a row that says why. The points of `rates` share one
@@ -22,6 +20,7 @@ Writes analyses.csv,
 analyses.json, analyses.md and a figure per analysis.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +103,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     plans = [distill.planned(each).choices for each in runs.values()]  # what cannot be made starts nothing
     shared = {n: v for n, v in plans[0].items() if all(plan[n] == v for plan in plans)}
     writable("analyses", folder)
+    kept = earlier(folder, config, shared)
     rows = []
     for (name, value), each in runs.items():
         progress.say(f"\n{POINTS[name][0]}: {value:g}")
@@ -111,9 +111,10 @@ def run(**chosen: Any) -> dict[str, Any]:
         rows += rows_of(name, value, each | {"run_dir": str(place)})
     if all(row["mean"] is None for row in rows):
         raise fail("analyses", "a point that ends", "none", rows[0]["error"])
+    rows = sorted(kept + rows, key=lambda row: list(POINTS).index(row["analysis"]))
     result = {
         "rows": rows,
-        "config": shared | {n: config[n] for n in ("analyses", *config["analyses"])},
+        "config": json.loads(json.dumps(shared)),
         "environment": profile.environment(),
     }
     write_tables(folder, "analyses", result, table(rows), leave_out=["every"])
@@ -127,10 +128,32 @@ def run(**chosen: Any) -> dict[str, Any]:
                 x_label=POINTS[name][0],
                 panels={"test accuracy, %": ("mean", "std")},
                 base=10 if name == "rates" else 2,
-                title=f"{config['dataset']}: accuracy by {POINTS[name][0]}",
+                title=f"{shared['dataset']}: accuracy by {POINTS[name][0]}",
             )
     show(result)
+    progress.say(f"written to {folder}")
     return result
+
+
+def earlier(folder: Path, config: Mapping[str, Any], shared: Mapping[str, Any]) -> list[Row]:
+    """Rows in the folder of analyses that are not run now.
+
+    Raises:
+      UserError: they are those of other options.
+    """
+    try:
+        saved = json.loads((folder / "analyses.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    rows = [row for row in saved["rows"] if row["analysis"] not in config["analyses"]]
+    both = saved["config"].keys() & shared.keys() if rows else ()
+    other = [name for name in sorted(both) if saved["config"][name] != json.loads(json.dumps(shared[name]))]
+    varied = {name for _, options in POINTS.values() for name in options(1)}
+    other = [name for name in other if name not in varied]
+    if other:
+        expected = f"the options of the analyses that are in {folder}"
+        raise fail("analyses", expected, f"another {', '.join(other)}", "Choose another run_dir.")
+    return rows
 
 
 def rows_of(name: str, value: float, options: Mapping[str, Any]) -> list[Row]:

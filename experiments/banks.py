@@ -219,7 +219,8 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
         raise fail(config["population"], expected, "; ".join(other), remedy)
     if not (folder / "result.json").is_file():
         expected = f"all {total} {kind.noun} in {folder}"
-        raise fail(config["population"], expected, "some", f"Let experiments.{kind.script} end.")
+        remedy = f"Let experiments.{kind.script} end: the same command goes on."
+        raise fail(config["population"], expected, "some", remedy)
     groups = groups_of(total, size)
     with Checkpoints(folder / GROUPS_FOLDER, keep=len(groups)) as files:
         every = [files.read(i + 1, _template(learner, g, snapshots))["weights"] for i, g in enumerate(groups)]

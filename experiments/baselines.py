@@ -27,6 +27,7 @@ from experiments import build, cli, distill
 from experiments.comparison import (
     as_learned,
     evaluations,
+    only_network,
     plan_of,
     seen,
     training_data,
@@ -113,6 +114,9 @@ def run(**chosen: Any) -> dict[str, Any]:
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
     saved = load_run(path, **places)
     fits(saved.method, saved.data, saved.key, config)
+    only_network(
+        saved.config, saved.state, saved.bank
+    )  # a pool that is needed is known before anything is written
     writable("baselines", folder)
     rows, pictures = rows_of(saved, config)
     result = {
@@ -124,6 +128,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     write_tables(folder, "baselines", result, table(rows), leave_out=LISTS)
     draw(folder / "baselines.png", pictures, saved)
     show(result)
+    progress.say(f"written to {folder}")
     return result
 
 

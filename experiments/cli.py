@@ -44,6 +44,10 @@ def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequenc
         run(**config)
     except UserError as error:
         _exit(" ".join(str(error).split()))
+    except (RuntimeError, MemoryError) as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        _exit(f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}")
     except Interrupted as stop:
         _exit(str(stop), stop.exit_code)
     except BrokenPipeError:

@@ -110,7 +110,7 @@ def run(**chosen: Any) -> dict[str, Any]:
         progress.say("note: distilled for networks that were trained before; these start fresh")
     elif synthetic.fixed_start:
         progress.say("note: distilled for one fixed initialisation (start/ in the file); these start fresh")
-    folder = None if config["run_dir"] is None else writable("evaluate", config["run_dir"])
+    folder = None if config["run_dir"] is None else writable("evaluate", config["run_dir"], own=False)
     rows = [row(text, net, config, data, images, protocols) for text, net in learners.items()]
     result = {"rows": rows, "config": _portable(config), "environment": profile.environment()}
     if folder is not None:

@@ -350,6 +350,8 @@ def by_method(options: Collection[str], chosen: Mapping[str, Any]) -> dict[str, 
         matches = chosen.get("matches") or dc_schedule(count)[0]
         own = own | {"num_outer_steps": own["num_outer_steps"] * matches}
         own |= {"outer_learning_rate": 0.01} if chosen.get("learner") == "mlp" else {}
+    if chosen.get("population") in ("fixed", "fixed_pretrained"):
+        own = own | {"num_learners": 1}
     if chosen.get("method") == "dm" and count >= 100:
         own = own | {"outer_learning_rate": 10.0}
     return {name: value for name, value in own.items() if name in options and name not in left_out}

@@ -62,6 +62,8 @@ def load_run(
         raise fail("load_run", f"a readable {file}", error) from error
     if "method" not in saved or "teacher" not in saved:
         raise fail("load_run", "a run of experiments.distill", f"another experiment's in {path}")
+    if "attack_class" in saved:
+        raise fail("load_run", "a run of experiments.distill", f"one of experiments.attack in {path}")
     places = {"data_dir": data_dir, "manual_dir": manual_dir, "pool": pool, "run_dir": None}
     chosen = {name: value for name, value in saved.items() if name in distill.OPTIONS} | places
     config = complete(distill.GROUPS, chosen)

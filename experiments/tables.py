@@ -30,13 +30,20 @@ def as_markdown(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in every)
 
 
-def writable(where: str, run_dir: str | Path) -> Path:
+def writable(where: str, run_dir: str | Path, *, own: bool = True) -> Path:
     """The folder, made; one that cannot be written to is found before hours of training.
 
+    Args:
+      where: whose it is, for errors.
+      run_dir: the folder.
+      own: whether it has to be no run of another experiment.
+
     Raises:
-      UserError: it cannot be made or written to.
+      UserError: it cannot be made or written to, or it is another's.
     """
     folder = Path(run_dir)
+    if own and (folder / "config.json").exists():
+        raise fail(where, "a run_dir of its own", f"{folder}, a run of another experiment")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

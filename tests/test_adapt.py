@@ -47,7 +47,7 @@ def test_networks_are_turned_to_the_target(places, tmp_path, capsys):
     assert rows["whole target set"]["mean"] > 0.2
     assert result["config"]["image_shape"] == [8, 8, 1]  # those of the pool, not the 16x16 of the target
     printed = capsys.readouterr().out
-    assert "Test accuracy (%) on mirrored.npz of mlp trained on digits, after steps on" in printed
+    assert "Test accuracy (%) on mirrored.npz: mlp that was trained on digits" in printed
     for name in ("adapt.json", "adapt.csv", "adapt.md", "adapt.png", "distilled/synthetic.npz"):
         assert (tmp_path / "run" / name).stat().st_size > 100
     assert str(places) not in (tmp_path / "run/adapt.json").read_text()

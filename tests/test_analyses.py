@@ -30,7 +30,21 @@ def test_every_analysis_has_points_and_a_figure(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "distinct steps: 2" in printed and "batches shuffled" in printed
     again = analyses.run(**SMALL, analyses=["steps", "rates"], run_dir=str(tmp_path / "run"))
-    assert again["rows"] == result["rows"] and "dd: compiling" not in capsys.readouterr().out
+    assert (
+        again["rows"] == json.loads(json.dumps(result["rows"]))
+        and "dd: compiling" not in capsys.readouterr().out
+    )
+
+
+def test_analyses_are_added_to_those_that_are_there(tmp_path):
+    options = SMALL | {"run_dir": str(tmp_path / "run")}
+    first = analyses.run(**options, analyses=["rates"], rates=[0.1])
+    both = analyses.run(**options, analyses=["epochs"], epochs=[1])
+    assert [row["analysis"] for row in both["rows"]] == ["epochs"] * 2 + ["rates"] * 2
+    assert both["rows"][2:] == json.loads(json.dumps(first["rows"]))
+    with pytest.raises(UserError) as error:
+        analyses.run(**options, analyses=["epochs"], epochs=[2], real_batch_size=32)
+    assert "another real_batch_size" in message(error)
 
 
 def test_step_sizes_share_a_program_and_stay_as_they_are(tmp_path):

@@ -84,10 +84,21 @@ def test_unseen_networks_take_one_class_for_another(pool, tmp_path, capsys):
         assert (tmp_path / "run" / name).stat().st_size > 100
     saved = json.loads((tmp_path / "run/config.json").read_text())["config"]
     assert (saved["attack_class"], saved["target_class"]) == (0, 1)
-    assert int(load_run(tmp_path / "run", pool=pool).state.step) == 300
+    with pytest.raises(UserError) as error:
+        load_run(tmp_path / "run", pool=pool)
+    assert "a run of experiments.distill, got one of experiments.attack" in message(error)
     with pytest.raises(UserError) as error:  # another attack is another run
         attack.run(**OPTIONS, attack_class=0, target_class=2, pool=pool, run_dir=str(tmp_path / "run"))
     assert "target_class" in str(error.value)
+
+
+def test_a_pool_without_networks_to_search_with_is_refused(tmp_path):
+    few = {"num_networks": 3, "num_test_networks": 1, "num_epochs": 1}
+    pretrain.run(**NETWORK, **few, run_dir=str(tmp_path / "pool"))
+    with pytest.raises(UserError) as error:
+        attack.run(**OPTIONS, pool=str(tmp_path / "pool"), run_dir=str(tmp_path / "run"))
+    assert "a pool with at least 2 networks held out" in message(error)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_presets_of_distillations_build(main, path):
 
 
 def test_a_preset_gives_way_to_what_follows_it(main):
-    code, config, _ = main(f"--flagfile={PRESETS[0]}", "--seed=9", "--num_outer_steps=2")
+    code, config, _ = main(f"--flagfile={DISTILLED[0]}", "--seed=9", "--num_outer_steps=2")
     assert (code, config["seed"], config["num_outer_steps"]) == (0, 9, 2)
 
 

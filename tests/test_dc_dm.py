@@ -6,11 +6,14 @@ import pytest
 from helpers import CLASSES, SHAPE, message, same_bits, tiny_net
 from tiny_runs import tiny_run
 
-from experiments import build, distill
+from experiments import build, distill, experts
 from experiments.options import complete
 from jaxdistill.core.checks import Caution, UserError
-from jaxdistill.core.types import Meta
+from jaxdistill.core.types import Batch, Meta
+from jaxdistill.data import load
+from jaxdistill.evaluation import Evaluation, everything, published, random_of_each_class, tuned
 from jaxdistill.inner.losses import inner_loss
+from jaxdistill.learners import learner
 from jaxdistill.methods.dc import SCHEDULES, images_per_class, schedule
 from jaxdistill.populations.fresh import fresh
 from jaxdistill.populations.persistent import persistent
@@ -144,6 +147,56 @@ def test_matching_on_one_fixed_network(tmp_path, teacher):
         options |= {"generator_width": 4, "generator_hidden": 8}
     result, _ = tiny_run(tmp_path / "run", **options)
     assert 0 < result["test_accuracy_mean"] <= 1
+
+
+def tuned_by(protocol, images, subsets, digits):
+    """Mean test accuracy of ten ConvNets, the protocol's step size searched on validation."""
+    net = learner("convnet", image_shape=(8, 8, 1), num_classes=10, width=16, depth=2)
+    contexts = jax.jit(lambda key, count: fresh(net).context((), None, key, count), static_argnums=1)
+    evaluation = Evaluation(
+        net, contexts, digits.validation, digits.test, KEY, num_learners=10, search_learners=3
+    )
+    return tuned(evaluation, [protocol], images, subsets, step_sizes=[0.01, 0.03, 0.1]).score.mean
+
+
+@pytest.fixture(scope="module")
+def a_hundred_random_ones():
+    """(digits, test accuracy of networks trained on ten random digits of each class)."""
+    digits = load("digits")
+    real, subsets = Batch(digits.train.x, digits.train.y), random_of_each_class(digits.train, 10)
+    return digits, tuned_by(published("dc", 100), real, subsets, digits)
+
+
+TEN = {
+    "dc": {"start": "real", "num_outer_steps": 1500, "real_batch_size": 64},
+    "dsa": {"num_outer_steps": 1000, "real_batch_size": 64},
+    "dm": {"num_outer_steps": 500, "real_batch_size": 64},
+    "mtt": {
+        "start_epochs": 10,
+        "inner_learning_rate": 0.1,
+        "outer_learning_rate": 100.0,
+        "num_outer_steps": 600,
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", TEN)
+def test_ten_images_per_class_beat_random_real_ones(tmp_path, method, a_hundred_random_ones):
+    """Under one protocol, DC's, the step size searched for both: the papers' own has 0.01 for all."""
+    digits, random = a_hundred_random_ones
+    network, options = {"width": 16, "depth": 2}, dict(TEN[method])
+    if method == "mtt":
+        experts.run(**network, learning_rate=0.1, num_experts=5, run_dir=str(tmp_path / "experts"))
+        options["experts"] = str(tmp_path / "experts")
+    short = {"num_eval_learners": 1, "num_baseline_learners": 0, "protocol": "dc"}
+    distill.run(
+        method=method, images_per_class=10, **network, **options, **short, run_dir=str(tmp_path / "run")
+    )
+    with np.load(tmp_path / "run/synthetic.npz") as file:
+        images = Batch(jax.numpy.asarray(file["x_standardised"]), jax.numpy.asarray(file["y_soft"]))
+    found = tuned_by(published("dc", 100), images, everything(100), digits)
+    assert found > random + 0.02, (found, random)
 
 
 @pytest.mark.slow
