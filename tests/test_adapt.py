@@ -34,6 +34,7 @@ def options(places, **chosen):
     return NETWORK | {"smoke": True, "num_outer_steps": 600, "distill_epochs": 10, "num_learners": 4} | chosen
 
 
+@pytest.mark.slow
 def test_networks_are_turned_to_the_target(places, tmp_path, capsys):
     result = adapt.run(**options(places), run_dir=str(tmp_path / "run"))
     rows = {row["set"]: row for row in result["rows"]}

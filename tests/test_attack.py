@@ -66,6 +66,7 @@ def test_training_labels_are_changed_and_no_others():
     assert changed.test is data.test and changed.validation is data.validation
 
 
+@pytest.mark.slow
 def test_unseen_networks_take_one_class_for_another(pool, tmp_path, capsys):
     result = attack.run(**OPTIONS, attack_class=0, target_class=1, pool=pool, run_dir=str(tmp_path / "run"))
     chosen = {row["series"]: row for row in result["chosen"]}

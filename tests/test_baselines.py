@@ -140,6 +140,7 @@ def test_the_table_has_every_set_under_one_protocol(finished, capsys):
     assert str(folder) not in (folder / "baselines.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_of_two_batches_and_of_a_matching_method(tmp_path):
     for name, options in {
         "two": {"distill_steps": 2, "images_per_class": 2, "distill_epochs": 1},
