@@ -55,10 +55,10 @@ GROUPS: Groups = {
     "run": {
         "run_dir": Option("runs/pretrain", str, "where everything is written; a run that is there goes on"),
         "seed": RUN["seed"],
-        "smoke": Option(False, bool, "three small networks of two epochs: does it run?"),
+        "smoke": Option(False, bool, "four small networks of two epochs: does it run?"),
     },
 }
-SMOKE = {"num_networks": 3, "num_test_networks": 1, "num_epochs": 2, "width": 8, "depth": 1}
+SMOKE = {"num_networks": 4, "num_test_networks": 2, "num_epochs": 2, "width": 8, "depth": 1}
 
 
 def run(**chosen: Any) -> dict[str, Any]:
