@@ -22,7 +22,7 @@ from typing import Any
 
 from experiments import baselines, cli, distill
 from experiments.baselines import LISTS, SMOKE, Row, row
-from experiments.comparison import new_networks
+from experiments.networks import new_networks
 from experiments.options import DATA, POOL, Groups, Option, complete, with_defaults
 from experiments.saved import Saved, load_run
 from experiments.tables import writable, write_tables

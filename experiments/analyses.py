@@ -16,8 +16,7 @@ goes on with what was stopped, and a point that fails is a row that says why. Th
 compiled program. Random real images stand beside each, as many and for as many steps or by the `dc` protocol,
 and images that were distilled in order are also tested with the order drawn at random. Expected, digits: 10
 steps 92%, with the batches shuffled 75%; 1 and 20 epochs 45% and 92%; fixed step sizes 0.1 and 1 77% and 89%.
-Writes analyses.csv,
-analyses.json, analyses.md and a figure per analysis.
+Writes analyses.csv, analyses.json, analyses.md and a figure per analysis.
 """
 
 import json

@@ -28,8 +28,9 @@ import numpy as np
 
 from experiments import build, cli, distill
 from experiments.baselines import class_by_class, equal_steps, fits
-from experiments.comparison import NETWORKS, Synthetic, as_learned, evaluations, num_unseen, seen
+from experiments.comparison import Synthetic, as_learned, seen
 from experiments.distill import FREE, Plan, default_run_dir, described, distilled, facts, planned
+from experiments.networks import NETWORKS, evaluations, num_unseen
 from experiments.options import Groups, Option, complete, with_defaults
 from experiments.tables import write_tables
 from jaxdistill.core.checks import fail

@@ -57,7 +57,7 @@ def groups_of(total: int, size: int) -> list[Group]:
 
 def network_keys(key: Array, group: Group) -> Array:
     """A key for each network of a group, whatever the groups."""
-    return jax.vmap(partial(at_step, stream(key, "networks")))(jnp.arange(*_span(group)))
+    return jax.vmap(partial(at_step, stream(key, "networks")))(group.first + jnp.arange(group.count))
 
 
 def starts(learner: Learner) -> Callable[[Array], Params]:
@@ -86,7 +86,6 @@ def tested(config: Choices, learner: Learner, data: Splits, params: Params) -> d
     Raises:
       UserError: one that diverged.
     """
-
     key = stream(jax.random.key(config["seed"]), "calibrate")
     options = {name: config[name] for name in ("batch_size", "strategy", "learner_chunk")}
     found = {
@@ -244,7 +243,3 @@ def _template(learner: Learner, group: Group, num_snapshots: int | None) -> dict
     axes = (group.count,) if num_snapshots is None else (group.count, num_snapshots)
     weights = jax.tree.map(lambda s: jax.ShapeDtypeStruct((*axes, *s.shape), s.dtype), one)
     return {"weights": weights} | dict.fromkeys(SCORES, jax.ShapeDtypeStruct((group.count,), jnp.float32))
-
-
-def _span(group: Group) -> tuple[int, int]:
-    return group.first, group.first + group.count

@@ -11,8 +11,7 @@ in each, by the run's own networks; a paper's protocol for methods without inner
 every baseline is searched on validation, as one for all steps and as the learned schedule, scaled; so are k
 and p of nearest neighbours. Optimised real images are the best fifth of random sets, scored on training
 images by 20 networks each. Expected, digits, ten images: distilled 92%, optimised real 65%, k-means and
-averages 77%, random real 62%.
-Writes baselines.json, baselines.csv, baselines.md and baselines.png.
+averages 77%, random real 62%. Writes baselines.json, baselines.csv, baselines.md and baselines.png.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli, distill
-from experiments.comparison import (
-    as_learned,
-    evaluations,
-    only_network,
-    plan_of,
-    seen,
-    training_data,
-)
+from experiments.comparison import as_learned, plan_of, seen, training_data
+from experiments.networks import evaluations, only_network
 from experiments.options import DATA, EVALUATION, POOL, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
 from experiments.tables import writable, write_tables
@@ -114,9 +107,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
     saved = load_run(path, **places)
     fits(saved.method, saved.data, saved.key, config)
-    only_network(
-        saved.config, saved.state, saved.bank
-    )  # a pool that is needed is known before anything is written
+    only_network(saved.config, saved.state, saved.bank)  # raises where a pool is missing
     writable("baselines", folder)
     rows, pictures = rows_of(saved, config)
     result = {

@@ -1,7 +1,6 @@
 """The table at the end of a distillation: distilled images, random real ones, the full training set."""
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 
 from experiments import build, gradients
 from experiments.banks import Bank
+from experiments.networks import NETWORKS, evaluations, num_unseen, unseen_networks
 from jaxdistill.augment import DSA
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
@@ -17,7 +17,6 @@ from jaxdistill.core.types import Batch, DistillState, Learner, Meta, Method, Pa
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import (
     PUBLISHED,
-    Evaluation,
     Protocol,
     Score,
     Subsets,
@@ -34,19 +33,11 @@ from jaxdistill.evaluation import (
     with_step_size,
 )
 from jaxdistill.inner.losses import inner_loss
-from jaxdistill.populations.fresh import fresh
-from jaxdistill.populations.pretrained import pretrained
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import dedupe
 from jaxdistill.teachers import CURRICULA
 
 ORDERS = {"none": "batches in order", "batches": "batches shuffled"}
-NETWORKS = {
-    "fixed": "the fixed initialisation",
-    "fixed_pretrained": "the pre-trained network",
-    "pretrained": "unseen pre-trained networks",
-}
-"""That are tested, by population; fresh ones of the others."""
 Synthetic = tuple[np.ndarray, np.ndarray, np.ndarray]
 """(images [N, H, W, C], labels [N, classes], order [T, B]): what a network is trained on, and how."""
 
@@ -239,90 +230,6 @@ def seen(
     made = jax.jit(lambda state: jax.lax.map(lambda key: method.synthesize(state, key), keys))(state)
     flat = Batch(made.x.reshape(-1, *made.x.shape[3:]), made.y.reshape(-1, made.y.shape[-1]))
     return flat, one_part_each(len(images))
-
-
-def evaluations(
-    config: Mapping[str, Any],
-    data: Splits,
-    learner: Learner,
-    state: DistillState,
-    key: jax.Array,
-    bank: Bank | None,
-) -> tuple[Evaluation, Evaluation]:
-    """How the distilled images of a run are scored, and its baselines; they differ in how many networks.
-
-    One for the distilled images where the population is one network, since all would be the same.
-    """
-    most, one = num_unseen(bank), only_network(config, state, bank) is not None
-    distilled = Evaluation(
-        learner=learner,
-        contexts=unseen_networks(config, learner, state, bank),
-        validation=data.validation,
-        test=data.test,
-        key=stream(key, "evaluation"),
-        num_learners=1 if one else min(config["num_eval_learners"], most),
-        search_learners=config["num_search_learners"],
-        search_contexts=None if one else searching_networks(bank),
-        strategy=config["strategy"],
-        learner_chunk=config["learner_chunk"],
-    )
-    return distilled, distilled._replace(num_learners=min(config["num_baseline_learners"], most))
-
-
-def only_network(config: Mapping[str, Any], state: DistillState, bank: Bank | None) -> Params | None:
-    """The one that a run distills for; None where there are more."""
-    if config["population"].endswith("pretrained") and bank is None:
-        raise fail("evaluation", f"--pool=FOLDER, with population={config['population']}", "none")
-    if config["population"] == "fixed_pretrained":
-        assert bank is not None
-        return jax.tree.map(lambda a: a[0], bank.given)
-    return state.population if config["population"] == "fixed" else None
-
-
-def num_unseen(bank: Bank | None) -> int:
-    """How many networks there are to test on: those held out of a pool, or any number of new ones."""
-    if bank is None or bank.held_out is None:
-        return sys.maxsize
-    return jax.tree.leaves(bank.held_out)[0].shape[0]
-
-
-def searching_networks(bank: Bank | None) -> Callable[[jax.Array, int], Params] | None:
-    """(key, K) -> K networks that a pool is distilled for, drawn with replacement; None without a pool."""
-    if bank is None or bank.held_out is None:
-        return None
-    population = pretrained()
-    return lambda key, count: population.context((), bank.given, key, count)
-
-
-def unseen_networks(
-    config: Mapping[str, Any], learner: Learner, state: DistillState, bank: Bank | None
-) -> Callable[[jax.Array, int], Params]:
-    """(key, K) -> K start parameters of the run's population, none of which it was distilled for.
-
-    New ones, mostly: networks that are trained as distillation goes on would not be new. Of a pool those
-    held out, in an order drawn with the key. One network stays the one.
-    """
-    only = only_network(config, state, bank)
-    if only is not None:
-        return lambda key, count: jax.tree.map(lambda a: jnp.broadcast_to(a[None], (count, *a.shape)), only)
-    if bank is not None and bank.held_out is not None:
-        pool = bank.held_out
-
-        def from_pool(key: jax.Array, count: int) -> Params:
-            if count > num_unseen(bank):
-                expected = f"at most {num_unseen(bank)} networks, those held out of the pool"
-                raise fail("evaluation", expected, count)
-            order = jax.random.permutation(key, num_unseen(bank))
-            return jax.tree.map(lambda a: a[order[:count]], pool)
-
-        return from_pool
-    return new_networks(learner)
-
-
-def new_networks(learner: Learner) -> Callable[[jax.Array, int], Params]:
-    """Compiled: (key, K) -> K fresh initialisations."""
-    population = fresh(learner)
-    return jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1)
 
 
 def training_data(

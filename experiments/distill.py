@@ -22,7 +22,8 @@ import numpy as np
 
 from experiments import build, cli, gradients
 from experiments.banks import KINDS, Bank, bank_digest, load_bank
-from experiments.comparison import Synthetic, compare, only_network, protocol_of, show, training_data
+from experiments.comparison import Synthetic, compare, protocol_of, show, training_data
+from experiments.networks import only_network
 from experiments.options import (
     DATA,
     EVALUATION,

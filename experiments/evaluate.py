@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli
-from experiments.comparison import new_networks
+from experiments.networks import new_networks
 from experiments.options import DATA, EVALUATION, OUTER, PROTOCOLS, RUN, Groups, Option, complete
 from experiments.tables import writable
 from jaxdistill.core.checks import UserError, fail, lookup, one_of

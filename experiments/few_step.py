@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import build, cli, distill
-from experiments.comparison import Synthetic, as_learned, seen, training_data, unseen_networks
+from experiments.comparison import Synthetic, as_learned, seen, training_data
+from experiments.networks import unseen_networks
 from experiments.options import DATA, EVALUATION, OUTER, POOL, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
 from experiments.tables import writable, write_tables

@@ -9,7 +9,7 @@ from helpers import message, tiny_data, tiny_net
 from tiny_runs import tiny_run
 
 from experiments import banks, distill, few_step, pretrain
-from experiments.comparison import evaluations, unseen_networks
+from experiments.networks import evaluations, unseen_networks
 from experiments.options import complete
 from experiments.saved import load_run
 from jaxdistill.core.checks import UserError

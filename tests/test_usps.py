@@ -74,6 +74,7 @@ def test_a_damaged_archive_and_no_folder_are_refused(folder):
     assert "manual_dir, a folder with zip.train and zip.test (.gz), got none" in message(error)
 
 
+# the licence of the files is not known: they are no part of the project
 @pytest.mark.skipif(not (FOLDER / "zip.train.gz").is_file(), reason=f"the USPS files are not in {FOLDER}")
 def test_the_real_files():
     splits = data.load("usps", manual_dir=FOLDER)
