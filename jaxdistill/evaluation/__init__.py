@@ -22,6 +22,7 @@ from jaxdistill.evaluation.evaluate import (
     summarize,
     training,
 )
+from jaxdistill.evaluation.fair_scores import augmentation_robust_score, label_robust_score
 from jaxdistill.evaluation.protocols import (
     PUBLISHED,
     STEP_SIZES,
@@ -46,12 +47,14 @@ __all__ = [
     "accuracy_on",
     "as_distilled",
     "as_they_are",
+    "augmentation_robust_score",
     "confusion_on",
     "dc",
     "epochs",
     "evaluator",
     "everything",
     "few_steps",
+    "label_robust_score",
     "one_part_each",
     "pretraining",
     "published",
