@@ -98,7 +98,8 @@ def run(**chosen: Any) -> dict[str, Any]:
         if result is None or _numbers(result.get("config", {})) != _numbers(plan.choices):
             finished, synthetic = distilled(plan, directory)
             if result is not None and not finished.compile_seconds:  # other networks, the same distillation
-                finished = finished._replace(compile_seconds=result.get("compile_seconds", 0.0))
+                kept = ("compile_seconds", "program_bytes", "all_bytes")
+                finished = finished._replace(**{name: result.get(name, 0) for name in kept})
             state, bank = finished.state, plan.bank
             result = {
                 **compare(plan.choices, data, learner, plan.method, state, synthetic, plan.key, bank),
@@ -202,6 +203,8 @@ def facts(plan: Plan, finished: Finished, directory: RunDir) -> dict[str, Any]:
     return {
         "seconds": round(finished.seconds, 2),
         "compile_seconds": round(finished.compile_seconds, 2),
+        "program_bytes": finished.program_bytes,
+        "all_bytes": finished.all_bytes,
         "outer_steps": int(finished.state.step),
         "config": json.loads(json.dumps(plan.choices)),
         "environment": json.loads(directory.config.read_text())["environment"],

@@ -43,7 +43,7 @@ from jaxdistill.data import Splits
 from jaxdistill.inner.solvers import LINEAR_SOLVERS, options_of
 from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.loop import compiled_chunk, default_chunk_length
-from jaxdistill.runtime.memory import total_bytes
+from jaxdistill.runtime.memory import temporary_bytes, total_bytes
 from jaxdistill.runtime.metrics import read_metrics
 from jaxdistill.runtime.rundir import Held, RunDir, open_run
 
@@ -244,7 +244,7 @@ def plan(options: dict[str, Any], time_limit: float, data: Splits, key: jax.Arra
     seconds = (time.perf_counter() - began) / (chunks * length)
     steps = max(1, round(time_limit / seconds / length)) * length
     memory = {
-        "program_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "program_bytes": temporary_bytes(compiled),
         "all_bytes": total_bytes(compiled),
     }
     return {"num_outer_steps": steps, "seconds_per_step": seconds, **memory}

@@ -15,6 +15,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Data, Method
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.loop import compiled_chunk
+from jaxdistill.runtime.memory import temporary_bytes
 
 Row = dict[str, Any]
 OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
@@ -45,7 +46,7 @@ def compiled(function: Any, arguments: tuple, static: tuple = (), *, steps: int 
     began = time.perf_counter()
     call = function.lower(*arguments, *static).compile()
     seconds = time.perf_counter() - began
-    return Program(call, arguments, steps, seconds, call.memory_analysis().temp_size_in_bytes)
+    return Program(call, arguments, steps, seconds, temporary_bytes(call))
 
 
 def interleaved(
@@ -89,6 +90,19 @@ def no_compile_cache() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def compile_cache_in(folder: str) -> Iterator[None]:
+    """Inside, programs are kept there alone: in an empty folder every first compilation tells its time."""
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
         compilation_cache.reset_cache()
 
 

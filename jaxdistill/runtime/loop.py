@@ -22,6 +22,7 @@ from jaxdistill.core.checks import UserError, at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Data, DistillState, Method, Metrics
 from jaxdistill.runtime.checkpoint import Checkpoints
+from jaxdistill.runtime.memory import temporary_bytes, total_bytes
 from jaxdistill.runtime.metrics import MetricsLog, read_metrics
 from jaxdistill.runtime.progress import Progress
 from jaxdistill.runtime.rundir import RunDir
@@ -55,6 +56,10 @@ class Finished(NamedTuple):
     """Time in outer steps, of all starts of this run, compilation apart."""
     compile_seconds: float
     """Time to compile (or to read from the cache) at this start; 0 if nothing was left to do."""
+    program_bytes: int
+    """Temporary memory of the largest compiled chunk, see `jaxdistill.runtime.memory`; 0 likewise."""
+    all_bytes: int
+    """With its arguments and what it returns; 0 likewise."""
 
 
 def default_chunk_length() -> int:
@@ -172,7 +177,10 @@ def distill(
         if stop:
             checkpoints.save(step, state)
             raise Interrupted(step, stop[0])
-    return Finished(state, spent, compile_seconds)
+    temporary, everything = (
+        max(map(size, compiled.values()), default=0) for size in (temporary_bytes, total_bytes)
+    )
+    return Finished(state, spent, compile_seconds, temporary, everything)
 
 
 def _check_states(methods: Sequence[Method], key: Array) -> None:

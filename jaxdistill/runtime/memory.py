@@ -10,6 +10,15 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("kmgt", start=1)}
 
 
+def temporary_bytes(compiled: Any) -> int:
+    """Bytes of the temporaries of a compiled program, which is what differs between ways to compute the same.
+
+    Args:
+      compiled: what `jax.jit(f).lower(...).compile()` gives.
+    """
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
 def total_bytes(compiled: Any) -> int:
     """Bytes that a compiled program needs at once: temporaries, arguments and what it returns.
 
