@@ -2,11 +2,12 @@
 
 import os
 import re
+import shlex
 import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -52,6 +53,15 @@ def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequenc
         _exit(str(stop), stop.exit_code)
     except BrokenPipeError:
         os._exit(141)
+
+
+def as_flags(options: Mapping[str, Any]) -> list[str]:
+    """The flags that say the same as keyword arguments do; those at None are left out."""
+    return [
+        shlex.quote(f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
+        for name, value in options.items()
+        if value is not None
+    ]
 
 
 def _parse(groups: Groups, doc: str, arguments: list[str]) -> dict[str, Any]:

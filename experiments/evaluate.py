@@ -186,6 +186,12 @@ def chosen_protocols(config: Mapping[str, Any], synthetic: Synthetic, count: int
 
 def parse_learner(text: str, data: Splits) -> Learner:
     """`convnet` or `convnet:width=32:norm=none`."""
+    name, options = name_and_options(text)
+    return learner(name, image_shape=data.info.image_shape, num_classes=data.info.num_classes, **options)
+
+
+def name_and_options(text: str) -> tuple[str, dict[str, Any]]:
+    """Of a learner as `parse_learner` takes it."""
     name, *parts = text.split(":")
     lookup("learners", name, LEARNERS)
     known, options = options_of(name), {}
@@ -197,7 +203,7 @@ def parse_learner(text: str, data: Splits) -> Learner:
             options[option] = int(value) if isinstance(known[option], int) else value
         except ValueError:
             raise fail(f"learners {name}", f"a whole number for {option}", repr(value)) from None
-    return learner(name, image_shape=data.info.image_shape, num_classes=data.info.num_classes, **options)
+    return name, options
 
 
 def row(

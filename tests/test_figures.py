@@ -30,10 +30,10 @@ def test_image_grid_shows_the_pixels(tmp_path, count, channels):
 
 def test_image_grid_says_its_scale_and_checks():
     learned = np.linspace(-10, 30, 640).reshape(10, 8, 8, 1)
-    low, high, caption = figures._display_range(learned, 16)
+    low, high, caption = figures.display_range(learned, 16)
     assert low == pytest.approx(-9.6, abs=0.1) and high == pytest.approx(29.6, abs=0.1)
     assert "percentile" in caption
-    assert figures._display_range(np.full((1, 2, 2, 1), 40.0), None)[1] > 40
+    assert figures.display_range(np.full((1, 2, 2, 1), 40.0), None)[1] > 40
     for pixels, labels in [(np.zeros((2, 8, 8, 2)), [0, 1]), (np.zeros((2, 8, 8, 1)), [0, 2])]:
         with pytest.raises(UserError) as error:
             figures.image_grid("never.png", pixels, labels, ["a", "b"])

@@ -50,7 +50,7 @@ def image_grid(
     labels = labels.argmax(axis=-1) if labels.ndim == 2 else labels
     if labels.shape != pixels.shape[:1] or labels.min() < 0 or labels.max() >= len(class_names):
         raise fail("image_grid", f"{len(pixels)} labels in 0..{len(class_names) - 1}", labels[:8].tolist())
-    low, high, caption = _display_range(pixels, scale)
+    low, high, caption = display_range(pixels, scale)
     shown = np.clip((pixels - low) / (high - low), 0, 1)
     groups = [np.flatnonzero(labels == c) for c in range(len(class_names))]
     groups = [
@@ -204,7 +204,8 @@ def memory_and_time(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], 
     _finish(path, figure, title)
 
 
-def _display_range(pixels: np.ndarray, scale: float | None) -> tuple[float, float, str]:
+def display_range(pixels: np.ndarray, scale: float | None) -> tuple[float, float, str]:
+    """(black, white, both in words), see `image_grid`."""
     low, high = (float(v) for v in np.percentile(pixels, (1, 99)))
     if scale is not None and low >= -0.02 * scale and high <= 1.02 * scale:
         return 0.0, float(scale), f"black 0, white {scale:g}"

@@ -1,0 +1,292 @@
+"""The report of a study, or of any finished runs, as one page and as Markdown, made from rows alone.
+
+Question: what do these runs show, side by side?
+
+    python -m experiments.report --runs=runs/study_digits                    again, from a study's rows
+    python -m experiments.report --runs=runs/a,runs/b --run_dir=runs/report  runs of experiments.distill
+
+Takes folders of experiments.study, their rows.json, and finished runs of experiments.distill. Writes
+report.html (one file, opens from disk), report.md with its pictures, and rows.json, in seconds. Numbers are
+means over tries and networks; the best of a column is marked, and so is what ties with it: within one
+standard deviation, the larger of both.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from experiments import cli
+from experiments.options import Groups, Option, complete
+from experiments.report_rows import (
+    COLUMNS,
+    Column,
+    Line,
+    Row,
+    Table,
+    Value,
+    cautions,
+    check_finished,
+    findings,
+    load,
+    shown,
+    tables,
+)
+from experiments.tables import as_markdown, writable
+from jaxdistill.core.checks import fail
+from jaxdistill.runtime import progress
+from jaxdistill.runtime.atomic import atomic_write, write_json
+from jaxdistill.runtime.trade_off import Point, trade_off
+
+GROUPS: Groups = {
+    "report": {
+        "runs": Option([], str, "folders of experiments.study, rows.json files, runs of experiments.distill"),
+        "title": Option(None, str, "of the page (default: what the rows are)"),
+    },
+    "run": {"run_dir": Option(None, str, "where the report is written (default: the first of the runs)")},
+}
+MARKS = {"best": " **(best)**", "tie": " (tie)"}
+STARS = {"best": "*", "tie": "~"}
+SHORT = {
+    "own": "own net %",
+    "as_distilled": "distilled %",
+    "others": "others %",
+    "memory": "MiB",
+    "step": "ms",
+}
+"""What the columns of the printed table are called."""
+COSTS = {"memory": "memory of the compiled outer steps, MiB", "seconds": "time of all outer steps, s"}
+TEMPLATE = Path(__file__).with_name("report_template.html")
+
+
+def run(**chosen: Any) -> dict[str, Any]:
+    """Writes the report and prints its first table.
+
+    Args:
+      **chosen: any option of `GROUPS`.
+
+    Returns:
+      {"rows", "baselines"}.
+
+    Raises:
+      UserError: runs that are none, or none that is finished.
+    """
+    config = complete(GROUPS, chosen)
+    if not config["runs"]:
+        raise fail("report", "--runs=RUN,RUN", "nothing")
+    first = Path(config["runs"][0])
+    folder = config["run_dir"] or (first.parent if first.is_file() else first)
+    found = write(folder, config["runs"], title=config["title"])
+    show(found)
+    progress.say(f"written: {Path(folder) / 'report.html'}")
+    return found
+
+
+def write(run_dir: str | Path, runs: Sequence[str | Path], *, title: str | None = None) -> dict[str, Any]:
+    """Makes report.html, report.md, its pictures and rows.json from the rows of some runs.
+
+    Args:
+      run_dir: where they are written.
+      runs: what the rows are read from.
+      title: of the page.
+
+    Returns:
+      {"rows", "baselines"}.
+
+    Raises:
+      UserError: runs that are none, none of which is finished, or a folder that cannot be written to.
+    """
+    rows, baselines = [], []
+    for path in runs:
+        more, real = load(path)
+        rows += more
+        baselines += real
+    check_finished(rows, ", ".join(Path(path).name for path in runs))
+    folder = writable("report", run_dir, own=False)
+    found = tables(rows, baselines)
+    about = title or f"Dataset distillation: {', '.join(dict.fromkeys(row['dataset'] for row in rows))}"
+    content = {"title": about, "tables": found, "rows": rows, "cautions": cautions(rows)}
+    pictures = _pictures(found)
+    for name, (light, _) in pictures.items():
+        _write(folder / f"report_{name}.png", light("png"))
+    _write(folder / "report.html", _html(content, pictures).encode())
+    _write(folder / "report.md", _markdown(content, pictures).encode())
+    write_json(folder / "rows.json", {"rows": rows, "baselines": baselines})
+    return {"rows": rows, "baselines": baselines}
+
+
+def _write(path: Path, content: bytes) -> None:
+    atomic_write(path, lambda file: file.write(content))
+
+
+def _pictures(found: Sequence[Table]) -> dict[str, Any]:
+    """Name to what draws it, light and dark: accuracy against memory and time, for every grid."""
+    made = {}
+    for number, table in enumerate(found):
+        if any(line.change for line in table.lines):
+            continue
+        score = "own" if any("own" in line.values for line in table.lines) else "as_distilled"
+        for cost, label in COSTS.items():
+            points = [
+                Point(
+                    line.gradient.replace("_", " "),
+                    line.teacher,
+                    line.values[cost].mean * (2.0**-20 if cost == "memory" else 1),
+                    line.values[score].mean,
+                    line.values[score].std,
+                )
+                for line in table.lines
+                if {cost, score} <= line.values.keys() and line.values[cost].mean > 0
+            ]
+            if not points:
+                continue
+
+            def draw(format: str, dark: bool = False, points=points, label=label, title=table.title) -> bytes:
+                return trade_off(points, cost=label, title=title, dark=dark, format=format)
+
+            made[f"{number}_{cost}"] = (draw, lambda format, draw=draw: draw(format, dark=True))
+    return made
+
+
+def _html(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+    def uri(picture: bytes) -> str:
+        return f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"
+
+    return template.render(
+        **content,
+        columns=COLUMNS,
+        used=used_columns,
+        shown=shown,
+        heat=_heat,
+        findings=findings,
+        ran=_ran(content["rows"]),
+        today=date.today().isoformat(),
+        plots={name: (uri(light("svg")), uri(dark("svg"))) for name, (light, dark) in pictures.items()},
+    )
+
+
+def used_columns(table: Table) -> list[Column]:
+    """The columns that say something."""
+    return [column for column in COLUMNS if any(column.name in line.values for line in table.lines)]
+
+
+def _heat(table: Table) -> dict[str, Any] | None:
+    """Accuracy by architecture: {"names", "rows": [(label, [(text, share of the range)])]}; None for one."""
+    lines = [(line.label, line.architectures) for line in table.lines if line.rows]
+    lines += [(name, values) for name, _, values in table.baselines if len(values) > 1]
+    names = list(dict.fromkeys(name for _, values in lines for name in values))
+    if len(names) < 2:
+        return None
+    every = [value.mean for _, values in lines for value in values.values()]
+    low, high = min(every), max(every)
+
+    def cell(value: Value | None) -> tuple[str, float | None]:
+        if value is None:
+            return "-", None
+        return f"{100 * value.mean:.1f}", (value.mean - low) / max(high - low, 1e-9)
+
+    return {"names": names, "rows": [(label, [cell(v.get(name)) for name in names]) for label, v in lines]}
+
+
+def _ran(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What was run where: a line per row."""
+    return [
+        {
+            "cell": ", ".join(
+                p for p in (row["teacher"], row["gradient"].replace("_", " "), row["change"]) if p
+            ),
+            "reading": row["reading"],
+            "seed": row["seed"],
+            "device": row["environment"].get("device"),
+            "jax": row["environment"].get("jax"),
+            "commit": (row["environment"].get("commit") or "unknown")[:12],
+            "outer_steps": row.get("outer_steps", "-"),
+            "command": row["command"],
+        }
+        for row in rows
+    ]
+
+
+def _markdown(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
+    parts = [f"# {content['title']}", ""]
+    parts += [f"- {caution}" for caution in content["cautions"]] + [""]
+    for number, table in enumerate(content["tables"]):
+        used = used_columns(table)
+        head = ["cell", *(f"{c.title}{f', {c.unit}' if c.unit else ''}" for c in used)]
+        body = [[line.label, *(_marked(table, line, column) for column in used)] for line in table.lines]
+        body += [[name, *(shown(c, values.get(c.name)) for c in used)] for name, values, _ in table.baselines]
+        parts += [f"## {table.title}", "", as_markdown(head, body)]
+        parts += [f"- {sentence}" for sentence in findings(table)] + [""]
+        parts += [
+            f"![{table.title}, {cost}](report_{number}_{cost}.png)"
+            for cost in COSTS
+            if f"{number}_{cost}" in pictures
+        ]
+        heat = _heat(table)
+        if heat:
+            cells = [[label, *(text for text, _ in row)] for label, row in heat["rows"]]
+            parts += [
+                "",
+                "Test accuracy (%) by architecture:",
+                "",
+                as_markdown(["cell", *heat["names"]], cells),
+            ]
+        solver = [(line.label, line.notes) for line in table.lines if line.notes]
+        if solver:
+            names = list(dict.fromkeys(name for _, notes in solver for name in notes))
+            cells = [[label, *(notes.get(name, "-") for name in names)] for label, notes in solver]
+            parts += ["", "At the last outer steps:", "", as_markdown(["cell", *names], cells)]
+    parts += ["## What was run", ""]
+    parts += [
+        as_markdown(
+            ["cell", "equal", "seed", "outer steps", "device", "jax", "commit", "command"],
+            [
+                [
+                    r["cell"],
+                    r["reading"],
+                    r["seed"],
+                    r["outer_steps"],
+                    r["device"],
+                    r["jax"],
+                    r["commit"],
+                    f"`{r['command']}`",
+                ]
+                for r in _ran(content["rows"])
+            ],
+        ),
+        "Columns: " + "; ".join(f"{c.title}: {c.explained}" for c in COLUMNS) + ".",
+        "",
+        "Ties are within one standard deviation of the best, the larger of both.",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _marked(table: Table, line: Line, column: Column, marks: Mapping[str, str] = MARKS) -> str:
+    if not line.rows:
+        return "failed" if column.name == "own" else "-"
+    mark = table.marks.get((line.label, column.name))
+    return shown(column, line.values.get(column.name)) + (marks[mark] if mark else "")
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """Prints accuracy, memory and time of every line, and what a reader has to know."""
+    for table in tables(found["rows"], found["baselines"]):
+        used = [column for column in used_columns(table) if column.name in SHORT]
+        cells = [[line.label, *(_marked(table, line, c, STARS) for c in used)] for line in table.lines]
+        cells += [
+            [name, *(shown(c, values.get(c.name)) for c in used)] for name, values, _ in table.baselines
+        ]
+        progress.table(f"\n{table.title}", ["cell", *(SHORT[column.name] for column in used)], cells)
+    progress.say("* best of its column; ~ ties with it: within one standard deviation, the larger of both")
+    for caution in cautions(found["rows"]):
+        progress.say(f"note: {caution}")
+
+
+if __name__ == "__main__":
+    cli.main(run, GROUPS, __doc__)

@@ -1,0 +1,270 @@
+"""The cells of the study: what `experiments.distill` is told for each, by preset.
+
+A cell is a teacher and a gradient; an ablation is a cell with one choice changed.
+"""
+
+from typing import Any, NamedTuple
+
+Options = dict[str, Any]
+TEACHERS = ("images", "generator")
+GRADIENTS = (
+    "unrolled",
+    "unrolled_remat",
+    "matching_by_class",
+    "matching_all",
+    "distribution_matching",
+    "implicit_cg",
+    "implicit_neumann",
+    "implicit_identity",
+)
+METHODS: dict[str, Options] = {
+    "unrolled": {"method": "dd", "gradient": "unrolled"},
+    "unrolled_remat": {"method": "dd", "gradient": "unrolled", "remat": "step"},
+    "matching_by_class": {"method": "dc"},
+    "matching_all": {"method": "dc", "by_class": False},
+    "distribution_matching": {"method": "dm"},
+    "implicit_cg": {"method": "dd", "gradient": "implicit", "linear_solver": "cg"},
+    "implicit_neumann": {"method": "dd", "gradient": "implicit", "linear_solver": "neumann"},
+    "implicit_identity": {"method": "dd", "gradient": "implicit", "linear_solver": "identity"},
+}
+FAMILIES = {name: name.split("_")[0] for name in GRADIENTS}
+"""What recipes are shared by: unrolled, matching, distribution, implicit."""
+
+
+class Preset(NamedTuple):
+    """One study."""
+
+    shared: Options
+    """Of every cell."""
+    families: dict[str, Options]
+    """By family of gradients."""
+    teachers: dict[str, Options]
+    """By teacher."""
+    outer: dict[tuple[str, str], Options]
+    """The outer optimiser, by teacher and family."""
+    gradients: dict[str, Options]
+    """Of one gradient alone."""
+    study: Options
+    """Defaults of the study's own options."""
+    ablations: dict[str, tuple[str, str, Options]]
+    """Name to (teacher, gradient, what is changed)."""
+
+
+class Cell(NamedTuple):
+    """A row of the report, still to be run."""
+
+    name: str
+    teacher: str
+    gradient: str
+    change: str
+    """What an ablation changes; empty for a cell of the grid."""
+    options: Options
+    """Of `experiments.distill`."""
+
+
+def adam(rate: float, **more: Any) -> Options:
+    return {
+        "outer_optimizer": "adam",
+        "outer_learning_rate": rate,
+        "outer_b1": 0.9,
+        "schedule": "constant",
+        "clip": 1.0,
+    } | more
+
+
+def descent(rate: float, **more: Any) -> Options:
+    """Gradient descent with momentum 0.5, as the papers have it."""
+    return {
+        "outer_optimizer": "sgd",
+        "outer_learning_rate": rate,
+        "outer_momentum": 0.5,
+        "schedule": "constant",
+        "clip": 0.0,
+    } | more
+
+
+GENERATOR_SIZES = (16, 32, 64, 128)
+DIGITS = Preset(
+    shared={
+        "dataset": "digits",
+        "learner": "convnet",
+        "width": 16,
+        "depth": 2,
+        "images_per_class": 1,
+        "distill_steps": 1,
+        "num_learners": 1,
+    },
+    families={
+        "unrolled": {
+            "distill_epochs": 10,
+            "inner_learning_rate": 0.1,
+            "real_batch_size": 128,
+            "num_outer_steps": 600,
+        },
+        "matching": {"population": "persistent", "real_batch_size": 64, "num_outer_steps": 300},
+        "distribution": {"real_batch_size": 64, "num_outer_steps": 1500},
+        "implicit": {
+            "inner_learning_rate": 0.1,
+            "inner_momentum": 0.9,
+            "weight_decay": 0.01,
+            "damping": 0.1,
+            "max_inner_steps": 30,
+            "real_batch_size": 128,
+            "num_outer_steps": 600,
+            "on_failed_solve": "skip",
+        },
+    },
+    teachers={
+        "images": {"teacher": "images", "start": "real"},
+        "generator": {"teacher": "generator", "architecture": "compact", "generator_width": 64},
+    },
+    outer={
+        ("images", "unrolled"): adam(0.02),
+        ("images", "matching"): descent(0.1),
+        ("images", "distribution"): descent(1.0),
+        ("images", "implicit"): adam(0.1),
+        ("generator", "unrolled"): adam(0.01),
+        ("generator", "matching"): adam(0.01),
+        ("generator", "distribution"): adam(0.01),
+        ("generator", "implicit"): adam(0.003) | {"num_outer_steps": 900},
+    },
+    gradients={"implicit_neumann": {"neumann_terms": 11}},
+    study={
+        "tries": 1,
+        "time_limit": 10.0,
+        "architectures": ["convnet:width=16:depth=2", "mlp"],
+        "num_eval_learners": 10,
+        "num_search_learners": 1,
+        "step_sizes": [0.01, 0.03, 0.1],
+        "num_augmented_epochs": 300,
+        "full_data_epochs": 20,
+    },
+    ablations={
+        **{
+            f"k = {k}": ("generator", "matching_by_class", {"generator_width": k})
+            for k in GENERATOR_SIZES
+            if k != 64
+        },
+        "curriculum fixed": ("generator", "unrolled", {"curriculum": "fixed"}),
+        "curriculum fresh": ("generator", "unrolled", {"curriculum": "none"}),
+        "10 images per class": ("images", "matching_by_class", {"images_per_class": 10}),
+        "50 images per class": ("images", "matching_by_class", {"images_per_class": 50}),
+        "1 Neumann term": ("images", "implicit_neumann", {"neumann_terms": 1}),
+        "50 Neumann terms": ("images", "implicit_neumann", {"neumann_terms": 50}),
+        "Neumann alpha 0.01": ("images", "implicit_neumann", {"neumann_alpha": 0.01}),
+        "Neumann alpha 0.001": ("images", "implicit_neumann", {"neumann_alpha": 0.001}),
+        "5 inner steps": ("images", "unrolled", {"distill_epochs": 5}),
+        "30 inner steps": ("images", "unrolled", {"distill_epochs": 30}),
+        "at most 10 inner steps": ("images", "implicit_cg", {"max_inner_steps": 10}),
+        "at most 100 inner steps": ("images", "implicit_cg", {"max_inner_steps": 100}),
+    },
+)
+MNIST = Preset(
+    shared={
+        "dataset": "mnist",
+        "learner": "convnet",
+        "images_per_class": 10,
+        "distill_steps": 1,
+        "num_learners": 1,
+        "real_batch_size": 256,
+    },
+    families={
+        "unrolled": {
+            "distill_epochs": 10,
+            "inner_learning_rate": 0.02,
+            "inner_momentum": 0.5,
+            "num_outer_steps": 1000,
+        },
+        "matching": {
+            "population": "persistent",
+            "matches": 10,
+            "match_epochs": 10,
+            "num_outer_steps": 1000,
+        },
+        "distribution": {"num_outer_steps": 5000},
+        "implicit": {
+            "inner_learning_rate": 0.02,
+            "inner_momentum": 0.5,
+            "weight_decay": 0.01,
+            "damping": 0.1,
+            "inner_tolerance": 0.01,
+            "max_inner_steps": 10,
+            "num_outer_steps": 1000,
+            "on_failed_solve": "skip",
+        },
+    },
+    teachers=DIGITS.teachers | {"images": {"teacher": "images", "start": "noise"}},
+    outer={
+        ("images", "unrolled"): descent(10.0, clip=10.0),
+        ("images", "matching"): descent(0.1),
+        ("images", "distribution"): descent(1.0),
+        ("images", "implicit"): descent(10.0, clip=10.0),
+        ("generator", "unrolled"): adam(0.01, clip=10.0),
+        ("generator", "matching"): adam(0.01, clip=10.0),
+        ("generator", "distribution"): adam(0.01, clip=10.0),
+        ("generator", "implicit"): adam(0.01, clip=4.0),
+    },
+    gradients={"implicit_neumann": {"neumann_terms": 11, "neumann_alpha": 0.01}},
+    study={
+        "tries": 3,
+        "time_limit": 600.0,
+        "architectures": ["convnet", "lenet", "alexnet", "vgg11", "mlp", "resnet18"],
+        "num_eval_learners": 5,
+        "num_search_learners": 1,
+        "step_sizes": [0.003, 0.01, 0.03],
+        "num_augmented_epochs": 1000,
+        "full_data_epochs": 5,
+    },
+    ablations={
+        **{
+            f"k = {k}": ("generator", "matching_by_class", {"generator_width": k})
+            for k in GENERATOR_SIZES
+            if k != 64
+        },
+        "curriculum fixed": ("generator", "matching_by_class", {"curriculum": "fixed"}),
+        "curriculum fresh": ("generator", "matching_by_class", {"curriculum": "none"}),
+        "1 image per class": ("images", "matching_by_class", {"images_per_class": 1}),
+        "50 images per class": ("images", "matching_by_class", {"images_per_class": 50}),
+        "1 Neumann term": ("images", "implicit_neumann", {"neumann_terms": 1}),
+        "50 Neumann terms": ("images", "implicit_neumann", {"neumann_terms": 50}),
+        "Neumann alpha 0.001": ("images", "implicit_neumann", {"neumann_alpha": 0.001}),
+        "5 inner steps": ("images", "unrolled", {"distill_epochs": 5}),
+        "30 inner steps": ("images", "unrolled", {"distill_epochs": 30}),
+    },
+)
+PRESETS = {"digits": DIGITS, "mnist": MNIST}
+"""`mnist` has the settings of Medvedev & D'yakonov 2022, tables 1 and 2, where they can be told: learner SGD
+0.02 with momentum 0.5, ten inner steps, ten matches of ten learner steps, outer SGD 10 (matching 0.1) with
+momentum 0.5 and a clip of 10, Adam 0.01 for generators with k = 64, a Neumann series of K + 1 = 11 terms with
+alpha 0.01. Deviations: images start from N(0, 1) where theirs start from U(0, 1); step sizes of unrolled
+training are learned; outer steps are counted in batches of 256; the Neumann sum has the factor alpha."""
+
+
+def cells(preset: Preset, teachers: list[str], gradients: list[str]) -> list[Cell]:
+    """The grid, a row per teacher and gradient."""
+    return [cell(preset, teacher, gradient) for teacher in teachers for gradient in gradients]
+
+
+def cell(preset: Preset, teacher: str, gradient: str, change: str = "", more: Options | None = None) -> Cell:
+    """One of the grid, or with something changed."""
+    family = FAMILIES[gradient]
+    options = {
+        **preset.shared,
+        **preset.families[family],
+        **preset.teachers[teacher],
+        **preset.outer[teacher, family],
+        **METHODS[gradient],
+        **preset.gradients.get(gradient, {}),
+        **(more or {}),
+    }
+    stem = f"{teacher}-{gradient}" + (f"-{change}" if change else "")
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)
+    return Cell(name, teacher, gradient, change, options)
+
+
+def ablations(preset: Preset) -> list[Cell]:
+    """The grid's cells with one choice changed each."""
+    return [
+        cell(preset, teacher, gradient, change, more)
+        for change, (teacher, gradient, more) in preset.ablations.items()
+    ]

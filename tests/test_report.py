@@ -1,0 +1,229 @@
+"""Reports from rows made by hand, and from runs."""
+
+import contextlib
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from tiny_runs import command, tiny_run
+
+from experiments import report
+from experiments.report_rows import Value, cautions, findings, load, tables, tied
+from jaxdistill.core.checks import UserError
+from jaxdistill.runtime.trade_off import Point, picture, trade_off
+
+NET = "mlp:width=8"
+ENVIRONMENT = {"jaxdistill": "0.1", "jax": "0.10.2", "device": "cpu", "commit": "abc"}
+
+
+def scores(mean, spread=0.02, **about):
+    return {"every": [mean - spread, mean + spread], "step_size": 0.1, "num_diverged": 0, **about}
+
+
+def row(teacher="images", gradient="unrolled", own=0.9, other=0.8, **more):
+    """A finished cell of two networks per architecture."""
+    accuracies = [
+        scores(own, architecture=NET, protocol="dc"),
+        scores(own - 0.1, architecture=NET, protocol="dc_augmented"),
+        scores(other, architecture="linear", protocol="dc"),
+    ]
+    return {
+        "name": f"{teacher}-{gradient}",
+        "teacher": teacher,
+        "gradient": gradient,
+        "change": "",
+        "reading": "images",
+        "try": 0,
+        "seed": 0,
+        "learner": NET,
+        "dataset": "digits",
+        "full_size": True,
+        "command": f"python -m experiments.distill --teacher={teacher}",
+        "environment": ENVIRONMENT,
+        "status": "done",
+        "note": "",
+        "images": 10,
+        "as_distilled": None,
+        "accuracies": accuracies,
+        "hard_labels": None,
+        "outer_steps": 20,
+        "seconds": 2.0,
+        "seconds_per_step": 0.1,
+        "compile_seconds": 1.0,
+        "program_bytes": 2**20,
+        "diagnostics": {},
+        "picture": "data:image/png;base64,AAAA",
+    } | more
+
+
+def failed(**more):
+    kept = ("accuracies", "images", "seconds", "seconds_per_step", "program_bytes", "picture", "outer_steps")
+    made = row(**more) | {"status": "failed", "note": "out of memory: <script>"}
+    return {name: value for name, value in made.items() if name not in kept}
+
+
+BASELINES = [
+    {"what": "random real", "images": 10, **scores(0.6, architecture=NET, protocol="dc")},
+    {"what": "random real", "images": 10, **scores(0.4, architecture=NET, protocol="dc_augmented")},
+    {"what": "full set", "images": 1000, **scores(0.95, architecture=NET, protocol="20 epochs")},
+]
+
+
+def save(folder, rows, baselines=()):
+    folder.mkdir(exist_ok=True)
+    (folder / "rows.json").write_text(json.dumps({"rows": rows, "baselines": list(baselines)}))
+    return str(folder / "rows.json")
+
+
+def test_tries_are_pooled_and_the_best_and_ties_are_marked():
+    rows = [row(own=0.90), row(own=0.94, **{"try": 1, "program_bytes": 3 * 2**20})]
+    rows += [row(gradient="implicit_cg", own=0.94), row(gradient="matching_all", own=0.80)]
+    (table,) = tables(rows, BASELINES)
+    unrolled, matching, implicit = table.lines  # in the order of the study, not of the rows
+    assert (unrolled.gradient, matching.gradient, implicit.gradient) == (
+        "unrolled",
+        "matching_all",
+        "implicit_cg",
+    )
+    every = [0.88, 0.92, 0.92, 0.96]
+    assert unrolled.values["own"] == pytest.approx((np.mean(every), np.std(every), 4))
+    assert unrolled.values["memory"] == pytest.approx((2 * 2**20, 2**20, 2))
+    assert table.marks[implicit.label, "own"] == "best"
+    assert (matching.label, "own") not in table.marks  # 0.14 away with deviations of 0.02
+    assert table.marks[unrolled.label, "own"] == "tie"  # 0.02 away, its own deviation is 0.028
+    assert table.marks[unrolled.label, "memory"] == "tie"  # its own deviation is the difference
+    assert [name for name, _, _ in table.baselines] == ["random real", "full set"]
+
+
+def test_a_tie_is_a_difference_within_the_larger_deviation():
+    assert tied(Value(0.90, 0.03, 2), Value(0.92, 0.01, 2))
+    assert not tied(Value(0.90, 0.01, 2), Value(0.92, 0.01, 2))
+
+
+def test_fair_scores_come_from_the_means_of_the_rows():
+    (table,) = tables([row(own=0.9)], BASELINES)
+    values = table.lines[0].values
+    # LRS: 0.5 * (0.9 - 0.6) - 0.5 * (0.95 - 0.9); ARS: 0.5 * (0.8 - 0.4) + 0.5 * (0.9 - 0.6)
+    for name, advantage in (("lrs", 0.125), ("ars", 0.35)):
+        expected = (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))
+        assert values[name].mean == pytest.approx(expected)
+
+
+def test_findings_compare_with_unrolled_and_with_images():
+    rows = [row(), row(gradient="implicit_cg", own=0.8, program_bytes=2**18, seconds_per_step=0.3)]
+    rows += [row(teacher="generator", gradient="implicit_cg", own=0.8, other=0.9)]
+    (table,) = tables(rows, BASELINES)
+    first, other = findings(table)
+    assert first == (
+        "images, implicit cg: 80.0 ± 2.0 behind 90.0 ± 2.0 of unrolled, 0.25 times its memory, "
+        "3 times its time per outer step."
+    )
+    assert other == (
+        "Other networks, implicit cg: generator 90.0 ± 2.0 ahead of 80.0 ± 2.0 of learned images."
+    )
+
+
+def test_mixed_versions_small_and_failed_cells_are_named():
+    rows = [row(), row(gradient="implicit_cg", environment=ENVIRONMENT | {"jax": "0.11.2"})]
+    rows += [row(gradient="matching_all", full_size=False), failed(gradient="implicit_neumann")]
+    found = " ".join(cautions(rows))
+    assert "mixed versions, jax: 0.10.2: images-images-unrolled-0" in found
+    assert "0.11.2: images-images-implicit_cg-0" in found
+    assert "1 of 4 rows are smaller" in found
+    assert "Failed: images, implicit_neumann (equal images, seed 0): out of memory" in found
+
+
+def test_an_ablation_stands_below_the_cell_that_it_changes():
+    rows = [row(), row(gradient="implicit_cg"), row(change="5 inner steps", images=20)]
+    grid, changed = tables(rows, BASELINES)
+    assert "one choice changed" in changed.title and "10 images" in grid.title
+    assert [line.label for line in changed.lines] == ["images, unrolled", "images, unrolled, 5 inner steps"]
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path):
+    path = save(
+        tmp_path,
+        [row(), row(teacher="generator", gradient="implicit_cg"), failed(gradient="matching_all")],
+        BASELINES,
+    )
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        report.run(runs=[path])
+    page = (tmp_path / "report.html").read_text()
+    sources = re.findall(r'(?:src|href|srcset)="([^"]{5})', page)
+    assert sources and set(sources) == {"data:"}
+    assert "http" not in re.sub(r'xmlns[^"]*"[^"]*"', "", page)
+    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+    assert "<script>" not in page and "out of memory: &lt;script&gt;" in page
+    text = (tmp_path / "report.md").read_text()
+    assert "| images, unrolled | 90.0 ± 2.0" in text and "| images, matching all | failed |" in text
+    for name in re.findall(r"\]\((.*?)\)", text):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert "python -m experiments.distill --teacher=generator" in text
+    assert "digits, mlp:width=8, 10 images: equal images" in out.getvalue()
+
+
+def test_a_report_can_be_made_again_from_its_rows(tmp_path):
+    path = save(tmp_path, [row(), row(gradient="implicit_cg")], BASELINES)
+    with contextlib.redirect_stdout(io.StringIO()):
+        report.run(runs=[path])
+        first = (tmp_path / "report.md").read_text()
+        report.run(runs=[str(tmp_path)])
+    assert (tmp_path / "report.md").read_text() == first
+
+
+def test_a_report_of_runs_of_distill(tmp_path):
+    for name in ("a", "b"):
+        tiny_run(tmp_path / name, seed=int(name == "b"))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        report.run(runs=[str(tmp_path / "a"), str(tmp_path / "b")], run_dir=str(tmp_path / "both"))
+    rows, baselines = load(tmp_path / "both" / "rows.json")
+    assert [row["gradient"] for row in rows] == ["unrolled (a)", "unrolled (b)"]
+    assert all(row["program_bytes"] > 0 and row["picture"].startswith("data:image/png") for row in rows)
+    assert [row["what"] for row in baselines] == ["random real", "random real"]
+    assert "images, unrolled (b)" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "report: expected --runs=RUN,RUN, got nothing."),
+        (["--runs=/nowhere"], "got /nowhere with neither rows nor result.json"),
+        (
+            ["--runs={failed}"],
+            "expected at least one finished cell in rows.json, got none of 1 (out of memory",
+        ),
+        (["--runs={damaged}"], "report: expected a readable"),
+        (["--runs={other}"], "expected rows.json of a study, or a run directory"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, expected):
+    paths = {"failed": save(tmp_path / "failed", [failed()])}
+    for name, text in (("damaged", "{"), ("other", "[]")):
+        (tmp_path / f"{name}.json").write_text(text)
+        paths[name] = str(tmp_path / f"{name}.json")
+    before = sorted(tmp_path.rglob("*"))
+    ended = command("-m", "experiments.report", *(a.format(**paths) for a in arguments))
+    assert ended.returncode == 1 and expected in ended.stderr and ended.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_unfinished_run_is_no_row(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="a finished run"):
+        load(tmp_path)
+
+
+def test_pictures_have_the_size_of_their_images_and_both_themes():
+    from matplotlib import image
+
+    pixels = np.arange(5 * 16).reshape(5, 4, 4, 1) % 16
+    made = image.imread(io.BytesIO(picture(pixels, np.array([0, 0, 0, 1, 1]), scale=16)))
+    assert made.shape[:2] == (3 * 5 - 1, 2 * 5 - 1)
+    assert made[0, 0, 0] == 0 and made[3, 3, 0] == pytest.approx(15 / 16, abs=0.01)
+    points = [Point("unrolled", "images", 1.0, 0.9, 0.1), Point("cg", "generator", 10.0, 0.8, 0.1)]
+    light, dark = (trade_off(points, cost="MiB", dark=dark) for dark in (False, True))
+    assert light.startswith(b"<?xml") and light != dark and trade_off(points, cost="MiB") == light
+    with pytest.raises(UserError, match="points of positive cost"):
+        trade_off([points[0]._replace(cost=0.0)], cost="MiB")

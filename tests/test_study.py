@@ -1,0 +1,116 @@
+"""The study: its cells, resuming, failures, and what it refuses."""
+
+import contextlib
+import io
+import json
+
+import pytest
+from tiny_runs import command
+
+from experiments import build, distill, gradients, study
+from experiments.options import complete
+from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, ablations, cells
+from jaxdistill.core.checks import UserError
+
+TINY = study.SMOKE | {
+    "num_eval_learners": 2,
+    "num_search_learners": 1,
+    "learner": "mlp:width=8:depth=1",
+    "architectures": [],
+    "equal_time": False,
+}
+
+
+def tiny_study(path, **options):
+    """(result, what was printed)."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        result = study.run(**(TINY | {"run_dir": str(path)} | options))
+    return result, out.getvalue()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_cell_is_a_run_that_distill_takes(preset):
+    made = [*cells(PRESETS[preset], list(TEACHERS), list(GRADIENTS)), *ablations(PRESETS[preset])]
+    names = [cell.name for cell in made]
+    assert len(set(names)) == len(names) >= 16 + 9
+    for cell in made:
+        config = build.with_inner_loop(complete(distill.GROUPS, cell.options))
+        gradients.resolve(config)
+    images = {cell.options["images_per_class"] for cell in made if not cell.change}
+    assert len(images) == 1  # the grid compares at equal images
+    changed = " ".join(cell.change for cell in ablations(PRESETS[preset]))
+    for word in ("k = 16", "k = 128", "fixed", "fresh", "per class", "Neumann term", "alpha", "inner steps"):
+        assert word in changed
+
+
+def test_a_study_goes_on_where_it_stopped(tmp_path):
+    first, _ = tiny_study(tmp_path, gradients=["unrolled"])
+    (row,) = first["rows"]
+    assert row["status"] == "done" and row["images"] == 10 and not row["full_size"]
+    assert row["program_bytes"] > 0 and row["compile_seconds"] > 0 and len(row["as_distilled"]["every"]) == 2
+    assert [(a["architecture"], a["protocol"]) for a in row["accuracies"]] == [
+        ("mlp:width=8:depth=1", "dc"),
+        ("mlp:width=8:depth=1", "dc_augmented"),
+    ]
+    assert {b["what"] for b in first["baselines"]} == {"random real", "full set"}
+    file = tmp_path / "rows" / "images-images-unrolled-0.json"
+    before = file.stat().st_mtime_ns
+    second, printed = tiny_study(tmp_path, gradients=["unrolled", "matching_all"], equal_time=True)
+    assert file.stat().st_mtime_ns == before and "done before" in printed
+    assert [(r["reading"], r["gradient"]) for r in second["rows"]] == [
+        ("images", "matching_all"),
+        ("images", "unrolled"),
+        ("time", "matching_all"),
+        ("time", "unrolled"),
+    ]
+    assert (tmp_path / "report.html").exists() and (tmp_path / "report.md").exists()
+    with pytest.raises(UserError, match="learner: "):
+        tiny_study(tmp_path, learner="mlp:width=4:depth=1")
+
+
+def test_a_cell_that_fails_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
+    real = distill.planned
+
+    def broken(options):
+        if options["method"] == "dc":
+            raise MemoryError("no more\nto be had")
+        return real(options)
+
+    monkeypatch.setattr(distill, "planned", broken)
+    found, printed = tiny_study(tmp_path, equal_time=True)
+    notes = {(r["reading"], r["gradient"]): (r["status"], r["note"]) for r in found["rows"]}
+    assert notes["images", "matching_all"] == ("failed", "no more to be had")
+    assert notes["images", "unrolled"] == notes["time", "unrolled"] == ("done", "")
+    assert ("time", "matching_all") not in notes and "Failed: images, matching_all" in printed
+    with pytest.raises(UserError, match="at least one finished cell"):
+        tiny_study(tmp_path / "none", gradients=["matching_all"])
+    monkeypatch.undo()
+    found, _ = tiny_study(tmp_path)
+    assert {r["status"] for r in found["rows"]} == {"done"}
+
+
+def test_another_preset_in_the_same_folder_is_refused(tmp_path):
+    pinned = {"preset": "mnist"}
+    (tmp_path / "config.json").write_text(json.dumps({"config": pinned, "environment": {}}))
+    with pytest.raises(UserError, match='preset: "mnist" there, "digits" here'):
+        tiny_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--preset=digit"], "preset: expected one of digits, mnist, got 'digit'"),
+        (["--gradients=unroled"], "unrolled, unrolled_remat, got 'unroled'"),
+        (["--teachers="], "at least one of teachers"),
+        (["--time_limit=0"], "time_limit > 0"),
+        (["--steps_scale=-1"], "steps_scale > 0"),
+        (["--architectures=lenet"], "at least 16x16 pixels, got 8x8"),
+        (["--step_sizes="], "at least one of step_sizes"),
+        (["--tries=0"], "tries >= 1"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, expected):
+    ended = command("-m", "experiments.study", *arguments, f"--run_dir={tmp_path / 'study'}")
+    assert ended.returncode == 1 and expected in ended.stderr and ended.stderr.count("\n") == 1, ended.stderr
+    assert not (tmp_path / "study").exists()
