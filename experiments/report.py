@@ -22,6 +22,7 @@ import jinja2
 from experiments import cli
 from experiments.options import Groups, Option, complete
 from experiments.report_rows import (
+    ARCHITECTURES,
     COLUMNS,
     Column,
     Line,
@@ -39,7 +40,7 @@ from experiments.tables import as_markdown, writable
 from jaxdistill.core.checks import fail
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.atomic import atomic_write, write_json
-from jaxdistill.runtime.trade_off import Point, trade_off
+from jaxdistill.runtime.report_pictures import Point, side_by_side, trade_off
 
 GROUPS: Groups = {
     "report": {
@@ -112,8 +113,11 @@ def write(run_dir: str | Path, runs: Sequence[str | Path], *, title: str | None 
     pictures = _pictures(found)
     for name, (light, _) in pictures.items():
         _write(folder / f"report_{name}.png", light("png"))
+    images = _images(found)
+    for name, content_of in images.items():
+        _write(folder / f"report_{name}.png", content_of)
     _write(folder / "report.html", _html(content, pictures).encode())
-    _write(folder / "report.md", _markdown(content, pictures).encode())
+    _write(folder / "report.md", _markdown(content, pictures | images).encode())
     write_json(folder / "rows.json", {"rows": rows, "baselines": baselines})
     return {"rows": rows, "baselines": baselines}
 
@@ -151,6 +155,20 @@ def _pictures(found: Sequence[Table]) -> dict[str, Any]:
     return made
 
 
+def _images(found: Sequence[Table]) -> dict[str, bytes]:
+    """Name to the images of all cells of a table, side by side."""
+    made = {}
+    for number, table in enumerate(found):
+        pictures = [
+            (line.label, base64.b64decode(line.picture.partition(",")[2]))
+            for line in table.lines
+            if line.picture
+        ]
+        if pictures:
+            made[f"{number}_images"] = side_by_side(pictures)
+    return made
+
+
 def _html(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -163,7 +181,7 @@ def _html(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
         columns=COLUMNS,
         used=used_columns,
         shown=shown,
-        heat=_heat,
+        heats=_heats,
         findings=findings,
         ran=_ran(content["rows"]),
         today=date.today().isoformat(),
@@ -176,10 +194,14 @@ def used_columns(table: Table) -> list[Column]:
     return [column for column in COLUMNS if any(column.name in line.values for line in table.lines)]
 
 
-def _heat(table: Table) -> dict[str, Any] | None:
-    """Accuracy by architecture: {"names", "rows": [(label, [(text, share of the range)])]}; None for one."""
-    lines = [(line.label, line.architectures) for line in table.lines if line.rows]
-    lines += [(name, values) for name, _, values in table.baselines if len(values) > 1]
+def _heats(table: Table) -> list[dict[str, Any]]:
+    """Accuracy by architecture: {"title", "names", "rows": [(label, [(text, share of the range)])]} each."""
+    return [made for kind in ARCHITECTURES if (made := _heat(table, kind)) is not None]
+
+
+def _heat(table: Table, kind: str) -> dict[str, Any] | None:
+    lines = [(line.label, line.architectures[kind]) for line in table.lines if line.rows]
+    lines += [(name, values[kind]) for name, _, values in table.baselines if len(values[kind]) > 1]
     names = list(dict.fromkeys(name for _, values in lines for name in values))
     if len(names) < 2:
         return None
@@ -191,7 +213,8 @@ def _heat(table: Table) -> dict[str, Any] | None:
             return "-", None
         return f"{100 * value.mean:.1f}", (value.mean - low) / max(high - low, 1e-9)
 
-    return {"names": names, "rows": [(label, [cell(v.get(name)) for name in names]) for label, v in lines]}
+    rows = [(label, [cell(values.get(name)) for name in names]) for label, values in lines if values]
+    return {"title": ARCHITECTURES[kind], "names": names, "rows": rows}
 
 
 def _ran(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -228,15 +251,12 @@ def _markdown(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
             for cost in COSTS
             if f"{number}_{cost}" in pictures
         ]
-        heat = _heat(table)
-        if heat:
+        for heat in _heats(table):
             cells = [[label, *(text for text, _ in row)] for label, row in heat["rows"]]
-            parts += [
-                "",
-                "Test accuracy (%) by architecture:",
-                "",
-                as_markdown(["cell", *heat["names"]], cells),
-            ]
+            parts += ["", f"Test accuracy (%) by architecture, {heat['title']}:", ""]
+            parts.append(as_markdown(["cell", *heat["names"]], cells))
+        if f"{number}_images" in pictures:
+            parts += ["", f"![distilled images, a column per class](report_{number}_images.png)"]
         solver = [(line.label, line.notes) for line in table.lines if line.notes]
         if solver:
             names = list(dict.fromkeys(name for _, notes in solver for name in notes))

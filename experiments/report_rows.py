@@ -12,7 +12,7 @@ from experiments.study_cells import GRADIENTS, TEACHERS
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.evaluation import augmentation_robust_score, label_robust_score
 from jaxdistill.runtime.export import read_synthetic
-from jaxdistill.runtime.trade_off import picture
+from jaxdistill.runtime.report_pictures import picture
 
 Row = dict[str, Any]
 
@@ -50,6 +50,7 @@ COLUMNS = (
     Column("lrs", "LRS", "", True, 1, "label-robust score"),
     Column("ars", "ARS", "", True, 1, "augmentation-robust score"),
 )
+ARCHITECTURES = {"plain": "trained without augmentation", "augmented": "trained under augmentation"}
 SCORES = ("own", "augmented", "as_distilled", "others")
 
 
@@ -66,13 +67,14 @@ class Line(NamedTuple):
     rows: list[Row]
     failed: list[Row]
     values: dict[str, Value]
-    architectures: dict[str, Value]
-    """By dc; the training network first."""
+    architectures: dict[str, dict[str, Value]]
+    """Without and with augmentation (`ARCHITECTURES`); the training network first."""
     notes: dict[str, str]
     """What the solver said, and what else is worth a line."""
 
     @property
     def picture(self) -> str | None:
+        """A data URI."""
         return self.rows[0].get("picture") if self.rows else None
 
 
@@ -82,8 +84,8 @@ class Table(NamedTuple):
     title: str
     reading: str
     lines: list[Line]
-    baselines: list[tuple[str, dict[str, Value], dict[str, Value]]]
-    """(name, values, by architecture)."""
+    baselines: list[tuple[str, dict[str, Value], dict[str, dict[str, Value]]]]
+    """(name, values, architectures), as of a line."""
     marks: dict[tuple[str, str], str]
     """(line's label, column) to `best` or `tie`."""
 
@@ -256,8 +258,6 @@ def _line(rows: list[Row], baselines: Sequence[Row]) -> Line:
     scores = [score for row in done for score in row["accuracies"]]
     own = first["learner"]
     plain = [score for score in scores if score["protocol"] != "dc_augmented"]
-    names = dict.fromkeys(score["architecture"] for score in plain)
-    architectures = {name: pooled(_by(plain, architecture=name)) for name in names}
     others = [score for score in plain if score["architecture"] != own]
     found = {
         "own": pooled(_by(plain, architecture=own)),
@@ -281,9 +281,20 @@ def _line(rows: list[Row], baselines: Sequence[Row]) -> Line:
         rows=done,
         failed=[row for row in rows if row["status"] != "done"],
         values={name: value for name, value in found.items() if value is not None},
-        architectures={name: value for name, value in architectures.items() if value is not None},
+        architectures=_by_architecture(scores),
         notes=_diagnostics(done),
     )
+
+
+def _by_architecture(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Value]]:
+    found: dict[str, dict[str, Value]] = {kind: {} for kind in ARCHITECTURES}
+    for name in dict.fromkeys(score["architecture"] for score in scores):
+        for kind in ARCHITECTURES:
+            own = _by(scores, architecture=name)
+            value = pooled([s for s in own if (s["protocol"] == "dc_augmented") == (kind == "augmented")])
+            if value is not None:
+                found[kind][name] = value
+    return found
 
 
 def _diagnostics(done: Sequence[Row]) -> dict[str, str]:
@@ -337,15 +348,13 @@ def _baseline_lines(baselines: Sequence[Row], images: int | None, dataset: str) 
             continue
         own = rows[0]["architecture"]
         plain = [row for row in rows if row["protocol"] != "dc_augmented"]
-        names = dict.fromkeys(row["architecture"] for row in plain)
         values = {
             "own": pooled(_by(plain, architecture=own)[:1]),
             "augmented": pooled(_by(rows, architecture=own, protocol="dc_augmented")[:1]),
             "others": pooled([row for row in plain if row["architecture"] != own]),
         }
-        by_architecture = {name: pooled(_by(plain, architecture=name)[:1]) for name in names}
-        kept = ({n: v for n, v in part.items() if v is not None} for part in (values, by_architecture))
-        found.append((what, *kept))
+        known = {name: value for name, value in values.items() if value is not None}
+        found.append((what, known, _by_architecture(rows)))
     return found
 
 

@@ -10,11 +10,12 @@ import pytest
 from tiny_runs import command, tiny_run
 
 from experiments import report
-from experiments.report_rows import Value, cautions, findings, load, tables, tied
+from experiments.report_rows import Value, cautions, encoded, findings, load, tables, tied
 from jaxdistill.core.checks import UserError
-from jaxdistill.runtime.trade_off import Point, picture, trade_off
+from jaxdistill.runtime.report_pictures import Point, picture, trade_off
 
 NET = "mlp:width=8"
+PICTURE = encoded(np.zeros((2, 4, 4, 1)), np.eye(2), 16)
 ENVIRONMENT = {"jaxdistill": "0.1", "jax": "0.10.2", "device": "cpu", "commit": "abc"}
 
 
@@ -54,7 +55,7 @@ def row(teacher="images", gradient="unrolled", own=0.9, other=0.8, **more):
         "compile_seconds": 1.0,
         "program_bytes": 2**20,
         "diagnostics": {},
-        "picture": "data:image/png;base64,AAAA",
+        "picture": PICTURE,
     } | more
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a report: accuracy against its cost, and the images of one cell."""
+"""Pictures of a report: accuracy against its cost, the images of one cell, those of all."""
 
 import io
 import math
@@ -146,4 +146,37 @@ def picture(pixels: np.ndarray, labels: np.ndarray, *, scale: float | None = Non
             canvas[y : y + height, x : x + width] = shown[index]
     out = io.BytesIO()
     image.imsave(out, canvas, format="png", metadata=WITHOUT_VERSION)
+    return out.getvalue()
+
+
+def side_by_side(pictures: Sequence[tuple[str, bytes]], *, columns: int = 2) -> bytes:
+    """Pictures that `picture` made, each under its name, as one PNG.
+
+    Args:
+      pictures: (name, PNG), at least one.
+      columns: how many stand beside one another.
+
+    Raises:
+      UserError: no pictures.
+    """
+    if not pictures:
+        raise fail("side_by_side", "at least one picture", "none")
+    from matplotlib import image
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [(name, image.imread(io.BytesIO(content))) for name, content in pictures]
+    columns = min(columns, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    shape = max(made.shape[0] / made.shape[1] for _, made in shown)
+    figure = Figure(figsize=(4.4 * columns, (4.2 * shape + 0.35) * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (name, made) in zip(axes, shown, strict=False):
+        axis.imshow(made, interpolation="nearest")
+        axis.set_title(name, loc="left", fontsize=9, color=LIGHT["ink"], parse_math=False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata=WITHOUT_VERSION, dpi=140)
     return out.getvalue()
