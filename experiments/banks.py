@@ -22,7 +22,7 @@ from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.evaluation import Protocol, as_they_are, training
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
-from jaxdistill.learners import num_params
+from jaxdistill.learners import num_params, options_of
 from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.memory import format_bytes
@@ -189,9 +189,9 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
     if config["population"] not in KINDS:
         return None
     kind = KINDS[config["population"]]
-    wanted = of_images(info) | {
-        name: choices.get(name) for name in ("dataset", "dataset_sha256", "learner", *build.LEARNER_OPTIONS)
-    }
+    own = options_of(config["learner"])
+    wanted = of_images(info) | {name: choices.get(name) for name in ("dataset", "dataset_sha256", "learner")}
+    wanted |= {name: _or_default(choices, own, name) for name in build.LEARNER_OPTIONS}
     source = config["pool_dataset"] if kind.option == "pool" else None
     if source not in (None, config["dataset"]):
         wanted["dataset"] = Path(source).name if source.endswith(".npz") else source
@@ -211,7 +211,7 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
         kept = total - saved.get("num_test_networks", 0)
     except (OSError, ValueError, KeyError, TypeError):
         raise fail(config["population"], f"a folder of experiments.{kind.script}", folder, remedy) from None
-    there = {name: saved.get(name) for name in wanted}
+    there = {name: _or_default(saved, own, name) for name in wanted}
     other = [f"{n}: {there[n]} there, {value} here" for n, value in wanted.items() if there[n] != value]
     if other:
         expected = f"{kind.noun} of this data set and network in {folder}"
@@ -227,6 +227,11 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
     if kind.noun == "experts":
         return Bank(weights, None)
     return Bank(jax.tree.map(lambda a: a[:kept], weights), jax.tree.map(lambda a: a[kept:], weights))
+
+
+def _or_default(choices: Choices, defaults: Choices, name: str) -> Any:
+    """A choice, or what the network has where nobody chose: spelling a default out changes nothing."""
+    return defaults.get(name) if choices.get(name) is None else choices[name]
 
 
 def bank_digest(bank: Params) -> str:

@@ -96,6 +96,14 @@ def test_populations_draw_from_the_pool():
         assert f"{name}: expected a bank of networks, got none" in message(error)
 
 
+def test_a_default_that_is_spelled_out_is_the_same_network(made):
+    bank, _ = bank_of(made[0], activation="relu")
+    assert bank is not None
+    with pytest.raises(UserError) as error:
+        bank_of(made[0], activation="tanh")
+    assert "activation: relu there, tanh here" in message(error)
+
+
 def test_a_run_is_tested_on_networks_held_out(made, tmp_path):
     result, printed = tiny_run(tmp_path / "run", **RUN, pool=str(made[0]))
     assert result["num_learners"] == result["random_real_num_learners"] == 2  # that many are held out
