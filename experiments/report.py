@@ -298,7 +298,11 @@ def show(found: Mapping[str, Any]) -> None:
     """Prints accuracy, memory and time of every line, and what a reader has to know."""
     for table in tables(found["rows"], found["baselines"]):
         used = [column for column in used_columns(table) if column.name in SHORT]
-        cells = [[line.label, *(_marked(table, line, c, STARS) for c in used)] for line in table.lines]
+        names = [f"  {line.change}" if line.change else line.label for line in table.lines]
+        cells = [
+            [name, *(_marked(table, line, column, STARS) for column in used)]
+            for name, line in zip(names, table.lines, strict=True)
+        ]
         cells += [
             [name, *(shown(c, values.get(c.name)) for c in used)] for name, values, _ in table.baselines
         ]

@@ -87,7 +87,7 @@ class Table(NamedTuple):
     baselines: list[tuple[str, dict[str, Value], dict[str, dict[str, Value]]]]
     """(name, values, architectures), as of a line."""
     marks: dict[tuple[str, str], str]
-    """(line's label, column) to `best` or `tie`."""
+    """(line's label, column) to `best` or `tie`; empty where lines differ in more than a contest allows."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -201,7 +201,7 @@ def tables(rows: Sequence[Row], baselines: Sequence[Row]) -> list[Table]:
         if changed:
             own = _with_bases(own, [line for line in made_lines(made) if line.reading == reading])
         real = [] if changed else _baseline_lines(baselines, images, dataset)
-        made.append(Table(title, reading, own, real, _marks(own)))
+        made.append(Table(title, reading, own, real, {} if changed else _marks(own)))
     return made
 
 

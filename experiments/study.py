@@ -15,6 +15,7 @@ rows.json, report.html and report.md (see experiments.report). Expected, digits:
 implicit cells far above random real images, implicit at a fraction of unrolled memory.
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -150,6 +151,9 @@ def run(**chosen: Any) -> dict[str, Any]:
     data = build.splits(complete(distill.GROUPS, preset.shared | _places(config)))
     learners = {text: parse_learner(text, data) for text in [_own(preset, config), *config["architectures"]]}
     pinned = {n: v for n, v in config.items() if n not in ("run_dir", *distill.PLACES)}
+    pinned["cells_sha256"] = hashlib.sha256(
+        repr(preset).encode()
+    ).hexdigest()  # rows are of one version of them
     run_dir = open_run(config["run_dir"], pinned, free_fields=MORE_OR_LESS)
     with run_dir as directory, tempfile.TemporaryDirectory() as programs:
         for note in directory.notes:

@@ -140,6 +140,7 @@ def test_an_ablation_stands_below_the_cell_that_it_changes():
     rows = [row(), row(gradient="implicit_cg"), row(change="5 inner steps", images=20)]
     grid, changed = tables(rows, BASELINES)
     assert "one choice changed" in changed.title and "10 images" in grid.title
+    assert not changed.marks
     assert [line.label for line in changed.lines] == ["images, unrolled", "images, unrolled, 5 inner steps"]
 
 
