@@ -173,6 +173,7 @@ MNIST = Preset(
             "distill_epochs": 10,
             "inner_learning_rate": 0.02,
             "inner_momentum": 0.5,
+            "learned": [],
             "num_outer_steps": 1000,
         },
         "matching": {
@@ -233,11 +234,11 @@ MNIST = Preset(
     },
 )
 PRESETS = {"digits": DIGITS, "mnist": MNIST}
-"""`mnist` has the settings of Medvedev & D'yakonov 2022, tables 1 and 2, where they can be told: learner SGD
-0.02 with momentum 0.5, ten inner steps, ten matches of ten learner steps, outer SGD 10 (matching 0.1) with
-momentum 0.5 and a clip of 10, Adam 0.01 for generators with k = 64, a Neumann series of K + 1 = 11 terms with
-alpha 0.01. Deviations: images start from N(0, 1) where theirs start from U(0, 1); step sizes of unrolled
-training are learned; outer steps are counted in batches of 256; the Neumann sum has the factor alpha."""
+"""`mnist` has the settings of Medvedev & D'yakonov 2022, tables 1 and 2, where they can be told: learner
+SGD 0.02 with momentum 0.5, ten inner steps, ten matches of ten learner steps, outer SGD 10 (matching
+0.1) with momentum 0.5 and a clip of 10, Adam 0.01 for generators with k = 64, a Neumann series of K + 1
+= 11 terms with alpha 0.01. Deviations: images start from N(0, 1) where theirs start from U(0, 1); outer
+steps are counted in batches of 256; the Neumann sum has the factor alpha."""
 
 
 def cells(preset: Preset, teachers: list[str], gradients: list[str]) -> list[Cell]:
