@@ -17,7 +17,7 @@ from jaxdistill.data import sample
 from jaxdistill.evaluation.protocols import Protocol
 from jaxdistill.inner.losses import accuracy, inner_loss
 from jaxdistill.inner.microbatch import mean_of_parts
-from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.inner.over_learners import gathered, over_data, over_learners
 from jaxdistill.inner.train import train
 
 Evaluator = Callable[[Params, Batch, Array, dict[str, Array], Dataset | Batch, Array], Array]
@@ -59,7 +59,7 @@ def accuracy_on(
         logits = learner.apply(params, batch.x)
         return jnp.where(jnp.all(jnp.isfinite(logits)), accuracy(logits, batch.y), jnp.nan)
 
-    batch = Batch(dataset.x, dataset.y)
+    batch = over_data(Batch(dataset.x, dataset.y))
     return mean_of_parts(right, min(microbatch, batch.y.shape[0]), batch)
 
 
@@ -84,7 +84,7 @@ def confusion_on(
         found = batch.y.T @ taken_for / batch.y.shape[0]
         return jnp.where(jnp.all(jnp.isfinite(logits)), found, jnp.nan)
 
-    batch = Batch(dataset.x, dataset.y)
+    batch = over_data(Batch(dataset.x, dataset.y))
     return mean_of_parts(shares, min(microbatch, batch.y.shape[0]), batch)
 
 
@@ -119,11 +119,12 @@ def as_they_are(
     @jax.jit
     def tested(params: Params, test: Dataset | Batch, real: Dataset) -> Array:
         batch = sample(real, key, batch_size)
-        return over_learners(
-            lambda one: measure(learner, learner.calibrate(one, batch.x), test),
+        mapped = over_learners(
+            lambda one, x, test: measure(learner, learner.calibrate(one, x), test),
             strategy=strategy,
             chunk=learner_chunk,
-        )(params)
+        )
+        return gathered(mapped(params, shared=(batch.x, test)))
 
     return tested(params, test, real)
 
@@ -153,7 +154,7 @@ def training(
 
     def batch_of(step: Step) -> Batch:
         rows, key = step
-        batch = Batch(images.x[rows], images.y[rows])
+        batch = over_data(Batch(images.x[rows], images.y[rows]))
         return batch if protocol.augment is None else batch._replace(x=protocol.augment(key, batch.x))
 
     def loss(params: Params, step: Step) -> Array:
@@ -234,12 +235,8 @@ def evaluator(
         key: Array,
     ) -> Array:
         keys = jax.random.split(key, subsets.shape[0])
-        mapped = over_learners(
-            lambda params, subset, key: one(params, subset, key, images, values, test),
-            strategy=strategy,
-            chunk=learner_chunk,
-        )
-        return mapped(params, subsets, keys)
+        mapped = over_learners(one, strategy=strategy, chunk=learner_chunk)
+        return gathered(mapped(params, subsets, keys, shared=(images, values, test)))
 
     return evaluate
 

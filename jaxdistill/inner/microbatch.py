@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdistill.core.types import Array, Batch, Params
+from jaxdistill.inner.over_learners import data_shares
 
 
 def mean_over_batch(
@@ -27,13 +28,13 @@ def mean_over_batch(
       score: (params, Batch) -> (loss, anything scalar), both means over that batch.
       params: what the loss depends on.
       batch: [B, ...].
-      microbatch: images at a time; the whole batch when None. The last part may be smaller.
+      microbatch: images at a time on a device; the whole batch when None. The last part may be smaller.
 
     Returns:
       (loss, the other scalar), means over the whole batch.
     """
     size = batch.y.shape[0]
-    if microbatch is None or microbatch >= size:
+    if microbatch is None or microbatch >= size // data_shares(size):
         loss, other = score(params, lax.stop_gradient(batch))
         return loss, lax.stop_gradient(other)
     return _accumulated(score, microbatch, params, batch)
@@ -49,27 +50,37 @@ def mean_of_parts(function: Callable[[Batch], Any], microbatch: int, batch: Batc
 
     Args:
       function: Batch -> any pytree of means over that batch.
-      microbatch: images at a time, at most B; the last part may be smaller.
+      microbatch: images at a time on a device, at most B; the last part may be smaller.
       batch: [B, ...].
 
     Returns:
       The pytree for the whole batch: the sum of function(part) * share of the part.
     """
     size = batch.y.shape[0]
-    whole = size // microbatch * microbatch
-    parts = jax.tree.map(lambda a: a[:whole].reshape(-1, microbatch, *a.shape[1:]), batch)
+    shares = data_shares(size)  # a part takes as many images of every device's share
+    own = size // shares
+    microbatch = min(microbatch, own)
+    whole = own // microbatch * microbatch
+    split = jax.tree.map(lambda a: a.reshape(shares, own, *a.shape[1:]), batch)
+
+    def in_parts(a: Array) -> Array:
+        a = a[:, :whole].reshape(shares, -1, microbatch, *a.shape[2:]).swapaxes(0, 1)
+        return a.reshape(-1, shares * microbatch, *a.shape[3:])
+
+    parts = jax.tree.map(in_parts, split)
 
     def weighted(part: Batch, images: int) -> Any:
         return jax.tree.map(lambda a: a * (images / size), function(part))
 
     def add(total: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, weighted(part, microbatch)), None
+        return jax.tree.map(jnp.add, total, weighted(part, shares * microbatch)), None
 
     shapes = jax.eval_shape(function, jax.tree.map(lambda a: a[0], parts))
     total, _ = lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), parts)
-    if whole == size:
+    if whole == own:
         return total
-    return jax.tree.map(jnp.add, total, weighted(jax.tree.map(lambda a: a[whole:], batch), size - whole))
+    rest = jax.tree.map(lambda a: a[:, whole:].reshape(-1, *a.shape[2:]), split)
+    return jax.tree.map(jnp.add, total, weighted(rest, shares * (own - whole)))
 
 
 def _forward(score, microbatch, params, batch):

@@ -28,7 +28,7 @@ from jaxdistill.core.types import (
     Teacher,
 )
 from jaxdistill.data import sample
-from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.inner.over_learners import over_data, over_learners
 
 
 def num_inner_steps(teacher: Teacher) -> int:
@@ -131,12 +131,14 @@ def bilevel(
 
     def update(state: DistillState, data: Data, key: Array) -> tuple[DistillState, Metrics]:
         key = at_step(key, state.step)
-        real = draw(data.real, stream(key, "real"))
+        real = over_data(draw(data.real, stream(key, "real")))
         contexts = population.context(state.population, data.bank, stream(key, "learners"), num_learners)
 
         meta, pull = _made(teacher, state.meta, stream(key, "made"))
 
-        def hypergradient(context: Params, start: Params, key: Array) -> tuple[Metrics, Meta, Params]:
+        def hypergradient(
+            context: Params, start: Params, key: Array, meta: Meta, real: Batch
+        ) -> tuple[Metrics, Meta, Params]:
             probe = None if solve is None else solve.probe(context)
             if warm_start:
                 probe = _reporting(probe)._replace(solution=start)
@@ -149,7 +151,7 @@ def bilevel(
 
         keys = jax.random.split(stream(key, "solve"), num_learners)
         mapped = over_learners(hypergradient, strategy=strategy, chunk=learner_chunk)
-        every, gradients, solutions = mapped(contexts, state.solver, keys)
+        every, gradients, solutions = mapped(contexts, state.solver, keys, shared=(meta, real))
         metrics, gradient = jax.tree.map(lambda a: jnp.mean(a, axis=0), (every, gradients))
         gradient = pull(gradient)
         metrics |= {"gradient_norm": optax.tree.norm(gradient)}

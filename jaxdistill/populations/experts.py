@@ -7,6 +7,7 @@ import jax
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Params, Population, Segment
+from jaxdistill.inner.over_learners import over_learners
 
 
 def experts(*, start_epochs: int = 25, expert_epochs: int = 3) -> Population:
@@ -41,8 +42,12 @@ def experts(*, start_epochs: int = 25, expert_epochs: int = 3) -> Population:
             raise fail("experts", expected, f"{start_epochs} + {expert_epochs}")
         who = jax.random.randint(stream(key, "expert"), (num_learners,), 0, count)
         when = jax.random.randint(stream(key, "epoch"), (num_learners,), 0, start_epochs)
-        start, target = (jax.tree.map(lambda a, t=t: a[who, t], bank) for t in (when, when + expert_epochs))
-        return Segment(start, target)
+
+        def segment(who: Array, when: Array, bank: Params) -> Segment:
+            ends = when, when + expert_epochs
+            return Segment(*(jax.tree.map(lambda a, t=t: a[who, t], bank) for t in ends))
+
+        return over_learners(segment, strategy="vmap")(who, when, shared=(bank,))
 
     def advance(state: Any, meta: Any, key: Array) -> Any:
         del meta, key

@@ -1,15 +1,15 @@
 """Fresh random initialisations at every outer step: synthetic data for networks never seen."""
 
 import jax
-from jax import lax
 
 from jaxdistill.core.types import Array, Learner, Params, Population
+from jaxdistill.inner.over_learners import over_learners
 
 
 def fresh(learner: Learner) -> Population:
     """K new draws of the learner's initial distribution per outer step; no state.
 
-    Initialised one after another (`lax.map`) and outside the hypergradient: inside it, vmapped
+    Initialised one after another (`map`) and outside the hypergradient: inside it, vmapped
     initialisers would double the compile time.
 
     References: Wang et al. 2018, section 3.3.
@@ -17,6 +17,6 @@ def fresh(learner: Learner) -> Population:
 
     def context(state: tuple[()], bank: Params, key: Array, num_learners: int) -> Params:
         del state, bank
-        return lax.map(learner.init, jax.random.split(key, num_learners))
+        return over_learners(learner.init, strategy="map")(jax.random.split(key, num_learners))
 
     return Population(init=lambda key: (), context=context, advance=lambda state, meta, key: state)

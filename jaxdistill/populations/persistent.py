@@ -72,9 +72,9 @@ def persistent(
 
     def fresh(key: Array) -> Persistent:
         keys = jax.random.split(key, num_learners)
-        return Persistent(lax.map(learner.init, keys), jnp.zeros((), jnp.int32))
+        return Persistent(over_learners(learner.init, strategy="map")(keys), jnp.zeros((), jnp.int32))
 
-    def trained(params: Params, images: Batch, key: Array) -> Params:
+    def trained(params: Params, key: Array, images: Batch) -> Params:
         count = images.y.shape[0]
         parts = -(-count // batch_size)
         size = -(-count // parts)
@@ -103,8 +103,8 @@ def persistent(
             batches = teacher.batches(meta.teacher, stream(key, "teacher"))
             images = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
             keys = jax.random.split(stream(key, "order"), num_learners)
-            mapped = over_learners(lambda params, key: trained(params, images, key), strategy=strategy)
-            return Persistent(mapped(state.params, keys), state.matches + 1)
+            mapped = over_learners(trained, strategy=strategy)
+            return Persistent(mapped(state.params, keys, shared=(images,)), state.matches + 1)
 
         if matches == 1:
             return fresh(stream(key, "learners"))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Params, Population
+from jaxdistill.inner.over_learners import over_learners
 
 
 def pretrained() -> Population:
@@ -56,6 +57,10 @@ def _from_pool(name: str, draw: Callable[[Array, int, int], Array]) -> Populatio
         if bank is None:
             raise fail(name, "a bank of networks", "none")
         who = draw(key, jax.tree.leaves(bank)[0].shape[0], num_learners)
-        return jax.tree.map(lambda a: a[who], bank)
+
+        def network(who: Array, bank: Params) -> Params:
+            return jax.tree.map(lambda a: a[who], bank)
+
+        return over_learners(network, strategy="vmap")(who, shared=(bank,))
 
     return Population(init=lambda key: (), context=context, advance=lambda state, meta, key: state)
