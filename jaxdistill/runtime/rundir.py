@@ -18,10 +18,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import jax
-
 from jaxdistill.core.checks import UserError, fail
-from jaxdistill.runtime import atomic, profile
+from jaxdistill.runtime import atomic, hosts, profile
 
 _ABSENT = object()
 
@@ -46,7 +44,7 @@ class RunDir:
     @property
     def primary(self) -> bool:
         """Whether this process writes."""
-        return jax.process_index() == 0
+        return hosts.is_primary()
 
     @property
     def config(self) -> Path:
@@ -83,9 +81,8 @@ class RunDir:
 
     def read_result(self) -> dict[str, Any] | None:
         """The content of `result.json`; None where the run has not ended."""
-        return (
-            _read_json(self.result, "Delete it to have it written again.") if self.result.exists() else None
-        )
+        remedy = "Delete it to have it written again."
+        return hosts.from_primary(lambda: _read_json(self.result, remedy) if self.result.exists() else None)
 
     def close(self) -> None:
         """Lets the lock go; harmless when called twice."""
@@ -124,8 +121,12 @@ def open_run(
     """
     directory = Path(path).absolute()
     plain = atomic.jsonable(config, nonfinite=str)
-    if jax.process_index() != 0:
-        return RunDir(directory, None, [])
+    opened: list[RunDir] = []
+    hosts.from_primary(lambda: opened.append(_open(directory, path, plain, free_fields)))
+    return opened[0] if opened else RunDir(directory, None, [])
+
+
+def _open(directory: Path, path: Any, plain: dict[str, Any], free_fields: Collection[str]) -> RunDir:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         others = [item.name for item in directory.iterdir() if not _own_leftover(item.name)]
