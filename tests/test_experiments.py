@@ -152,7 +152,7 @@ def test_both_orders_are_reported(tmp_path):
 def test_other_evaluation_options_evaluate_again(finished, monkeypatch):
     path, result, _ = finished
     synthetic = (path / "synthetic.npz").read_bytes()
-    monkeypatch.setattr(loop, "compiled_chunk", lambda method: None)  # nothing to call: no outer step
+    monkeypatch.setattr(loop, "compiled_chunk", lambda *given: None)  # nothing to call: no outer step
     more, printed = tiny_run(path, full_data_epochs=1)
     assert more["full_data_num_learners"] == 2 and 0 <= more["full_data_mean"] <= 1
     assert "full training set" in printed

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.checks import at_least, fail
+from jaxdistill.runtime.mesh import is_key, on_host
 
 
 class Checkpoints:
@@ -79,7 +80,7 @@ class Checkpoints:
             if step in self._manager.all_steps():
                 return
             raise fail("Checkpoints.save", f"a step after {latest}, the last one saved", step)
-        flat = {path: _host(leaf) for path, leaf in _leaves(state).items()}
+        flat = {path: on_host(leaf) for path, leaf in _leaves(state).items()}
         stored = {_name(i): array for i, array in enumerate(flat.values()) if array.size}
         args = self._ocp.args  # dataclasses whose fields Orbax's decorator hides from the type checker
         content = args.Composite(
@@ -182,28 +183,14 @@ def _name(index: int) -> str:
     return f"leaf{index:05d}"
 
 
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _host(leaf: Any) -> np.ndarray:
-    """The whole array on this host; what lies on other hosts is gathered (every process saves)."""
-    raw = jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
-    if raw.is_fully_addressable or raw.is_fully_replicated:
-        return np.asarray(raw)
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(raw, tiled=True))
-
-
 def _raw_shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda x: jax.random.key_data(x) if _is_key(x) else jnp.asarray(x), leaf)
+    return jax.eval_shape(lambda x: jax.random.key_data(x) if is_key(x) else jnp.asarray(x), leaf)
 
 
 def _device(array: np.ndarray, like: Any) -> jax.Array:
     """A fresh buffer (not a view of numpy's memory), of `like`'s key type if any."""
     raw = jnp.array(array)
-    if not _is_key(like):
+    if not is_key(like):
         return raw
     kinds: list[Any] = []
     jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), like)

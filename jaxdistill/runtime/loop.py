@@ -10,7 +10,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from jax import lax
 from jaxdistill.core.checks import UserError, at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Data, DistillState, Method, Metrics
+from jaxdistill.runtime import hosts, mesh
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.memory import temporary_bytes, total_bytes
 from jaxdistill.runtime.metrics import MetricsLog, read_metrics
@@ -67,14 +67,19 @@ def default_chunk_length() -> int:
     return 20 if jax.default_backend() == "cpu" else 100
 
 
-def compiled_chunk(method: Method) -> Callable[[DistillState, Data, Array, int], tuple]:
+def compiled_chunk(
+    method: Method, where: mesh.Layout | None = None
+) -> Callable[[DistillState, Data, Array, int], tuple]:
     """`length` outer steps as one compiled program.
+
+    Args:
+      method: what to run.
+      where: the devices that it is for; to be lowered inside `mesh.spread(where)`.
 
     Returns:
       (state, data, key, length) -> (state, metrics [length], whether everything learned is finite).
     """
 
-    @partial(jax.jit, static_argnums=3)
     def chunk(
         state: DistillState, data: Data, key: Array, length: int
     ) -> tuple[DistillState, Metrics, Array]:
@@ -85,7 +90,16 @@ def compiled_chunk(method: Method) -> Callable[[DistillState, Data, Array, int],
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.meta)]
         return state, metrics, jnp.all(jnp.stack(finite))
 
-    return chunk
+    if where is None:
+        return jax.jit(chunk, static_argnums=3)
+    everywhere = mesh.whole_everywhere(where)
+    shardings = mesh.state_shardings(where, jax.eval_shape(method.init, jax.random.key(0)))
+    return jax.jit(
+        chunk,
+        static_argnums=3,
+        in_shardings=(shardings, everywhere, everywhere),
+        out_shardings=(shardings, everywhere, everywhere),
+    )
 
 
 def distill(
@@ -101,6 +115,7 @@ def distill(
     tensorboard: bool = False,
     remedy: str = "",
     faults: Mapping[str, str] | None = None,
+    where: mesh.Layout | None = None,
 ) -> Finished:
     """Runs a method to `num_steps`, from the last checkpoint of the run where there is one.
 
@@ -117,12 +132,13 @@ def distill(
       tensorboard: also write TensorBoard events into the run directory.
       remedy: what to lower if the run diverges, in the caller's words.
       faults: metrics that stop the run where they are above zero, and the remedy for each.
+      where: the devices that the learners and the real batch are split over; JAX's default device when None.
 
     Returns:
-      The final state and the time it took.
+      The final state, on this host's default device, and the time it took.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came; the state is saved.
+      Interrupted: SIGINT or SIGTERM came, to any process of the run; the state is saved.
       UserError: methods whose states differ; a value is not finite, or a fault; names the step and the
         quantity. The last good checkpoint stays. A step that the method itself skipped (`skipped` > 0) may
         have values that are not finite.
@@ -138,16 +154,18 @@ def distill(
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
         state, step, notes = _start(method, key, checkpoints)
+        hosts.agree("checkpoint", {"step": step})
         _check_end(step, num_steps, run)
-        log = stack.enter_context(
-            MetricsLog(
-                run.metrics,
-                step if step else -1,
-                tensorboard_dir=run.path / "tensorboard" if tensorboard else None,
-            )
-        )
-        spent = _spent(run) if step else 0.0
-        chunks, compiled = [compiled_chunk(each) for each in methods], {}
+        log, spent = None, 0.0
+        if run.primary:
+            board = run.path / "tensorboard" if tensorboard else None
+            log = stack.enter_context(MetricsLog(run.metrics, step if step else -1, tensorboard_dir=board))
+            spent = _spent(run) if step else 0.0
+        given = (data, key)
+        if where is not None:
+            state = mesh.placed(state, mesh.state_shardings(where, state))
+            given = mesh.placed(given, mesh.whole_everywhere(where))
+        chunks, compiled = [compiled_chunk(each, where) for each in methods], {}
         compile_seconds, skipped = 0.0, 0
         stop = stack.enter_context(_signals())
         progress = stack.enter_context(Progress(num_steps, step, label))
@@ -155,14 +173,15 @@ def distill(
             progress.say(note)
         if 0 < step < num_steps:
             progress.say(f"goes on from outer step {step}")
-        while step < num_steps and not stop:
+        while step < num_steps and not hosts.signal_of_all(stop):
             which, size = _drawn(key, step, len(methods)), min(length, num_steps - step)
             if (which, size) not in compiled:
                 began = time.perf_counter()
-                compiled[which, size] = chunks[which].lower(state, data, key, size).compile()
+                with mesh.spread(where):
+                    compiled[which, size] = chunks[which].lower(state, *given, size).compile()
                 compile_seconds += time.perf_counter() - began
             began = time.perf_counter()
-            new, metrics, finite = jax.block_until_ready(compiled[which, size](state, data, key))
+            new, metrics, finite = jax.block_until_ready(compiled[which, size](state, *given))
             spent += time.perf_counter() - began
             metrics = jax.device_get(metrics)
             _check_faults(metrics, step, checkpoints, faults or {})
@@ -170,16 +189,20 @@ def distill(
             _check_finite(metrics, bool(finite), step, checkpoints, remedy)
             state, step = new, step + size
             means = _summary(metrics)
-            log.write(step, means | _hyperparameters(method, state) | {"seconds": round(spent, 3)})
+            learned = _hyperparameters(method, state)
+            if log is not None:
+                log.write(step, means | learned | {"seconds": round(spent, 3)})
             progress.update(step, **{n: means[n] for n in SHOWN if n in means})
             if step % every == 0 or step == num_steps:
                 checkpoints.save(step, state)
-        if stop:
+        number = hosts.signal_of_all(stop)
+        if number:
             checkpoints.save(step, state)
-            raise Interrupted(step, stop[0])
+            raise Interrupted(step, number)
     temporary, everything = (
         max(map(size, compiled.values()), default=0) for size in (temporary_bytes, total_bytes)
     )
+    state = state if where is None else mesh.local(state)
     return Finished(state, spent, compile_seconds, temporary, everything)
 
 
