@@ -40,7 +40,11 @@ GROUPS: Groups = {
         "smoke": Option(False, bool, "few networks and steps: does it run?"),
     },
     "data": {name: DATA[name] for name in ("data_dir", "manual_dir")},
-    **{n: dict(group) for n, group in distill.GROUPS.items() if n not in ("data", "pre-trained networks")},
+    **{
+        n: dict(group)
+        for n, group in distill.GROUPS.items()
+        if n not in ("data", "pre-trained networks", "hosts")
+    },
     "baselines": {n: o for n, o in baselines.GROUPS["baselines"].items() if n not in ("run", "smoke")},
 }
 GROUPS["learner"] = GROUPS["learner"] | {

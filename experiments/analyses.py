@@ -65,7 +65,7 @@ GROUPS: Groups = {
         **VALUES,
         "smoke": Option(False, bool, "two points each, short: does it run?"),
     }
-} | {name: with_defaults(group, **QUICK) for name, group in distill.GROUPS.items()}
+} | {name: with_defaults(group, **QUICK) for name, group in distill.GROUPS.items() if name != "hosts"}
 GROUPS["run"] = with_defaults(GROUPS["run"], run_dir="runs/analyses")
 Row = dict[str, Any]
 

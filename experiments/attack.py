@@ -62,7 +62,7 @@ GROUPS: Groups = {
         "most_lost": Option(0.1, float, "accuracy that the others may lose at the chosen step size", low=0),
         "smoke": Option(False, bool, "few networks and steps: does it run?"),
     }
-} | {name: dict(group) for name, group in distill.GROUPS.items()}
+} | {name: dict(group) for name, group in distill.GROUPS.items() if name != "hosts"}
 GROUPS["teacher"] = with_defaults(GROUPS["teacher"], images_per_class=10, distill_epochs=1)
 GROUPS["evaluation"] = with_defaults(GROUPS["evaluation"], step_sizes=STEP_SIZES)
 for unused in ("protocol", "num_baseline_learners", "full_data_epochs"):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build
+from experiments.devices import say_devices
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
@@ -23,7 +24,7 @@ from jaxdistill.evaluation import Protocol, as_they_are, training
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
 from jaxdistill.learners import num_params, options_of
-from jaxdistill.runtime import profile, progress
+from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.memory import format_bytes
 from jaxdistill.runtime.rundir import open_run
@@ -62,7 +63,7 @@ def network_keys(key: Array, group: Group) -> Array:
 
 def starts(learner: Learner) -> Callable[[Array], Params]:
     """Compiled: keys -> new networks, one after another."""
-    return jax.jit(lambda keys: jax.lax.map(lambda key: learner.init(stream(key, "init")), keys))
+    return jax.jit(over_learners(lambda key: learner.init(stream(key, "init")), strategy="map"))
 
 
 def trained_by(config: Choices, learner: Learner, protocol: Protocol) -> Callable[..., Params]:
@@ -70,12 +71,13 @@ def trained_by(config: Choices, learner: Learner, protocol: Protocol) -> Callabl
 
     @jax.jit
     def trained(params: Params, keys: Array, real: Dataset) -> Params:
-        def of_one(params: Params, key: Array) -> Params:
+        def of_one(params: Params, key: Array, real: Dataset) -> Params:
             rows = jnp.arange(real.y.shape[0], dtype=jnp.int32)
             steps, _, loss = training(learner, protocol, Batch(real.x, real.y), rows, key)
             return train(loss, params, steps, protocol.optimizer, protocol.values)[0]
 
-        return over_learners(of_one, strategy=config["strategy"], chunk=config["learner_chunk"])(params, keys)
+        mapped = over_learners(of_one, strategy=config["strategy"], chunk=config["learner_chunk"])
+        return mapped(params, keys, shared=(real,))
 
     return trained
 
@@ -112,6 +114,7 @@ def train_bank(
     num_snapshots: int | None = None,
     units: int,
     make: Callable[[Group, Callable[[int], None]], dict[str, Any]],
+    where: mesh.Layout | None = None,
 ) -> Choices:
     """Makes the groups that are not there yet, and writes `result.json`.
 
@@ -124,6 +127,7 @@ def train_bank(
       num_snapshots: of the training of each network; None where only its end is kept.
       units: of progress in a group.
       make: (group, callback of the units done) -> what `_template` says.
+      where: the devices that a group is split over; one when None.
 
     Raises:
       UserError: what `make` raises, and a folder of another run; the groups before are kept.
@@ -138,7 +142,8 @@ def train_bank(
             f"{total} {what}, {profile.device_description()}; {format_bytes(size)} of weights go to "
             f"{config['run_dir']}"
         )
-        with Checkpoints(directory.path / GROUPS_FOLDER, keep=len(groups)) as kept:
+        say_devices(where)
+        with Checkpoints(directory.path / GROUPS_FOLDER, keep=len(groups)) as kept, mesh.spread(where):
             done = kept.latest_step() or 0
             with progress.Progress(units * len(groups), units * done, what.split()[0]) as bar:
                 for i, group in list(enumerate(groups))[done:]:

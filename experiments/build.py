@@ -2,9 +2,12 @@
 
 import inspect
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 
 from experiments import gradients
@@ -23,6 +26,7 @@ from jaxdistill.methods import METHODS
 from jaxdistill.methods.dc import images_per_class, schedule
 from jaxdistill.methods.outer import outer_adam, outer_schedule, outer_sgd
 from jaxdistill.populations import POPULATIONS
+from jaxdistill.runtime import hosts
 from jaxdistill.teachers import CURRICULA, TEACHERS, shuffled
 
 Config = Mapping[str, Any]
@@ -32,13 +36,18 @@ GENERAL = {n: o.default for n, o in TEACHER.items() if n not in ("teacher", "cur
 
 
 def splits(config: Config) -> Splits:
-    """The data set, on the device."""
-    return load(
+    """The data set, on the device; the same in every process of a run."""
+    data = load(
         config["dataset"],
         data_dir=config["data_dir"],
         manual_dir=config["manual_dir"],
         image_size=config["image_size"],
     )
+    if jax.process_count() > 1:
+        leaves = jax.tree.leaves((data.train, data.validation, data.test))
+        found = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]
+        hosts.agree("images and labels", {"CRC-32": found})
+    return data
 
 
 def learner(config: Config, info: DatasetInfo) -> Learner:

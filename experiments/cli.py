@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,11 +14,14 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
+from experiments.devices import HOSTS, OF_ONE
 from experiments.options import BY_METHOD, Groups, Option
 from jaxdistill.core.checks import Caution, UserError
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 INDENT = " " * 6
+VERSIONS = ("jaxdistill", "jax", "jaxlib", "flax", "optax", "commit")
+"""Of what all processes of a run have to have."""
 
 
 def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequence[str] | None = None) -> None:
@@ -28,24 +32,49 @@ def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequenc
       groups: its options, by what they choose.
       doc: the module's docstring, for `--help`.
       argv: the command line, `sys.argv` when None.
+
+    A process of several ends with its last line, without waiting for the others (`jaxdistill.runtime.hosts`).
     """
     _use_huge_pages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     config = _parse(groups, doc or "", list(sys.argv if argv is None else argv))
 
-    from jaxdistill.runtime.compile_cache import enable_compile_cache
-    from jaxdistill.runtime.loop import Interrupted
+    from jaxdistill.runtime import hosts
 
     logging.set_verbosity(logging.WARNING)
     warnings.showwarning = partial(_show_warning, set())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    enable_compile_cache()
     try:
+        _run(run, config)
+    except Exception:  # a bug keeps its traceback
+        if not hosts.joined():
+            raise
+        hosts.settle()
+        traceback.print_exc()
+        hosts.leave(1)
+
+
+def _run(run: Callable[..., Any], config: dict[str, Any]) -> None:
+    """Runs, in one process or several; errors become lines and exit codes."""
+    from jaxdistill.runtime import hosts, profile
+    from jaxdistill.runtime.compile_cache import enable_compile_cache
+    from jaxdistill.runtime.loop import Interrupted
+
+    try:
+        several = hosts.start(**{name: value for name, value in config.items() if name in HOSTS})
+        enable_compile_cache()
+        if several:
+            hosts.agree("flags", {name: value for name, value in config.items() if name not in OF_ONE})
+            here = profile.environment()
+            hosts.agree("versions", {name: here[name] for name in VERSIONS})
         run(**config)
+        hosts.finish()
     except UserError as error:
         _exit(" ".join(str(error).split()))
     except (RuntimeError, MemoryError) as error:
+        if hosts.lost(error):
+            _exit(hosts.lost_line())
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
             raise
         _exit(f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}")
@@ -87,8 +116,10 @@ def _parse(groups: Groups, doc: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def _exit(line: str, code: int = 1) -> NoReturn:
-    print(line, file=sys.stderr, flush=True)
-    sys.exit(code)
+    from jaxdistill.runtime import hosts
+
+    hosts.settle(line)
+    hosts.leave(code)
 
 
 def _show_warning(

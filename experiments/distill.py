@@ -23,6 +23,7 @@ import numpy as np
 from experiments import build, cli, gradients
 from experiments.banks import KINDS, Bank, bank_digest, load_bank
 from experiments.comparison import Synthetic, compare, protocol_of, show, training_data
+from experiments.devices import DEVICES, HOSTS, devices_of, say_devices
 from experiments.networks import only_network
 from experiments.options import (
     DATA,
@@ -41,7 +42,7 @@ from experiments.options import (
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Data, DistillState, Learner, Method
 from jaxdistill.data import Splits, to_pixels
-from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime import figures, mesh, profile, progress
 from jaxdistill.runtime.export import write_synthetic
 from jaxdistill.runtime.loop import Finished, compiled_chunk, default_chunk_length, distill
 from jaxdistill.runtime.memory import total_bytes
@@ -60,10 +61,12 @@ GROUPS: Groups = {
     "pre-trained networks": POOL,
     "evaluation": EVALUATION,
     "run": RUN,
+    "devices": DEVICES,
+    "hosts": HOSTS,
 }
 OPTIONS = {name: option for group in GROUPS.values() for name, option in group.items()}
-PLACES = ("run_dir", "data_dir", "manual_dir", "experts", "pool")
-"""Where things are: no part of what a run is."""
+PLACES = ("run_dir", "data_dir", "manual_dir", "experts", "pool", *DEVICES, *HOSTS)
+"""Where things are and are computed: no part of what a run is."""
 CADENCE = ("checkpoint_every", "tensorboard")
 """Changes no number."""
 FREE = (*EVALUATION, *CADENCE)
@@ -101,10 +104,9 @@ def run(**chosen: Any) -> dict[str, Any]:
                 kept = ("compile_seconds", "program_bytes", "all_bytes")
                 finished = finished._replace(**{name: result.get(name, 0) for name in kept})
             state, bank = finished.state, plan.bank
-            result = {
-                **compare(plan.choices, data, learner, plan.method, state, synthetic, plan.key, bank),
-                **facts(plan, finished, directory),
-            }
+            with mesh.spread(plan.where):
+                scores = compare(plan.choices, data, learner, plan.method, state, synthetic, plan.key, bank)
+            result = {**scores, **facts(plan, finished, directory)}
             directory.write_json("result.json", result)
         show(result)
     return result
@@ -123,6 +125,8 @@ class Plan(NamedTuple):
     """For the networks of every shape; one, mostly."""
     key: jax.Array
     """Root key of the run."""
+    where: mesh.Layout | None
+    """The devices that it is for; None for one."""
 
     @property
     def method(self) -> Method:
@@ -157,13 +161,14 @@ def planned(
     if config["tensorboard"]:
         require_tensorboard()
     key = jax.random.key(config["seed"])
+    where = devices_of(config, config["num_learners"], real_batch_of(config))
     given = build.splits(config)
     learner = build.learner(config, given.info)
     bank = load_bank(config, identity_of(config, given), learner, given.info)
     data = change(given)
     arguments = Data(data.train, None if bank is None else bank.given)
     if config["gradient"] == "auto":
-        needs = partial(bytes_of, splits=data, data=arguments, key=key)
+        needs = partial(bytes_of, splits=data, data=arguments, key=key, where=where)
         config = gradients.within_budget(unresolved, needs, progress.say)
     choices = identity_of(config, given) | dict(more or {})
     if bank is not None:
@@ -174,12 +179,18 @@ def planned(
     ]
     start = jax.eval_shape(methods[0].init, key)
     jax.eval_shape(methods[0].update, start, arguments, key)  # what does not trace starts no run
-    return Plan(config, choices, data, learner, bank, methods, key)
+    return Plan(config, choices, data, learner, bank, methods, key, where)
+
+
+def real_batch_of(config: Mapping[str, Any]) -> int | None:
+    """Images of a real batch that a mesh may split; None of a method that draws none."""
+    return None if config["method"] == "mtt" else config["real_batch_size"]
 
 
 def distilled(plan: Plan, directory: RunDir) -> tuple[Finished, Synthetic]:
     """Distills, or goes on with what is in the directory, and exports the images."""
     config = plan.config
+    say_devices(plan.where)
     finished = distill(
         plan.methods,
         plan.arguments,
@@ -192,6 +203,7 @@ def distilled(plan: Plan, directory: RunDir) -> tuple[Finished, Synthetic]:
         tensorboard=config["tensorboard"],
         remedy=REMEDY,
         faults=gradients.FAULTS if config["on_failed_solve"] == "stop" else None,
+        where=plan.where,
     )
     synthetic = training_data(plan.choices, plan.learner, plan.method, finished.state, plan.key, plan.bank)
     export(directory, plan, finished.state, synthetic)
@@ -211,13 +223,16 @@ def facts(plan: Plan, finished: Finished, directory: RunDir) -> dict[str, Any]:
     }
 
 
-def bytes_of(config: dict[str, Any], *, splits: Splits, data: Data, key: jax.Array) -> int:
-    """Bytes that the compiled chunk of outer steps of a config needs, as far as the compiler knows."""
+def bytes_of(
+    config: dict[str, Any], *, splits: Splits, data: Data, key: jax.Array, where: mesh.Layout | None = None
+) -> int:
+    """Bytes of a device that the chunk of outer steps of a config needs, as far as the compiler knows."""
     learner = build.learner(config, splits.info)
     method = build.method(config, splits, learner, stream(key, "teacher start"))
     length = min(config["chunk_length"] or default_chunk_length(), config["num_outer_steps"])
     arguments = (jax.eval_shape(method.init, key), data, key, length)
-    return total_bytes(compiled_chunk(method).lower(*arguments).compile())
+    with mesh.spread(where):
+        return total_bytes(compiled_chunk(method, where).lower(*arguments).compile())
 
 
 def described(config: dict[str, Any], data: Splits) -> str:
@@ -260,6 +275,8 @@ def export(directory: RunDir, plan: Plan, state: DistillState, synthetic: Synthe
     config, data, method = plan.config, plan.data, plan.method
     info = data.info
     images, labels, order = synthetic
+    if not directory.primary:
+        return
     inner = {name: config[name] for name in ("inner_optimizer", "weight_decay")}
     inner |= {"shuffle": CURRICULA[config["curriculum"]].shuffle, "population": config["population"]}
     write_synthetic(

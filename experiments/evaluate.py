@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli
+from experiments.devices import DEVICES, HOSTS, devices_of, say_devices
 from experiments.networks import new_networks
 from experiments.options import DATA, EVALUATION, OUTER, PROTOCOLS, RUN, Groups, Option, complete
 from experiments.tables import writable
@@ -40,7 +41,7 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.learners import LEARNERS, learner, options_of
-from jaxdistill.runtime import profile, progress
+from jaxdistill.runtime import hosts, mesh, profile, progress
 from jaxdistill.runtime.atomic import write_json
 from jaxdistill.runtime.export import Synthetic, read_synthetic
 
@@ -73,6 +74,8 @@ GROUPS: Groups = {
         "seed": RUN["seed"],
         "smoke": Option(False, bool, "few networks and epochs: does it run?"),
     },
+    "devices": DEVICES,
+    "hosts": HOSTS,
 }
 SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": [0.01, 0.1], "num_epochs": 3}
 
@@ -102,6 +105,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     if config["image_size"] is None and synthetic.order is not None and height == width:
         config["image_size"] = height  # a run's own images tell what its set was resized to
     data = real_data(config, synthetic)
+    where = devices_of(config, config["num_learners"], len(data.test.y), batch="the test images")
     images = standardised(synthetic, data)
     protocols = chosen_protocols(config, synthetic, len(images.y))
     learners = {text: parse_learner(text, data) for text in config["learners"]}
@@ -111,9 +115,11 @@ def run(**chosen: Any) -> dict[str, Any]:
     elif synthetic.fixed_start:
         progress.say("note: distilled for one fixed initialisation (start/ in the file); these start fresh")
     folder = None if config["run_dir"] is None else writable("evaluate", config["run_dir"], own=False)
-    rows = [row(text, net, config, data, images, protocols) for text, net in learners.items()]
+    say_devices(where)
+    with mesh.spread(where):
+        rows = [row(text, net, config, data, images, protocols) for text, net in learners.items()]
     result = {"rows": rows, "config": _portable(config), "environment": profile.environment()}
-    if folder is not None:
+    if folder is not None and hosts.is_primary():
         write_json(folder / "evaluation.json", result)
     show(result, synthetic, protocols)
     return result
@@ -259,7 +265,9 @@ def _cell(result: Score) -> dict[str, Any]:
 def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without the places of this machine."""
     places = {name: Path(config[name]).name for name in ("synthetic",)}
-    return {k: v for k, v in config.items() if k not in ("data_dir", "manual_dir", "run_dir")} | places
+    return {
+        k: v for k, v in config.items() if k not in ("data_dir", "manual_dir", "run_dir", *DEVICES, *HOSTS)
+    } | places
 
 
 def show(result: Mapping[str, Any], synthetic: Synthetic, protocols: Mapping[str, Protocol]) -> None:

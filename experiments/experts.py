@@ -26,6 +26,7 @@ from experiments.banks import (
     train_bank,
     trained_by,
 )
+from experiments.devices import DEVICES, HOSTS, devices_of
 from experiments.distill import PLACES, identity_of
 from experiments.options import DATA, LEARNER, OUTER, RUN, Groups, Option, complete
 from jaxdistill.core.keys import at_step
@@ -34,6 +35,7 @@ from jaxdistill.data import Splits
 from jaxdistill.evaluation import Protocol, epochs
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.memory import format_bytes
+from jaxdistill.runtime.mesh import on_host
 
 GROUPS: Groups = {
     "data": DATA,
@@ -55,6 +57,8 @@ GROUPS: Groups = {
         "seed": RUN["seed"],
         "smoke": Option(False, bool, "two experts of four epochs: does it run?"),
     },
+    "devices": DEVICES,
+    "hosts": HOSTS,
 }
 SMOKE = {"num_experts": 2, "group_size": 1, "num_epochs": 4, "width": 8, "depth": 1}
 
@@ -74,6 +78,9 @@ def run(**chosen: Any) -> dict[str, Any]:
     """
     config = complete(GROUPS, chosen)
     config |= SMOKE if config["smoke"] else {}
+    where = devices_of(
+        config, config["group_size"], config["batch_size"], learners="group_size", batch="batch_size"
+    )
     data = build.splits(config)
     learner = build.learner(config, data.info)
     choices = identity_of({n: v for n, v in config.items() if n not in (*PLACES, "smoke")}, data)
@@ -86,6 +93,7 @@ def run(**chosen: Any) -> dict[str, Any]:
         num_snapshots=config["num_epochs"] + 1,
         units=config["num_epochs"],
         make=trainer(config, data, learner),
+        where=where,
     )
     show(result)
     return result
@@ -113,10 +121,10 @@ def trainer(config: dict[str, Any], data: Splits, learner: Learner) -> Callable[
     def make(group: Group, done: Callable[[int], None]) -> dict[str, Any]:
         keys = network_keys(root, group)
         params = start(keys)
-        snapshots = [jax.device_get(params)]
+        snapshots = [jax.tree.map(on_host, params)]
         for number in range(config["num_epochs"]):
             params = epoch(params, jax.vmap(lambda k, n=number: at_step(k, n))(keys), data.train)
-            snapshots.append(jax.device_get(params))
+            snapshots.append(jax.tree.map(on_host, params))
             done(number + 1)
         weights = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *snapshots)
         return {"weights": weights, **tested(config, learner, data, params)}

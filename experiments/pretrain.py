@@ -29,13 +29,14 @@ from experiments.banks import (
     train_bank,
     trained_by,
 )
+from experiments.devices import DEVICES, HOSTS, devices_of
 from experiments.distill import PLACES, identity_of
 from experiments.options import DATA, LEARNER, OUTER, RUN, Groups, Option, complete
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import pretraining
-from jaxdistill.runtime import progress
+from jaxdistill.runtime import mesh, progress
 
 GROUPS: Groups = {
     "data": DATA,
@@ -44,7 +45,11 @@ GROUPS: Groups = {
         "num_networks": Option(70, int, "networks; 2,200 in the paper", low=2),
         "num_test_networks": Option(20, int, "of them held out, for evaluation; 200 in the paper", low=1),
         "group_size": Option(
-            None, int, "of them trained at once and kept in one file (default: 1 on the CPU, else 10)", low=1
+            None,
+            int,
+            "of them trained at once and kept in one file (default: 1 on the CPU, else 10; with a mesh a "
+            "multiple of its learner axis)",
+            low=1,
         ),
         "num_epochs": Option(40, int, "passes over the training set", low=1),
         "learning_rate": Option(1e-3, float, "step size of Adam; 0.0002 in the paper"),
@@ -57,6 +62,8 @@ GROUPS: Groups = {
         "seed": RUN["seed"],
         "smoke": Option(False, bool, "four small networks of two epochs: does it run?"),
     },
+    "devices": DEVICES,
+    "hosts": HOSTS,
 }
 SMOKE = {"num_networks": 4, "num_test_networks": 2, "num_epochs": 2, "width": 8, "depth": 1}
 
@@ -80,7 +87,11 @@ def run(**chosen: Any) -> dict[str, Any]:
         expected = f"num_test_networks < num_networks = {config['num_networks']}"
         raise fail("pretrain", expected, config["num_test_networks"])
     if config["group_size"] is None:
-        config["group_size"] = 1 if jax.default_backend() == "cpu" else 10
+        least, shares = 1 if jax.default_backend() == "cpu" else 10, mesh.learner_shares(config["mesh"])
+        config["group_size"] = -(-least // shares) * shares
+    where = devices_of(
+        config, config["group_size"], config["batch_size"], learners="group_size", batch="batch_size"
+    )
     data = build.splits(config)
     learner = build.learner(config, data.info)
     choices = identity_of({n: v for n, v in config.items() if n not in (*PLACES, "smoke")}, data)
@@ -92,6 +103,7 @@ def run(**chosen: Any) -> dict[str, Any]:
         what=f"networks on {data.info.name}: {config['learner']}, {config['num_epochs']} epochs",
         units=1,
         make=trainer(config, data, learner),
+        where=where,
     )
     show(result)
     return result
@@ -108,7 +120,7 @@ def trainer(config: dict[str, Any], data: Splits, learner: Learner) -> Callable[
     def make(group: Group, done: Callable[[int], None]) -> dict[str, Any]:
         keys = network_keys(root, group)
         params = trained(start(keys), keys, data.train)
-        found = {"weights": jax.device_get(params), **tested(config, learner, data, params)}
+        found = {"weights": jax.tree.map(mesh.on_host, params), **tested(config, learner, data, params)}
         done(1)
         return found
 
