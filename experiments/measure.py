@@ -13,6 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Data, Method
+from jaxdistill.runtime import mesh
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.loop import compiled_chunk
 from jaxdistill.runtime.memory import temporary_bytes
@@ -136,7 +137,14 @@ def row(
     }
 
 
-def outer_steps(method: Method, data: Data, seed: int, length: int) -> Program:
-    """A compiled chunk of so many outer steps."""
+def outer_steps(
+    method: Method, data: Data, seed: int, length: int, where: mesh.Layout | None = None
+) -> Program:
+    """A compiled chunk of so many outer steps, on the devices of a layout."""
     key = jax.random.key(seed)
-    return compiled(compiled_chunk(method), (jax.jit(method.init)(key), data, key), (length,), steps=length)
+    state, given = jax.jit(method.init)(key), (data, key)
+    if where is not None:
+        state = mesh.placed(state, mesh.state_shardings(where, state))
+        given = mesh.placed(given, mesh.whole_everywhere(where))
+    with mesh.spread(where):
+        return compiled(compiled_chunk(method, where), (state, *given), (length,), steps=length)

@@ -1,0 +1,205 @@
+"""How an outer step scales with the number of devices: time, real images per second, memory of a device.
+
+Question: what do more devices bring, at fixed work (the same K learners over all of them) and at fixed work
+per device (K grows with them), and what is sent between them?
+
+    python -m experiments.scaling                                      on the devices that are there
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m experiments.scaling     on eight of a CPU
+
+Writes scaling.json, .csv, .md and .png. Expected on GPUs: half of the time on twice the devices while each
+has several learners. Eight devices of a CPU share the same cores: they show what splitting costs and that a
+device keeps its share of the memory alone, not what more devices bring; a minute on 2 cores.
+"""
+
+import os
+import statistics
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import cli, distill
+from experiments.devices import HOSTS
+from experiments.measure import Program, Row, interleaved, outer_steps
+from experiments.options import RUN, Groups, Option, complete
+from experiments.tables import Table, writable, write_tables
+from jaxdistill.core.checks import at_least, fail
+from jaxdistill.data import Splits
+from jaxdistill.runtime import hosts, mesh, profile, progress
+from jaxdistill.runtime.figures_scaling import scaling
+from jaxdistill.runtime.memory import format_bytes
+
+FIXED, PER_DEVICE = "fixed", "fixed per device"
+OF_DISTILL = tuple(name for name in distill.GROUPS if name not in ("evaluation", "run", "devices", "hosts"))
+GROUPS: Groups = {
+    "scaling": {
+        "num_devices": Option([], int, "devices to compare (default: 1, 2, 4, ... of those that are there)"),
+        "learners_per_device": Option(1, int, "K of one device, at fixed work per device", low=1),
+        "length": Option(20, int, "outer steps of a compiled program", low=1),
+        "repeats": Option(7, int, "rounds of timing, after one that warms up", low=1),
+        "smoke": Option(False, bool, "two devices, one inner step, 2 rounds: does it run?"),
+    },
+    **{name: dict(distill.GROUPS[name]) for name in OF_DISTILL},
+    "run": {
+        "run_dir": Option("runs/scaling", str, "where the tables and the plot go"),
+        "seed": RUN["seed"],
+    },
+    "hosts": HOSTS,
+}
+SMOKE = {
+    "num_devices": [1, 2],
+    "num_learners": 2,
+    "distill_epochs": 1,
+    "width": 8,
+    "depth": 1,
+    "length": 2,
+    "repeats": 2,
+}
+SHARED = (
+    "These devices share the {cores} cores of one CPU: what splitting costs, not what more devices bring."
+)
+COLUMNS = ("work", "devices", "K", "ms/step", "images/s", "efficiency", "memory", "sent")
+
+
+class Point(NamedTuple):
+    """A program to time."""
+
+    work: str
+    devices: int
+    num_learners: int
+
+
+def run(**chosen: Any) -> dict[str, Any]:
+    """Compiles and times every point, writes the tables and the plot.
+
+    Args:
+      **chosen: any option of `GROUPS`.
+
+    Returns:
+      {"rows": one per point, "note", "load" of this host when timing began, "config", "environment"}.
+
+    Raises:
+      UserError: bad input, before anything is compiled.
+    """
+    chosen = (SMOKE if chosen.get("smoke") else {}) | chosen
+    config = complete(GROUPS, chosen)
+    points = points_of(config)
+    options = {n: config[n] for n in chosen if n in distill.OPTIONS and n not in (*HOSTS, "run_dir")}
+    layouts = {point: mesh.on_learner(point.devices, point.num_learners) for point in points}
+    plans = {
+        k: distill.planned(options | {"num_learners": k}) for k in sorted({p.num_learners for p in points})
+    }
+    folder = writable("scaling", config["run_dir"])
+    progress.say(f"{config['method']}, {config['learner']}, {profile.device_description()}: compiling ...")
+    programs = {}
+    for point in points:
+        plan = plans[point.num_learners]
+        programs[point] = outer_steps(
+            plan.method, plan.arguments, config["seed"], config["length"], layouts[point]
+        )
+    progress.say("timing ...")
+    load = round(os.getloadavg()[0], 1)
+    sides = {str(point): program.seconds for point, program in programs.items()}
+    patience = float("inf") if jax.process_count() > 1 else 120.0  # clocks of hosts differ
+    times = interleaved(sides, config["repeats"], patience=patience)
+    rows = [row_of(point, programs[point], times[str(point)], config) for point in points]
+    with_efficiency(rows)
+    shared = jax.default_backend() == "cpu" and jax.device_count() > jax.process_count()
+    first = next(iter(plans.values()))
+    result = {
+        "rows": rows,
+        "note": SHARED.format(cores=os.cpu_count()) if shared else "",
+        "load": load,
+        "config": first.choices | {n: config[n] for n in ("num_learners", "learners_per_device", "length")},
+        "environment": profile.environment(),
+    }
+    if hosts.is_primary():
+        write_tables(folder, "scaling", result, table(rows))
+        scaling(folder / "scaling.png", rows, title=title_of(config, first.data, shared))
+    show(result)
+    progress.say(f"written to {folder}")
+    return result
+
+
+def points_of(config: Mapping[str, Any]) -> list[Point]:
+    """What is compared.
+
+    Raises:
+      UserError: devices that are not there, or that do not divide K.
+    """
+    there, processes = jax.device_count(), jax.process_count()
+    counts = sorted(set(config["num_devices"]))
+    if not counts:
+        counts = [n for n in (processes * 2**i for i in range(there.bit_length())) if n <= there]
+        counts = [n for n in counts if config["num_learners"] % n == 0]
+        if not counts:
+            raise fail(
+                "scaling", f"num_learners a multiple of the {processes} processes", config["num_learners"]
+            )
+    for count in counts:
+        at_least("scaling", "num_devices", count, 1)
+    fixed = [Point(FIXED, n, config["num_learners"]) for n in counts]
+    return fixed + [Point(PER_DEVICE, n, n * config["learners_per_device"]) for n in counts]
+
+
+def row_of(point: Point, program: Program, times: list[float], config: Mapping[str, Any]) -> Row:
+    """What was measured of a point."""
+    seconds = statistics.median(times)
+    sent = mesh.communication(program.call)
+    return {
+        "work": point.work,
+        "devices": point.devices,
+        "K": point.num_learners,
+        "seconds_median": seconds,
+        "seconds_min": min(times),
+        "repeats": len(times),
+        "images_per_second": round(point.num_learners * config["real_batch_size"] / seconds),
+        "program_bytes": program.temp_bytes,
+        "sent_bytes": sum(each.bytes for each in sent),
+        "sent": ", ".join(sorted({each.kind for each in sent})),
+        "compile_seconds": round(program.compile_seconds, 3),
+    }
+
+
+def with_efficiency(rows: list[Row]) -> None:
+    """Adds images per second and device, relative to the fewest devices of the same kind of work."""
+    for row in rows:
+        first = next(other for other in rows if other["work"] == row["work"])
+        rate, base = (each["images_per_second"] / each["devices"] for each in (row, first))
+        row["efficiency"] = round(rate / base, 3)
+
+
+def title_of(config: Mapping[str, Any], data: Splits, shared: bool) -> str:
+    """Of the plot."""
+    where = f"{os.cpu_count()} cores that all devices share" if shared else profile.device_description()
+    return f"an outer step of {config['method']}: {config['learner']} on {data.info.name}, {where}"
+
+
+def table(rows: list[Row]) -> Table:
+    """For a paper."""
+    cells = [
+        (
+            row["work"],
+            row["devices"],
+            row["K"],
+            f"{1e3 * row['seconds_median']:.3g}",
+            row["images_per_second"],
+            f"{row['efficiency']:.2f}",
+            format_bytes(row["program_bytes"]),
+            format_bytes(row["sent_bytes"]),
+        )
+        for row in rows
+    ]
+    return COLUMNS, cells
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Prints the table."""
+    title = "\nAn outer step by number of devices; real images, memory of one device, bytes that it sends"
+    progress.table(title, *table(result["rows"]))
+    if result["note"]:
+        progress.say(result["note"])
+
+
+if __name__ == "__main__":
+    cli.main(run, GROUPS, __doc__)
