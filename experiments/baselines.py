@@ -24,6 +24,7 @@ import numpy as np
 
 from experiments import build, cli, distill
 from experiments.comparison import as_learned, plan_of, seen, training_data
+from experiments.devices import DEVICES, on_devices
 from experiments.networks import evaluations, only_network
 from experiments.options import DATA, EVALUATION, POOL, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
@@ -78,6 +79,7 @@ GROUPS: Groups = {
         "run_dir": Option("runs/baselines", str, "where the table and the pictures are written"),
         "seed": RUN["seed"],
     },
+    "devices": DEVICES,
 }
 SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": [0.1], "num_sets": 3, "num_judges": 2}
 NEIGHBOR_SETS = 5
@@ -109,10 +111,11 @@ def run(**chosen: Any) -> dict[str, Any]:
     fits(saved.method, saved.data, saved.key, config)
     only_network(saved.config, saved.state, saved.bank)  # raises where a pool is missing
     writable("baselines", folder)
-    rows, pictures = rows_of(saved, config)
+    with on_devices(config, config["num_learners"]):
+        rows, pictures = rows_of(saved, config)
     result = {
         "rows": rows,
-        "config": {n: v for n, v in config.items() if n not in (*places, "run_dir", "run")}
+        "config": {n: v for n, v in config.items() if n not in (*places, *DEVICES, "run_dir", "run")}
         | {"run": Path(path).name, "dataset": saved.data.info.name, "learner": saved.config["learner"]},
         "environment": profile.environment(),
     }

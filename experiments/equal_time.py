@@ -21,7 +21,8 @@ from typing import Any
 import jax
 
 from experiments import build, cli, distill, gradients
-from experiments.measure import OUT_OF_MEMORY
+from experiments.devices import DEVICES, devices_of
+from experiments.measure import OUT_OF_MEMORY, outer_steps
 from experiments.options import (
     DATA,
     EVALUATION,
@@ -42,8 +43,8 @@ from jaxdistill.core.types import Data
 from jaxdistill.data import Splits
 from jaxdistill.inner.solvers import LINEAR_SOLVERS, options_of
 from jaxdistill.runtime import profile, progress
-from jaxdistill.runtime.loop import compiled_chunk, default_chunk_length
-from jaxdistill.runtime.memory import temporary_bytes, total_bytes
+from jaxdistill.runtime.loop import default_chunk_length
+from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import read_metrics
 from jaxdistill.runtime.rundir import Held, RunDir, open_run
 
@@ -88,6 +89,7 @@ GROUPS: Groups = {
         "chunk_length": RUN["chunk_length"],
         "checkpoint_every": RUN["checkpoint_every"],
     },
+    "devices": DEVICES,
 }
 SMOKE = {
     "contenders": ["unrolled", "cg"],
@@ -231,21 +233,20 @@ def candidate(
 
 def plan(options: dict[str, Any], time_limit: float, data: Splits, key: jax.Array) -> Row:
     """How many outer steps fit the time limit, and the memory that their compiled program needs."""
-    method = make(options, data, key)
     length = options["chunk_length"] or default_chunk_length()
-    arguments = (jax.jit(method.init)(key), Data(data.train, None), key)
-    compiled = compiled_chunk(method).lower(*arguments, length).compile()
-    state, *others = arguments
-    state = jax.block_until_ready(compiled(*arguments))[0]
+    where = devices_of(options, options["num_learners"], options["real_batch_size"])
+    program = outer_steps(make(options, data, key), Data(data.train, None), options["seed"], length, where)
+    state, *others = program.arguments
+    state = jax.block_until_ready(program.call(state, *others))[0]
     began, chunks = time.perf_counter(), 0
     while chunks == 0 or time.perf_counter() - began < 0.05 * time_limit:
-        state = jax.block_until_ready(compiled(state, *others))[0]
+        state = jax.block_until_ready(program.call(state, *others))[0]
         chunks += 1
     seconds = (time.perf_counter() - began) / (chunks * length)
     steps = max(1, round(time_limit / seconds / length)) * length
     memory = {
-        "program_bytes": temporary_bytes(compiled),
-        "all_bytes": total_bytes(compiled),
+        "program_bytes": program.temp_bytes,
+        "all_bytes": total_bytes(program.call),
     }
     return {"num_outer_steps": steps, "seconds_per_step": seconds, **memory}
 

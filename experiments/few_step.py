@@ -20,6 +20,7 @@ import jax
 
 from experiments import build, cli, distill
 from experiments.comparison import Synthetic, as_learned, seen, training_data
+from experiments.devices import DEVICES, on_devices
 from experiments.networks import unseen_networks
 from experiments.options import DATA, EVALUATION, OUTER, POOL, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
@@ -63,6 +64,7 @@ GROUPS: Groups = {
         "run_dir": Option("runs/few_step", str, "where the table and the plot are written"),
         "seed": RUN["seed"],
     },
+    "devices": DEVICES,
 }
 SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": [0.1], "momenta": [0.9]}
 NETWORK = {"learner": "mlp", "width": 64, "num_outer_steps": 1000, "num_baseline_learners": 0}
@@ -109,15 +111,16 @@ def run(**chosen: Any) -> dict[str, Any]:
     plans = [plan_of(each, config) for each in saved]
     if len({each.data.info.name for each in saved}) > 1:
         raise fail("few_step", "runs of one data set", ", ".join(each.data.info.name for each in saved))
-    rows = [row for plan in plans for row in rows_on_its_data(plan)]
     networks: dict[str, Plan] = {}
     for plan in plans:
         networks.setdefault(plan.network, plan)
-    for plan in networks.values():
-        rows += rows_on_real_data(plan, real_name(plan, list(networks)))
+    with on_devices(config, config["num_learners"]):
+        rows = [row for plan in plans for row in rows_on_its_data(plan)]
+        for plan in networks.values():
+            rows += rows_on_real_data(plan, real_name(plan, list(networks)))
     result = {
         "rows": rows,
-        "config": {n: v for n, v in config.items() if n not in (*places, "run_dir")}
+        "config": {n: v for n, v in config.items() if n not in (*places, *DEVICES, "run_dir")}
         | {"runs": [Path(path).name for path in paths], "dataset": saved[0].data.info.name},
         "environment": profile.environment(),
     }

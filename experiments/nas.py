@@ -27,6 +27,7 @@ import scipy.stats
 
 from experiments import build, cli, distill
 from experiments.comparison import Synthetic, as_learned, seen, training_data
+from experiments.devices import DEVICES, on_devices
 from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
 from experiments.tables import as_csv, as_markdown
@@ -83,6 +84,7 @@ GROUPS: Groups = {
         "run_dir": Option("runs/nas", str, "where everything is written; what is there goes on"),
         "seed": RUN["seed"],
     },
+    "devices": DEVICES,
 }
 SMOKE = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "step_sizes": [0.03]}
 GENERATOR = {
@@ -127,14 +129,15 @@ def run(**chosen: Any) -> dict[str, Any]:
     saved = load_run(path, **places, inner_loop=True)
     candidates = drawn(saved, config["num_candidates"], config["seed"])
     synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key, saved.bank)
-    kept = {n: v for n, v in config.items() if n not in (*places, "run_dir", "distilled")}
+    kept = {n: v for n, v in config.items() if n not in (*places, *DEVICES, "run_dir", "distilled")}
     pinned = kept | {"distilled": Path(path).name, "dataset": saved.data.info.name}
     with open_run(folder / "search", pinned) as directory:
         progress.say(
             f"{len(candidates)} of {len(space(saved))} ConvNets on {saved.data.info.name}, "
             f"{profile.device_description()}; everything goes to {folder / 'search'}"
         )
-        rows = [measured(directory, saved, synthetic, config, options) for options in candidates]
+        with on_devices(config, config["num_learners"]):
+            rows = [measured(directory, saved, synthetic, config, options) for options in candidates]
         result = {
             "rows": rows,
             "ways": judged(rows),

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli, distill, report, report_rows
-from experiments.comparison import plan_of, protocol_of, seen
+from experiments.comparison import Synthetic, plan_of, protocol_of, seen
+from experiments.devices import DEVICES
 from experiments.evaluate import name_and_options, parse_learner
 from experiments.measure import OUT_OF_MEMORY, compile_cache_in
 from experiments.networks import new_networks
@@ -46,8 +47,8 @@ from jaxdistill.evaluation import (
     score,
     tuned,
 )
-from jaxdistill.runtime import profile, progress
-from jaxdistill.runtime.loop import default_chunk_length
+from jaxdistill.runtime import mesh, profile, progress
+from jaxdistill.runtime.loop import Finished, default_chunk_length
 from jaxdistill.runtime.metrics import read_metrics
 from jaxdistill.runtime.rundir import Held, RunDir, open_run
 
@@ -92,6 +93,7 @@ GROUPS: Groups = {
         "seed": RUN["seed"],
         "checkpoint_every": RUN["checkpoint_every"],
     },
+    "devices": DEVICES,
 }
 SMOKE = {
     "gradients": ["unrolled", "matching_all"],
@@ -185,7 +187,7 @@ def _check(config: Mapping[str, Any]) -> None:
 
 
 def _places(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: config[name] for name in ("data_dir", "manual_dir")}
+    return {name: config[name] for name in ("data_dir", "manual_dir", *DEVICES)}
 
 
 def _own(preset: Preset, config: Mapping[str, Any]) -> str:
@@ -277,10 +279,9 @@ def _distilled(setting: Setting, cell: Cell, reading: str, options: dict[str, An
             finished, synthetic = distill.distilled(plan, directory)
         facts = distill.facts(plan, finished, directory)
         last = read_metrics(directory.metrics)[-1]
-    images, labels, order = synthetic
-    batch, count = Batch(jnp.asarray(images), jnp.asarray(labels)), len(images)
+    images, labels, _ = synthetic
     row: Row = {
-        "images": count,
+        "images": len(images),
         **{name: facts[name] or None for name in ("compile_seconds", "program_bytes", "all_bytes")},
         **{name: facts[name] for name in ("outer_steps", "seconds")},
         "seconds_per_step": facts["seconds"] / facts["outer_steps"],
@@ -288,16 +289,25 @@ def _distilled(setting: Setting, cell: Cell, reading: str, options: dict[str, An
         "picture": report_rows.encoded(
             np.asarray(to_pixels(jnp.asarray(images), data.info)), labels, data.info.scale
         ),
-        "as_distilled": None,
     }
     progress.say("scoring ...")
+    with mesh.spread(plan.where):
+        return row | _scores(setting, plan, finished, synthetic, reading == "time" or bool(cell.change))
+
+
+def _scores(
+    setting: Setting, plan: distill.Plan, finished: Finished, synthetic: Synthetic, brief: bool
+) -> Row:
+    """Accuracies of the images; in brief, of the training network by one protocol."""
+    images, labels, order = synthetic
+    batch, count = Batch(jnp.asarray(images), jnp.asarray(labels)), len(images)
+    row: Row = {"as_distilled": None}
     if protocol_of(plan.choices) == "as_distilled":
         own = _evaluation(setting, plan.learner)
-        protocol = plan_of(plan.choices, data, plan.method, finished.state, order, count)
+        protocol = plan_of(plan.choices, setting.data, plan.method, finished.state, order, count)
         key = stream(plan.key, "export")
         shown = seen(plan.choices, plan.method, finished.state, synthetic, key, own.num_learners)
         row["as_distilled"] = _scored(score(own, protocol, *shown))
-    brief = reading == "time" or bool(cell.change)  # these are read for one accuracy alone
     names = [setting.own] if brief else list(setting.learners)
     row["accuracies"] = [
         {
