@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import signal
 import sys
 import textwrap
@@ -87,7 +86,7 @@ def _run(run: Callable[..., Any], config: dict[str, Any]) -> None:
 def as_flags(options: Mapping[str, Any]) -> list[str]:
     """The flags that say the same as keyword arguments do; those at None are left out."""
     return [
-        shlex.quote(f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
+        f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in options.items()
         if value is not None
     ]

@@ -21,18 +21,15 @@ import jinja2
 
 from experiments import cli
 from experiments.options import Groups, Option, complete
+from experiments.report_data import Row, cautions, check_finished, load, without_repeats
 from experiments.report_rows import (
     ARCHITECTURES,
     COLUMNS,
     Column,
     Line,
-    Row,
     Table,
     Value,
-    cautions,
-    check_finished,
     findings,
-    load,
     shown,
     tables,
 )
@@ -47,7 +44,7 @@ GROUPS: Groups = {
         "runs": Option([], str, "folders of experiments.study, rows.json files, runs of experiments.distill"),
         "title": Option(None, str, "of the page (default: what the rows are)"),
     },
-    "run": {"run_dir": Option(None, str, "where the report is written (default: the first of the runs)")},
+    "run": {"run_dir": Option(None, str, "where the report is written (default: the run, if it is one)")},
 }
 MARKS = {"best": " **(best)**", "tie": " (tie)"}
 STARS = {"best": "*", "tie": "~"}
@@ -78,6 +75,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     config = complete(GROUPS, chosen)
     if not config["runs"]:
         raise fail("report", "--runs=RUN,RUN", "nothing")
+    if len(config["runs"]) > 1 and config["run_dir"] is None:
+        raise fail("report", "--run_dir=FOLDER for a report of several runs", "none")
     first = Path(config["runs"][0])
     folder = config["run_dir"] or (first.parent if first.is_file() else first)
     found = write(folder, config["runs"], title=config["title"])
@@ -105,12 +104,15 @@ def write(run_dir: str | Path, runs: Sequence[str | Path], *, title: str | None 
         more, real = load(path)
         rows += more
         baselines += real
+    rows = without_repeats(rows)
     check_finished(rows, ", ".join(Path(path).name for path in runs))
     folder = writable("report", run_dir, own=False)
     found = tables(rows, baselines)
     about = title or f"Dataset distillation: {', '.join(dict.fromkeys(row['dataset'] for row in rows))}"
-    content = {"title": about, "tables": found, "rows": rows, "cautions": cautions(rows)}
+    content = {"title": about, "tables": found, "rows": rows, "cautions": cautions(rows, baselines)}
     pictures = _pictures(found)
+    for old in folder.glob("report_[0-9]*_*.png"):
+        old.unlink()
     for name, (light, _) in pictures.items():
         _write(folder / f"report_{name}.png", light("png"))
     images = _images(found)
@@ -130,9 +132,10 @@ def _pictures(found: Sequence[Table]) -> dict[str, Any]:
     """Name to what draws it, light and dark: accuracy against memory and time, for every grid."""
     made = {}
     for number, table in enumerate(found):
-        if any(line.change for line in table.lines):
+        if table.changed:
             continue
-        score = "own" if any("own" in line.values for line in table.lines) else "as_distilled"
+        known = {name for line in table.lines for name in line.values}
+        score = next((name for name in ("own", "augmented", "as_distilled") if name in known), "own")
         for cost, label in COSTS.items():
             points = [
                 Point(
@@ -182,11 +185,17 @@ def _html(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
         used=used_columns,
         shown=shown,
         heats=_heats,
+        name_of=name_of,
         findings=findings,
         ran=_ran(content["rows"]),
         today=date.today().isoformat(),
         plots={name: (uri(light("svg")), uri(dark("svg"))) for name, (light, dark) in pictures.items()},
     )
+
+
+def name_of(line: Line) -> str:
+    """What a line is called in a table; an ablation says how many images it has."""
+    return f"{line.teacher}, {line.gradient.replace('_', ' ')}, {line.change}" if line.change else line.label
 
 
 def used_columns(table: Table) -> list[Column]:
@@ -201,10 +210,10 @@ def _heats(table: Table) -> list[dict[str, Any]]:
 
 def _heat(table: Table, kind: str) -> dict[str, Any] | None:
     lines = [(line.label, line.architectures[kind]) for line in table.lines if line.rows]
-    lines += [(name, values[kind]) for name, _, values in table.baselines if len(values[kind]) > 1]
     names = list(dict.fromkeys(name for _, values in lines for name in values))
-    if len(names) < 2:
+    if len(names) < 2 or table.changed:
         return None
+    lines += [(name, values[kind]) for name, _, values in table.baselines if len(values[kind]) > 1]
     every = [value.mean for _, values in lines for value in values.values()]
     low, high = min(every), max(every)
 
@@ -228,12 +237,18 @@ def _ran(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "seed": row["seed"],
             "device": row["environment"].get("device"),
             "jax": row["environment"].get("jax"),
-            "commit": (row["environment"].get("commit") or "unknown")[:12],
+            "commit": _short(row["environment"].get("commit") or "unknown"),
             "outer_steps": row.get("outer_steps", "-"),
             "command": row["command"],
         }
         for row in rows
     ]
+
+
+def _short(commit: str) -> str:
+    """With what says that files were changed."""
+    name, mark, rest = commit.partition("-")
+    return name[:12] + mark + rest
 
 
 def _markdown(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
@@ -242,7 +257,7 @@ def _markdown(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
     for number, table in enumerate(content["tables"]):
         used = used_columns(table)
         head = ["cell", *(f"{c.title}{f', {c.unit}' if c.unit else ''}" for c in used)]
-        body = [[line.label, *(_marked(table, line, column) for column in used)] for line in table.lines]
+        body = [[name_of(line), *(_marked(table, line, column) for column in used)] for line in table.lines]
         body += [[name, *(shown(c, values.get(c.name)) for c in used)] for name, values, _ in table.baselines]
         parts += [f"## {table.title}", "", as_markdown(head, body)]
         parts += [f"- {sentence}" for sentence in findings(table)] + [""]
@@ -282,7 +297,8 @@ def _markdown(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
         ),
         "Columns: " + "; ".join(f"{c.title}: {c.explained}" for c in COLUMNS) + ".",
         "",
-        "Ties are within one standard deviation of the best, the larger of both.",
+        "Ties are within one standard deviation of the best, the larger of both. Costs of one try have no",
+        "deviation: small differences of times say nothing.",
     ]
     return "\n".join(parts) + "\n"
 
@@ -308,7 +324,7 @@ def show(found: Mapping[str, Any]) -> None:
         ]
         progress.table(f"\n{table.title}", ["cell", *(SHORT[column.name] for column in used)], cells)
     progress.say("* best of its column; ~ ties with it: within one standard deviation, the larger of both")
-    for caution in cautions(found["rows"]):
+    for caution in cautions(found["rows"], found["baselines"]):
         progress.say(f"note: {caution}")
 
 

@@ -1,20 +1,16 @@
-"""Rows of a study, or of any runs, brought together: means over tries and networks, bests, ties, findings."""
+"""Rows brought together: means over tries and networks, bests, ties, findings."""
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.report_data import Row
 from experiments.study_cells import GRADIENTS, TEACHERS
-from jaxdistill.core.checks import UserError, fail
 from jaxdistill.evaluation import augmentation_robust_score, label_robust_score
-from jaxdistill.runtime.export import read_synthetic
-from jaxdistill.runtime.report_pictures import picture
 
-Row = dict[str, Any]
+AUGMENTED = ("dc_augmented", "dsa")
+"""Protocols that augment; others are plain."""
 
 
 class Value(NamedTuple):
@@ -39,10 +35,14 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("own", "training network", "%", True, 100, "test accuracy after training by dc"),
-    Column("augmented", "augmented", "%", True, 100, "the same, under crop, scale and rotation"),
+    Column(
+        "own", "training network", "%", True, 100, "test accuracy after training without augmentation (dc)"
+    ),
+    Column("augmented", "augmented", "%", True, 100, "the same under augmentation (dc_augmented, or dsa)"),
     Column("as_distilled", "as distilled", "%", True, 100, "trained by the steps it was distilled for"),
-    Column("others", "other networks", "%", True, 100, "mean of the other architectures, by dc"),
+    Column(
+        "others", "other networks", "%", True, 100, "mean of the other architectures, without augmentation"
+    ),
     Column("memory", "memory", "MiB", False, 2.0**-20, "temporaries of the compiled outer steps"),
     Column("step", "outer step", "ms", False, 1e3, "time of one"),
     Column("compile", "compile", "s", False, 1, "compilation of the outer steps"),
@@ -52,6 +52,7 @@ COLUMNS = (
 )
 ARCHITECTURES = {"plain": "trained without augmentation", "augmented": "trained under augmentation"}
 SCORES = ("own", "augmented", "as_distilled", "others")
+Scores = Sequence[Mapping[str, Any]]
 
 
 class Line(NamedTuple):
@@ -62,15 +63,13 @@ class Line(NamedTuple):
     gradient: str
     change: str
     reading: str
-    group: str
-    """What it is compared within: data, network, number of images."""
     rows: list[Row]
-    failed: list[Row]
+    """Finished ones."""
     values: dict[str, Value]
     architectures: dict[str, dict[str, Value]]
     """Without and with augmentation (`ARCHITECTURES`); the training network first."""
     notes: dict[str, str]
-    """What the solver said, and what else is worth a line."""
+    """What inner training and the linear solves told."""
 
     @property
     def picture(self) -> str | None:
@@ -89,118 +88,48 @@ class Table(NamedTuple):
     marks: dict[tuple[str, str], str]
     """(line's label, column) to `best` or `tie`; empty where lines differ in more than a contest allows."""
 
-
-def read_rows(path: Path) -> list[Row]:
-    """Of a study's folder: every row there is, in the order of their names."""
-    return [_json(file) for file in sorted((path / "rows").glob("*.json"))]
-
-
-def load(path: str | Path) -> tuple[list[Row], list[Row]]:
-    """(rows, baselines) of a study's folder or its rows.json, or of a run of `experiments.distill`.
-
-    Raises:
-      UserError: it is none of these, or cannot be read.
-    """
-    place = Path(path)
-    if place.is_file():
-        content = _json(place)
-        if not isinstance(content, dict) or {"rows", "baselines"} - content.keys():
-            raise fail("report", "rows.json of a study, or a run directory", str(path))
-        return content["rows"], content["baselines"]
-    if (place / "rows").is_dir():
-        baselines = place / "baselines.json"
-        return read_rows(place), _json(baselines) if baselines.exists() else []
-    if (place / "result.json").exists():
-        return _of_run(place, _json(place / "result.json"))
-    if (place / "rows.json").exists():
-        return load(place / "rows.json")
-    expected = "a folder of experiments.study, or a finished run of experiments.distill"
-    raise fail("report", expected, f"{path} with neither rows nor result.json")
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise fail("report", f"a readable {file}", error, "Delete it to have it made again.") from error
-
-
-def _of_run(path: Path, result: Mapping[str, Any]) -> tuple[list[Row], list[Row]]:
-    """A run of `experiments.distill` as a row of a study."""
-    config = result.get("config", {})
-    if "test_accuracies" not in result or "method" not in config:
-        raise fail("report", "a run of experiments.distill", f"another experiment's in {path}")
-    synthetic = read_synthetic(path / "synthetic.npz")
-    score = {"every": result["test_accuracies"], "step_size": result["test_accuracy_step_size"]}
-    own = result["protocol"] == "as_distilled"
-    accuracies = [] if own else [{"architecture": config["learner"], "protocol": result["protocol"], **score}]
-    gradient = config["gradient"] if own or config["method"] == "mtt" else config["method"]
-    row: Row = {
-        "name": path.name,
-        "teacher": config["teacher"],
-        "gradient": f"{gradient} ({path.name})",
-        "change": "",
-        "reading": "images",
-        "try": 0,
-        "seed": config["seed"],
-        "learner": config["learner"],
-        "dataset": config["dataset"],
-        "preset": "",
-        "full_size": True,
-        "command": f"python -m experiments.distill, config in {path.name}/config.json",
-        "environment": result["environment"],
-        "status": "done",
-        "note": "",
-        "images": len(synthetic.labels),
-        "as_distilled": score if own else None,
-        "accuracies": accuracies,
-        "hard_labels": None,
-        "seconds_per_step": result["seconds"] / max(1, result["outer_steps"]),
-        "diagnostics": {},
-        "picture": encoded(synthetic.pixels, synthetic.labels, synthetic.metadata.get("scale")),
-        **{name: result.get(name) for name in ("outer_steps", "seconds", "compile_seconds", "program_bytes")},
-    }
-    baselines = []
-    for what, prefix in (("random real", "random_real"), ("full set", "full_data")):
-        if result.get(f"{prefix}_mean") is not None:
-            about = {"what": what, "images": row["images"], "architecture": config["learner"]}
-            protocol = result["protocol"] if what == "random real" else "full set"
-            every = result[f"{prefix}_accuracies"]
-            baselines.append({**about, "protocol": protocol, "dataset": config["dataset"], "every": every})
-    return [row], baselines
-
-
-def encoded(pixels: np.ndarray, labels: np.ndarray, scale: float | None) -> str | None:
-    """A picture of the images, as a data URI; None where they are neither grey nor of three colours."""
-    if pixels.shape[-1] not in (1, 3):
-        return None
-    made = picture(pixels, labels.argmax(axis=-1), scale=scale)
-    return f"data:image/png;base64,{base64.b64encode(made).decode()}"
+    @property
+    def changed(self) -> bool:
+        """Whether these are cells with one choice changed."""
+        return any(line.change for line in self.lines)
 
 
 def tables(rows: Sequence[Row], baselines: Sequence[Row]) -> list[Table]:
-    """Rows brought together: a table per reading and per what can be compared; ablations in their own."""
-    lines: dict[tuple, list[Row]] = {}
+    """A table per data set, network, number of images and reading; one of the ablations per set and network.
+
+    Args:
+      rows: as `report_data.load` reads them; those of one identity and reading are tries.
+      baselines: likewise.
+
+    Returns:
+      Grids first, at equal images before equal time.
+    """
+    cells: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = (row["reading"], bool(row["change"]), row["dataset"], row["learner"], *_cell(row))
-        lines.setdefault(key, []).append(row)
+        key = (bool(row["change"]), row["reading"], row["dataset"], row["learner"], row["identity"])
+        cells.setdefault(key, []).append(row)
     grouped: dict[tuple, list[Line]] = {}
-    for (reading, changed, dataset, learner, *_), own in lines.items():
-        done = [row for row in own if row["status"] == "done"]
-        images = None if changed else (done[0]["images"] if done else None)
-        grouped.setdefault((reading, changed, dataset, learner, images), []).append(_line(own, baselines))
+    for (changed, reading, dataset, learner, _), own in cells.items():
+        done = [row["images"] for row in own if row["status"] == "done"]
+        images = done[0] if done and not changed else None
+        mine = [b for b in baselines if (b["dataset"], b["learner"]) == (dataset, learner)]
+        grouped.setdefault((changed, reading, dataset, learner, images), []).append(_line(own, mine))
     _adopt_failures(grouped)
-    for own in grouped.values():
-        own.sort(key=lambda line: (_place(TEACHERS, line.teacher), _place(GRADIENTS, line.gradient)))
     made = []
-    for (reading, changed, dataset, learner, images), own in sorted(
-        grouped.items(), key=lambda item: (item[0][1], item[0][0] != "images", str(item[0][2:]))
+    for key, own in sorted(
+        grouped.items(), key=lambda item: (item[0][0], item[0][1] != "images", str(item[0]))
     ):
+        changed, reading, dataset, learner, images = key
+        own.sort(key=lambda line: (_place(TEACHERS, line.teacher), _place(GRADIENTS, line.gradient)))
         what = "one choice changed" if changed else f"equal {reading}"
         title = f"{dataset}, {learner}" + (f", {images} images" if images else "") + f": {what}"
+        mine = [b for b in baselines if (b["dataset"], b["learner"]) == (dataset, learner)]
         if changed:
-            own = _with_bases(own, [line for line in made_lines(made) if line.reading == reading])
-        real = [] if changed else _baseline_lines(baselines, images, dataset)
+            grid = [
+                line for other, lines in grouped.items() if other[:4] == (False, *key[1:4]) for line in lines
+            ]
+            own = _with_bases(own, grid)
+        real = [] if changed else _baseline_lines(mine, images)
         made.append(Table(title, reading, own, real, {} if changed else _marks(own)))
     return made
 
@@ -209,18 +138,9 @@ def _place(known: Sequence[str], name: str) -> int:
     return known.index(name) if name in known else len(known)
 
 
-def made_lines(made: Sequence[Table]) -> list[Line]:
-    """All lines of some tables."""
-    return [line for table in made for line in table.lines]
-
-
-def _cell(row: Row) -> tuple[str, str, str]:
-    return row["teacher"], row["gradient"], row["change"]
-
-
 def _adopt_failures(grouped: dict[tuple, list[Line]]) -> None:
     """A line without a finished row knows no number of images: it joins the table of its kind."""
-    for key in [key for key in grouped if key[4] is None and not key[1]]:
+    for key in [key for key in grouped if key[4] is None and not key[0]]:
         home = next((other for other in grouped if other[:4] == key[:4] and other[4] is not None), None)
         if home is not None:
             grouped[home] += grouped.pop(key)
@@ -237,13 +157,13 @@ def _with_bases(changed: list[Line], grid: list[Line]) -> list[Line]:
     return found
 
 
-def pooled(scores: Sequence[Mapping[str, Any]]) -> Value | None:
-    """Mean and standard deviation (biased) over every network of every try."""
-    every = np.asarray([value for score in scores for value in score["every"]], float)
-    return Value(float(every.mean()), float(every.std()), every.size) if every.size else None
+def pooled(scores: Scores) -> Value | None:
+    """Mean and standard deviation (biased) over every network of every try; None of nothing."""
+    every = [value for score in scores for value in score["every"]]
+    return _value(every)
 
 
-def _over_tries(values: Sequence[float | None]) -> Value | None:
+def _value(values: Sequence[float | None]) -> Value | None:
     known = np.asarray([value for value in values if value is not None], float)
     return Value(float(known.mean()), float(known.std()), known.size) if known.size else None
 
@@ -252,46 +172,60 @@ def _by(scores: Sequence[Mapping[str, Any]], **fields: Any) -> list[Mapping[str,
     return [score for score in scores if all(score.get(name) == value for name, value in fields.items())]
 
 
+def _kind(scores: Scores, augmented: bool) -> list[Mapping[str, Any]]:
+    return [score for score in scores if (score["protocol"] in AUGMENTED) == augmented]
+
+
+def _mean_of_others(rows: Scores, own: str) -> Value | None:
+    """Network by network the mean over the other architectures, so that these do not widen the deviation."""
+    every: list[float] = []
+    for row in rows:
+        others = [s["every"] for s in _kind(row["accuracies"], False) if s["architecture"] != own]
+        every += [float(np.mean(values)) for values in zip(*others, strict=False)]
+    return _value(every)
+
+
 def _line(rows: list[Row], baselines: Sequence[Row]) -> Line:
     done = [row for row in rows if row["status"] == "done"]
     first = (done or rows)[0]
-    scores = [score for row in done for score in row["accuracies"]]
     own = first["learner"]
-    plain = [score for score in scores if score["protocol"] != "dc_augmented"]
-    others = [score for score in plain if score["architecture"] != own]
+    scores = [score for row in done for score in row["accuracies"]]
+    mine = _by(scores, architecture=own)
     found = {
-        "own": pooled(_by(plain, architecture=own)),
-        "augmented": pooled(_by(scores, architecture=own, protocol="dc_augmented")),
+        "own": pooled(_kind(mine, False)),
+        "augmented": pooled(_kind(mine, True)),
         "as_distilled": pooled([row["as_distilled"] for row in done if row["as_distilled"]]),
-        "others": pooled(others),
-        "memory": _over_tries([row.get("program_bytes") for row in done]),
-        "step": _over_tries([row["seconds_per_step"] for row in done]),
-        "compile": _over_tries([row.get("compile_seconds") for row in done]),
-        "seconds": _over_tries([row["seconds"] for row in done]),
-        **(_fair(done, own, first.get("images"), baselines) if done else {}),
+        "others": _mean_of_others(done, own),
+        "memory": _value([row["program_bytes"] for row in done]),
+        "step": _value([row["seconds_per_step"] for row in done]),
+        "compile": _value([row["compile_seconds"] for row in done]),
+        "seconds": _value([row["seconds"] for row in done]),
+        **(_fair(done, own, baselines) if done else {}),
     }
     label = f"{first['teacher']}, {first['gradient'].replace('_', ' ')}"
     return Line(
         label=label + (f", {first['change']}" if first["change"] else ""),
         teacher=first["teacher"],
         gradient=first["gradient"],
-        change=first["change"],
+        change=first["change"] and _with_images(first),
         reading=first["reading"],
-        group=f"{first['dataset']}, {own}",
         rows=done,
-        failed=[row for row in rows if row["status"] != "done"],
         values={name: value for name, value in found.items() if value is not None},
         architectures=_by_architecture(scores),
         notes=_diagnostics(done),
     )
 
 
-def _by_architecture(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Value]]:
+def _with_images(row: Row) -> str:
+    images = row.get("images")
+    return row["change"] + (f" ({images} images)" if images else "")
+
+
+def _by_architecture(scores: Scores) -> dict[str, dict[str, Value]]:
     found: dict[str, dict[str, Value]] = {kind: {} for kind in ARCHITECTURES}
     for name in dict.fromkeys(score["architecture"] for score in scores):
         for kind in ARCHITECTURES:
-            own = _by(scores, architecture=name)
-            value = pooled([s for s in own if (s["protocol"] == "dc_augmented") == (kind == "augmented")])
+            value = pooled(_kind(_by(scores, architecture=name), kind == "augmented"))
             if value is not None:
                 found[kind][name] = value
     return found
@@ -305,53 +239,68 @@ def _diagnostics(done: Sequence[Row]) -> dict[str, str]:
     return {name: f"{value:.3g}" for name, value in means.items()}
 
 
-def _fair(
-    done: Sequence[Row], own: str, images: int | None, baselines: Sequence[Row]
-) -> dict[str, Value | None]:
-    """DD-Ranking's scores, from means over tries and networks of the training architecture."""
-    scores = [score for row in done for score in row["accuracies"]]
-    plain = pooled(_by(scores, architecture=own, protocol="dc"))
-    augmented = pooled(_by(scores, architecture=own, protocol="dc_augmented"))
-    hard = pooled([row["hard_labels"] for row in done if row["hard_labels"]]) or plain
-    random = [row for row in _by(baselines, what="random real", architecture=own) if row["images"] == images]
-    plain_random, augmented_random = (pooled(_by(random, protocol=name)) for name in ("dc", "dc_augmented"))
+def _fair(done: Sequence[Row], own: str, baselines: Sequence[Row]) -> dict[str, Value | None]:
+    """DD-Ranking's scores on the training architecture: of the means, with the deviation over networks.
+
+    The means of the baselines are taken as they are.
+    """
+    scores = _by([score for row in done for score in row["accuracies"]], architecture=own)
+    plain, augmented = (
+        [value for score in _by(scores, protocol=name) for value in score["every"]]
+        for name in ("dc", "dc_augmented")
+    )
+    hard = [value for row in done if row["hard_labels"] for value in row["hard_labels"]["every"]] or plain
+    random = _by(baselines, what="random real", architecture=own, images=done[0]["images"])
+    plain_random, augmented_random = (
+        pooled(_by(random, protocol=name)[:1]) for name in ("dc", "dc_augmented")
+    )
     full = pooled(_by(baselines, what="full set", architecture=own)[:1])
     found: dict[str, Value | None] = {"lrs": None, "ars": None}
-    if plain and hard and plain_random and full:
-        lrs = label_robust_score(
-            full_data=full.mean,
-            hard_labels=hard.mean,
-            own_labels=plain.mean,
-            random_real=plain_random.mean,
-        )
-        found["lrs"] = Value(lrs, 0.0, len(done))
+    if plain and plain_random and full:
+
+        def lrs(own_labels: float, hard_labels: float) -> float:
+            return label_robust_score(
+                full_data=full.mean,
+                hard_labels=hard_labels,
+                own_labels=own_labels,
+                random_real=plain_random.mean,
+            )
+
+        found["lrs"] = _scored(lrs, plain, hard)
     if plain and augmented and plain_random and augmented_random:
-        ars = augmentation_robust_score(
-            augmented=augmented.mean,
-            random_augmented=augmented_random.mean,
-            plain=plain.mean,
-            random_plain=plain_random.mean,
-        )
-        found["ars"] = Value(ars, 0.0, len(done))
+
+        def ars(plain: float, augmented: float) -> float:
+            return augmentation_robust_score(
+                augmented=augmented,
+                random_augmented=augmented_random.mean,
+                plain=plain,
+                random_plain=plain_random.mean,
+            )
+
+        found["ars"] = _scored(ars, plain, augmented)
     return found
 
 
-def _baseline_lines(baselines: Sequence[Row], images: int | None, dataset: str) -> list:
+def _scored(score: Any, one: Sequence[float], other: Sequence[float]) -> Value:
+    """The score of two means, and its deviation over networks."""
+    every = [score(a, b) for a, b in zip(one, other, strict=False)]
+    return Value(score(float(np.mean(one)), float(np.mean(other))), float(np.std(every)), len(every))
+
+
+def _baseline_lines(baselines: Sequence[Row], images: int | None) -> list:
     """Random real images of the table's number, and the full set."""
     found = []
-    mine = [row for row in baselines if row.get("dataset", dataset) == dataset]
     for what in ("random real", "full set"):
-        rows = [
-            row for row in mine if row["what"] == what and (row["images"] == images or what == "full set")
-        ]
+        rows = [row for row in _by(baselines, what=what) if row["images"] == images or what == "full set"]
+        rows = [row for row in rows if row["every"]]
         if not rows:
             continue
-        own = rows[0]["architecture"]
-        plain = [row for row in rows if row["protocol"] != "dc_augmented"]
+        own = rows[0]["learner"]
+        mine = _by(rows, architecture=own)
         values = {
-            "own": pooled(_by(plain, architecture=own)[:1]),
-            "augmented": pooled(_by(rows, architecture=own, protocol="dc_augmented")[:1]),
-            "others": pooled([row for row in plain if row["architecture"] != own]),
+            mine[0].get("column") or "own": pooled(_kind(mine, False)[:1]),
+            "augmented": pooled(_kind(mine, True)[:1]),
+            "others": _mean_of_others([{"accuracies": rows}], own),
         }
         known = {name: value for name, value in values.items() if value is not None}
         found.append((what, known, _by_architecture(rows)))
@@ -359,7 +308,6 @@ def _baseline_lines(baselines: Sequence[Row], images: int | None, dataset: str) 
 
 
 def _marks(lines: Sequence[Line]) -> dict[tuple[str, str], str]:
-    """The best of every column, and what ties with it: within the larger of both standard deviations."""
     marks = {}
     for column in COLUMNS:
         have = [line for line in lines if column.name in line.values]
@@ -381,16 +329,22 @@ def tied(one: Value, other: Value) -> bool:
 
 
 def findings(table: Table) -> list[str]:
-    """What the study asks, as far as this table answers it: one sentence each."""
+    """What the study asks, as far as a table answers it.
+
+    Args:
+      table: of a grid; ablations answer other questions.
+
+    Returns:
+      A sentence per comparison: with unrolled gradients of the same teacher, and of a generator with images.
+    """
+    if table.changed:
+        return []
     by_cell = {(line.teacher, line.gradient): line for line in table.lines if line.rows}
     found = []
     for (teacher, _), line in by_cell.items():
         base = by_cell.get((teacher, "unrolled"))
-        if (
-            base is None
-            or line is base
-            or not {"own", "memory", "step"} <= line.values.keys() & base.values.keys()
-        ):
+        needed = {"own", "memory", "step"}
+        if base is None or line is base or not needed <= line.values.keys() & base.values.keys():
             continue
         memory, step = (line.values[n].mean / base.values[n].mean for n in ("memory", "step"))
         found.append(
@@ -423,43 +377,7 @@ def shown(column: Column, value: Value | None) -> str:
         return "-"
     if column.name in SCORES:
         return _percent(value)
-    mean = value.mean * column.factor
     if column.name in ("lrs", "ars"):
-        return f"{mean:.3f}"
+        return f"{value.mean:.3f} ± {value.std:.3f}"
+    mean = value.mean * column.factor
     return f"{mean:.3g}" if mean < 1000 else f"{mean:,.0f}"
-
-
-def cautions(rows: Sequence[Row]) -> list[str]:
-    """What a reader has to know of these rows: mixed versions, cells smaller than the preset's."""
-    found = []
-    for name in ("jaxdistill", "commit", "jax", "device"):
-        kinds: dict[Any, list[str]] = {}
-        for row in rows:
-            kinds.setdefault(row["environment"].get(name), []).append(
-                f"{row['reading']}-{row['name']}-{row['try']}"
-            )
-        if len(kinds) > 1:
-            parts = "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items())
-            found.append(f"Rows of mixed versions, {name}: {parts}.")
-    small = [row for row in rows if not row["full_size"]]
-    if small:
-        many = "All" if len(small) == len(rows) else f"{len(small)} of {len(rows)}"
-        found.append(f"{many} rows are smaller than the preset (width or number of outer steps).")
-    for row in rows:
-        if row["status"] != "done":
-            cell = ", ".join(part for part in _cell(row) if part)
-            found.append(f"Failed: {cell} (equal {row['reading']}, seed {row['seed']}): {row['note']}")
-    return found
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def check_finished(rows: Sequence[Row], where: str) -> None:
-    """Raises where there is nothing to report."""
-    if any(row["status"] == "done" for row in rows):
-        return
-    why = "; ".join(dict.fromkeys(row["note"] for row in rows))
-    got = f"none of {len(rows)}" + (f" ({why})" if why else "")
-    raise UserError(f"report: expected at least one finished cell in {where}, got {got}.")

@@ -3,56 +3,41 @@
 Question: do gradient matching and implicit gradients reach the accuracy of backpropagation through training
 at a fraction of its memory, and do generators' images train other architectures better?
 
-    python -m experiments.study                                     digits, under 15 minutes on 2 cores
+    python -m experiments.study                                     digits, 24 minutes on 2 busy cores
     python -m experiments.study --preset=mnist --manual_dir=FOLDER  hours on 2 cores, minutes on a GPU
 
 Every cell is a run of `experiments.distill` under RUN_DIR/cells, first for the preset's outer steps, then
-(`--equal_time`) for as many as take `--time_limit` seconds. All images are scored alike: fresh networks of
-the training architecture and of others, by the `dc` protocol and by `dc_augmented` (crop, scale, rotate),
-the step size searched on validation, beside random real images and the full training set. A cell that fails
-is a row that says why, and is tried again by the same command, which goes on with what was stopped. Writes
-rows.json, report.html and report.md (see experiments.report). Expected, digits: unrolled, matching and
-implicit cells far above random real images, implicit at a fraction of unrolled memory.
+(`--equal_time`) for as many as take `--time_limit` seconds by the time that those took. All images are scored
+alike: fresh networks of the training architecture and of others, by the `dc` protocol and by `dc_augmented`
+(crop, scale, rotate), the step size searched on validation, beside random real images and the full training
+set. A cell that fails is a row that says why, and is tried again by the same command, which goes on with what
+was stopped. Writes rows.json, report.html and report.md (see experiments.report). Expected, digits: unrolled,
+matching and implicit cells far above random real images, implicit at a third of unrolled memory.
 """
 
-import hashlib
-import json
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build, cli, distill, report, report_rows
-from experiments.comparison import Synthetic, plan_of, protocol_of, seen
+from experiments import build, cli, distill, report
 from experiments.devices import DEVICES
 from experiments.evaluate import name_and_options, parse_learner
 from experiments.measure import OUT_OF_MEMORY, compile_cache_in
-from experiments.networks import new_networks
 from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
+from experiments.report_data import Row, encoded, read_json, read_rows
 from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, Cell, Preset, ablations, cells
+from experiments.study_scores import Setting, baselines, scores
 from jaxdistill.core.checks import UserError, above, fail, lookup
-from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Batch, Learner
-from jaxdistill.data import Splits, to_pixels
-from jaxdistill.evaluation import (
-    Evaluation,
-    Score,
-    epochs,
-    everything,
-    published,
-    random_of_each_class,
-    score,
-    tuned,
-)
+from jaxdistill.data import to_pixels
 from jaxdistill.runtime import mesh, profile, progress
-from jaxdistill.runtime.loop import Finished, default_chunk_length
+from jaxdistill.runtime.loop import default_chunk_length
 from jaxdistill.runtime.metrics import read_metrics
-from jaxdistill.runtime.rundir import Held, RunDir, open_run
+from jaxdistill.runtime.rundir import Held, open_run
 
-PROTOCOLS = ("dc", "dc_augmented")
 BY_PRESET = "(default: the preset's)"
 GROUPS: Groups = {
     "study": {
@@ -111,24 +96,6 @@ SMOKE = {
 MORE_OR_LESS = ("teachers", "gradients", "ablations", "equal_time", "tries", "checkpoint_every")
 """May differ when a study goes on: rows are added."""
 TOLD = ("inner_gradient", "residual", "cosine", "curvature_v", "curvature_g", "solver_steps", "skipped")
-Row = dict[str, Any]
-
-
-class Setting(NamedTuple):
-    """What all rows of a study share."""
-
-    config: dict[str, Any]
-    preset: Preset
-    data: Splits
-    learners: dict[str, Learner]
-    """That images are tested on; the first is the one that they are distilled for."""
-    directory: RunDir
-    programs: str
-    """A folder for compiled outer steps, empty at the start: what is compiled there tells its time."""
-
-    @property
-    def own(self) -> str:
-        return next(iter(self.learners))
 
 
 def run(**chosen: Any) -> dict[str, Any]:
@@ -153,9 +120,6 @@ def run(**chosen: Any) -> dict[str, Any]:
     data = build.splits(complete(distill.GROUPS, preset.shared | _places(config)))
     learners = {text: parse_learner(text, data) for text in [_own(preset, config), *config["architectures"]]}
     pinned = {n: v for n, v in config.items() if n not in ("run_dir", *distill.PLACES)}
-    pinned["cells_sha256"] = hashlib.sha256(
-        repr(preset).encode()
-    ).hexdigest()  # rows are of one version of them
     run_dir = open_run(config["run_dir"], pinned, free_fields=MORE_OR_LESS)
     with run_dir as directory, tempfile.TemporaryDirectory() as programs:
         for note in directory.notes:
@@ -170,9 +134,7 @@ def run(**chosen: Any) -> dict[str, Any]:
             title = f"{cell.teacher}, {cell.gradient}" + (f", {cell.change}" if cell.change else "")
             progress.say(f"\n[{number}/{len(planned)}] {title}, equal {reading}, try {attempt + 1}")
             _row(setting, cell, reading, attempt)
-        sizes = {row["images"] for row in report_rows.read_rows(directory.path) if row["status"] == "done"}
-        baselines = [made for size in sorted(sizes) for made in _baselines(setting, size)]
-        directory.write_json("baselines.json", baselines)
+        directory.write_json("baselines.json", baselines(setting, read_rows(directory.path)))
         found = report.write(directory.path, [directory.path])
     report.show(found)
     return found | {"config": pinned}
@@ -198,14 +160,14 @@ def _own(preset: Preset, config: Mapping[str, Any]) -> str:
 
 def _planned(setting: Setting) -> Iterator[tuple[Cell, str, int]]:
     """(cell, reading, try) of every row."""
-    config, grid = (
-        setting.config,
-        cells(setting.preset, setting.config["teachers"], setting.config["gradients"]),
-    )
+    config = setting.config
+    grid = cells(setting.preset, config["teachers"], config["gradients"])
     changed = ablations(setting.preset) if config["ablations"] else []
     for attempt in range(config["tries"]):
-        yield from ((cell, "images", attempt) for cell in grid)
-        yield from ((cell, "time", attempt) for cell in grid if config["equal_time"])
+        for cell in grid:
+            yield cell, "images", attempt
+            if config["equal_time"]:  # right after its steps were timed: the load is as it was
+                yield cell, "time", attempt
         yield from ((cell, "images", attempt) for cell in changed)
 
 
@@ -213,36 +175,44 @@ def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
     """Distills and scores one cell, unless its row is there; a failure is a row that says why."""
     directory, config = setting.directory, setting.config
     file = directory.path / "rows" / f"{reading}-{cell.name}-{attempt}.json"
-    if file.exists() and json.loads(file.read_text())["status"] == "done":
+    options, first = _options(setting, cell, attempt), None
+    identity = shlex.join(cli.as_flags({n: v for n, v in options.items() if n != "seed"}))
+    if file.exists() and (there := read_json(file)).get("status") == "done":
+        if there["identity"] != identity:
+            remedy = "Choose another run_dir, or delete that file to have it made again."
+            raise fail("study", f"the same options of {file.name} as now", there["identity"], remedy)
         progress.say("done before")
         return
-    options, compiled = _options(setting, cell, attempt), {}
     if reading == "time":
-        other = directory.path / "rows" / f"images-{cell.name}-{attempt}.json"
-        before = json.loads(other.read_text())
+        before = read_json(directory.path / "rows" / f"images-{cell.name}-{attempt}.json")
         if before["status"] != "done":
             progress.say("left out: it failed at equal images")
             return
         options["num_outer_steps"] = _in_chunks(config["time_limit"] / before["seconds_per_step"])
-        compiled = {"compile_seconds": before["compile_seconds"]}  # it is the same program
+    if reading == "time" or attempt:  # it is the program that the first try at equal images compiled
+        first = directory.path / "rows" / f"images-{cell.name}-0.json"
     row = {
         "name": cell.name,
         "teacher": cell.teacher,
         "gradient": cell.gradient,
         "change": cell.change,
         "reading": reading,
+        "time_limit": config["time_limit"] if reading == "time" else None,
         "try": attempt,
         "seed": options["seed"],
         "learner": setting.own,
         "dataset": setting.data.info.name,
         "preset": config["preset"],
-        "full_size": config["steps_scale"] >= 1 and config["learner"] is None,
-        "command": " ".join(["python -m experiments.distill", *cli.as_flags(options)]),
+        "full_size": _full_size(setting, reading),
+        "command": shlex.join(["python", "-m", "experiments.distill", *cli.as_flags(options)]),
+        "identity": identity,
         "environment": profile.environment(),
     }
     try:
-        row |= _distilled(setting, cell, reading, options | _places(config), file.stem)
-        row |= {**compiled, "status": "done", "note": ""}
+        row |= _distilled(setting, cell, options | _places(config), file.stem)
+        row |= {"status": "done", "note": ""}
+        if first is not None and first.exists():
+            row["compile_seconds"] = read_json(first).get("compile_seconds")
     except Held:
         raise
     except (UserError, *OUT_OF_MEMORY) as error:
@@ -250,6 +220,17 @@ def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
         progress.say(f"failed: {text}")
         row |= {"status": "failed", "note": text[:300]}
     directory.write_json(file, row)
+
+
+def _full_size(setting: Setting, reading: str) -> bool:
+    """Whether a row is as large as the preset says."""
+    config, preset = setting.config, setting.preset
+    counts = ("num_eval_learners", "num_augmented_epochs", "full_data_epochs")
+    whole = setting.own == _own(preset, config | {"learner": None}) and config["num_epochs"] is None
+    whole = whole and all(config[name] >= preset.study[name] for name in counts)
+    if reading == "time":
+        return whole and config["time_limit"] >= preset.study["time_limit"]
+    return whole and config["steps_scale"] >= 1
 
 
 def _options(setting: Setting, cell: Cell, attempt: int) -> dict[str, Any]:
@@ -269,129 +250,35 @@ def _in_chunks(steps: float) -> int:
     return max(1, round(steps / length)) * length
 
 
-def _distilled(setting: Setting, cell: Cell, reading: str, options: dict[str, Any], stem: str) -> Row:
+def _distilled(setting: Setting, cell: Cell, options: dict[str, Any], stem: str) -> Row:
     """What a row says that was measured."""
     config, data = setting.config, setting.data
     plan = distill.planned(options | {"checkpoint_every": config["checkpoint_every"]})
-    place = setting.directory.path / "cells" / stem
-    with open_run(place, plan.choices, free_fields=distill.FREE) as directory:
+    with open_run(
+        setting.directory.path / "cells" / stem, plan.choices, free_fields=distill.FREE
+    ) as directory:
         with compile_cache_in(setting.programs):
             finished, synthetic = distill.distilled(plan, directory)
-        facts = distill.facts(plan, finished, directory)
+        costs = directory.path / "costs.json"
+        if finished.compile_seconds or not costs.exists():  # a stop while scoring leaves nothing to compile
+            names = ("compile_seconds", "program_bytes", "all_bytes")
+            directory.write_json(costs, {name: getattr(finished, name) or None for name in names})
         last = read_metrics(directory.metrics)[-1]
     images, labels, _ = synthetic
+    steps = int(finished.state.step)
     row: Row = {
         "images": len(images),
-        **{name: facts[name] or None for name in ("compile_seconds", "program_bytes", "all_bytes")},
-        **{name: facts[name] for name in ("outer_steps", "seconds")},
-        "seconds_per_step": facts["seconds"] / facts["outer_steps"],
+        **read_json(costs),
+        "outer_steps": steps,
+        "seconds": finished.seconds,
+        "seconds_per_step": finished.seconds / steps,
         "diagnostics": {name: last[name] for name in TOLD if name in last},
-        "picture": report_rows.encoded(
-            np.asarray(to_pixels(jnp.asarray(images), data.info)), labels, data.info.scale
-        ),
+        "picture": encoded(np.asarray(to_pixels(jnp.asarray(images), data.info)), labels, data.info.scale),
     }
     progress.say("scoring ...")
+    names = [setting.own] if cell.change else list(setting.learners)
     with mesh.spread(plan.where):
-        return row | _scores(setting, plan, finished, synthetic, reading == "time" or bool(cell.change))
-
-
-def _scores(
-    setting: Setting, plan: distill.Plan, finished: Finished, synthetic: Synthetic, brief: bool
-) -> Row:
-    """Accuracies of the images; in brief, of the training network by one protocol."""
-    images, labels, order = synthetic
-    batch, count = Batch(jnp.asarray(images), jnp.asarray(labels)), len(images)
-    row: Row = {"as_distilled": None}
-    if protocol_of(plan.choices) == "as_distilled":
-        own = _evaluation(setting, plan.learner)
-        protocol = plan_of(plan.choices, setting.data, plan.method, finished.state, order, count)
-        key = stream(plan.key, "export")
-        shown = seen(plan.choices, plan.method, finished.state, synthetic, key, own.num_learners)
-        row["as_distilled"] = _scored(score(own, protocol, *shown))
-    names = [setting.own] if brief else list(setting.learners)
-    row["accuracies"] = [
-        {
-            "architecture": name,
-            "protocol": protocol,
-            **_trained(setting, name, protocol, batch, everything(count), count),
-        }
-        for name in names
-        for protocol in (PROTOCOLS[:1] if brief else PROTOCOLS)
-    ]
-    hard = np.eye(labels.shape[1], dtype=np.float32)[labels.argmax(axis=1)]
-    row["hard_labels"] = None  # the same images, where their labels are no hard ones
-    if not np.allclose(hard, labels):
-        harder = batch._replace(y=jnp.asarray(hard))
-        row["hard_labels"] = _trained(setting, setting.own, "dc", harder, everything(count), count)
-    return row
-
-
-def _evaluation(setting: Setting, learner: Learner) -> Evaluation:
-    config, data = setting.config, setting.data
-    return Evaluation(
-        learner=learner,
-        contexts=new_networks(learner),
-        validation=data.validation,
-        test=data.test,
-        key=stream(jax.random.key(config["seed"]), "evaluation"),
-        num_learners=config["num_eval_learners"],
-        search_learners=config["num_search_learners"],
-        strategy=config["strategy"],
-        learner_chunk=config["learner_chunk"],
-    )
-
-
-def _trained(
-    setting: Setting, architecture: str, protocol: str, images: Batch, subsets: Any, count: int
-) -> Row:
-    """Accuracy of fresh networks trained on so many images, the step size searched on validation."""
-    config = setting.config
-    epochs_of = {"dc": config["num_epochs"], "dc_augmented": config["num_augmented_epochs"]}
-    plan = published(protocol, count, num_epochs=epochs_of[protocol])
-    evaluation = _evaluation(setting, setting.learners[architecture])
-    found = tuned(evaluation, [plan], images, subsets, step_sizes=config["step_sizes"])
-    return _scored(found.score) | {"step_size": found.step_size}
-
-
-def _scored(found: Score) -> Row:
-    return {"mean": found.mean, "std": found.std, "every": found.every, "num_diverged": found.num_diverged}
-
-
-def _baselines(setting: Setting, count: int) -> list[Row]:
-    """Random real images, as many, under every training; with the full set under that of its own."""
-    directory, data = setting.directory, setting.data
-    file = directory.path / "baselines" / f"{count}.json"
-    if not file.exists():
-        progress.say(f"\nbaselines: {count} random real images, the full training set ...")
-        per_class = count // data.info.num_classes
-        rows = []
-        if per_class and per_class <= int(data.train.counts.min()):
-            real, subsets = Batch(data.train.x, data.train.y), random_of_each_class(data.train, per_class)
-            rows = [
-                {
-                    "what": "random real",
-                    "images": count,
-                    "architecture": name,
-                    "protocol": protocol,
-                    **_trained(setting, name, protocol, real, subsets, count),
-                }
-                for name in setting.learners
-                for protocol in PROTOCOLS
-            ]
-        directory.write_json(file, [*rows, _full(setting)])
-    return json.loads(file.read_text())
-
-
-def _full(setting: Setting) -> Row:
-    """Networks of the training architecture on the whole training set but its validation split."""
-    config, data = setting.config, setting.data
-    size, passes = data.train.y.shape[0], config["full_data_epochs"]
-    plan = epochs(size, num_epochs=passes, decay_at_half=True, name=f"{passes} epochs")
-    evaluation = _evaluation(setting, setting.learners[setting.own])
-    real = Batch(data.train.x, data.train.y)
-    found = tuned(evaluation, [plan], real, everything(size), step_sizes=config["step_sizes"])
-    own = {"architecture": setting.own, "protocol": plan.name, "step_size": found.step_size}
-    return {"what": "full set", "images": size, **own, **_scored(found.score)}
+        return row | scores(setting, plan, finished, synthetic, names)
 
 
 if __name__ == "__main__":

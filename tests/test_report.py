@@ -10,7 +10,8 @@ import pytest
 from tiny_runs import command, tiny_run
 
 from experiments import report
-from experiments.report_rows import Value, cautions, encoded, findings, load, tables, tied
+from experiments.report_data import cautions, encoded, load, without_repeats
+from experiments.report_rows import Value, findings, tables, tied
 from jaxdistill.core.checks import UserError
 from jaxdistill.runtime.report_pictures import Point, picture, trade_off
 
@@ -42,6 +43,7 @@ def row(teacher="images", gradient="unrolled", own=0.9, other=0.8, **more):
         "dataset": "digits",
         "full_size": True,
         "command": f"python -m experiments.distill --teacher={teacher}",
+        "identity": f"{teacher} {gradient} {more}" if more.get("change") else f"{teacher} {gradient}",
         "environment": ENVIRONMENT,
         "status": "done",
         "note": "",
@@ -65,10 +67,11 @@ def failed(**more):
     return {name: value for name, value in made.items() if name not in kept}
 
 
+OF = {"dataset": "digits", "learner": NET}
 BASELINES = [
-    {"what": "random real", "images": 10, **scores(0.6, architecture=NET, protocol="dc")},
-    {"what": "random real", "images": 10, **scores(0.4, architecture=NET, protocol="dc_augmented")},
-    {"what": "full set", "images": 1000, **scores(0.95, architecture=NET, protocol="20 epochs")},
+    {"what": "random real", "images": 10, **OF, **scores(0.6, architecture=NET, protocol="dc")},
+    {"what": "random real", "images": 10, **OF, **scores(0.4, architecture=NET, protocol="dc_augmented")},
+    {"what": "full set", "images": 1000, **OF, **scores(0.95, architecture=NET, protocol="20 epochs")},
 ]
 
 
@@ -110,6 +113,10 @@ def test_fair_scores_come_from_the_means_of_the_rows():
     for name, advantage in (("lrs", 0.125), ("ars", 0.35)):
         expected = (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))
         assert values[name].mean == pytest.approx(expected)
+    # over the networks 0.88 and 0.92: half of their deviation, times the slope of the map
+    assert values["lrs"].std == pytest.approx(0.02 * np.exp(0.125) / (np.e - np.exp(-1)), rel=1e-3)
+    (table,) = tables([row(dataset="mnist")], BASELINES)
+    assert not {"lrs", "ars"} & table.lines[0].values.keys()  # baselines of another set
 
 
 def test_findings_compare_with_unrolled_and_with_images():
@@ -130,18 +137,30 @@ def test_mixed_versions_small_and_failed_cells_are_named():
     rows = [row(), row(gradient="implicit_cg", environment=ENVIRONMENT | {"jax": "0.11.2"})]
     rows += [row(gradient="matching_all", full_size=False), failed(gradient="implicit_neumann")]
     found = " ".join(cautions(rows))
-    assert "mixed versions, jax: 0.10.2: images-images-unrolled-0" in found
-    assert "0.11.2: images-images-implicit_cg-0" in found
+    assert "mixed versions, jax: 0.10.2: images, unrolled, equal images, try 1; images, matching" in found
+    assert "0.11.2: images, implicit_cg, equal images, try 1" in found
     assert "1 of 4 rows are smaller" in found
-    assert "Failed: images, implicit_neumann (equal images, seed 0): out of memory" in found
+    assert "Failed: images, implicit_neumann, equal images, try 1 (seed 0): out of memory" in found
+    late = row(reading="time", time_limit=1.5)  # it took 2 s
+    assert "1 rows at equal time are more than a tenth off it, 2 to 2 s" in " ".join(cautions([late]))
+    broken = {"what": "random real", "architecture": "vgg11", "note": "out of memory"}
+    assert "Failed: random real images, vgg11: out of memory" in " ".join(cautions([row()], [broken]))
 
 
 def test_an_ablation_stands_below_the_cell_that_it_changes():
     rows = [row(), row(gradient="implicit_cg"), row(change="5 inner steps", images=20)]
-    grid, changed = tables(rows, BASELINES)
+    rows += [row(change="9 inner steps"), row(dataset="mnist", own=0.5)]
+    grid, other, changed = tables(rows, BASELINES)
+    assert "mnist" in other.title and not other.baselines
+    assert findings(changed) == []  # these are of other comparisons
     assert "one choice changed" in changed.title and "10 images" in grid.title
     assert not changed.marks
-    assert [line.label for line in changed.lines] == ["images, unrolled", "images, unrolled, 5 inner steps"]
+    assert [line.change for line in changed.lines] == [
+        "",
+        "5 inner steps (20 images)",
+        "9 inner steps (10 images)",
+    ]
+    assert changed.lines[0].values["own"].mean == pytest.approx(0.9)
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path):
@@ -166,6 +185,19 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
     assert "digits, mlp:width=8, 10 images: equal images" in out.getvalue()
 
 
+def test_other_networks_are_averaged_network_by_network():
+    accuracies = [scores(0.9, architecture=NET, protocol="dc")]
+    accuracies += [scores(mean, architecture=name, protocol="dc") for name, mean in (("a", 0.9), ("b", 0.5))]
+    (table,) = tables([row(accuracies=accuracies)], [])
+    assert table.lines[0].values["others"] == pytest.approx((0.7, 0.02, 2))
+
+
+def test_the_same_rows_twice_are_read_once_and_other_runs_are_no_tries():
+    assert len(without_repeats([row(), row(), row(own=0.8)])) == 2
+    (table,) = tables([row(), row(identity="another", own=0.8)], [])
+    assert [line.values["own"].count for line in table.lines] == [2, 2]
+
+
 def test_a_report_can_be_made_again_from_its_rows(tmp_path):
     path = save(tmp_path, [row(), row(gradient="implicit_cg")], BASELINES)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -185,6 +217,8 @@ def test_a_report_of_runs_of_distill(tmp_path):
     assert all(row["program_bytes"] > 0 and row["picture"].startswith("data:image/png") for row in rows)
     assert [row["what"] for row in baselines] == ["random real", "random real"]
     assert "images, unrolled (b)" in out.getvalue()
+    random = re.search(r"random real +(\d+\.\d) ± ", out.getvalue())
+    assert random and float(random[1]) == pytest.approx(100 * np.mean(baselines[0]["every"]), abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -198,17 +232,25 @@ def test_a_report_of_runs_of_distill(tmp_path):
         ),
         (["--runs={damaged}"], "report: expected a readable"),
         (["--runs={other}"], "expected rows.json of a study, or a run directory"),
+        (["--runs={short}"], "expected rows of experiments.study in"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, arguments, expected):
+def test_bad_input_leaves_nothing(tmp_path, arguments, expected):
     paths = {"failed": save(tmp_path / "failed", [failed()])}
-    for name, text in (("damaged", "{"), ("other", "[]")):
+    for name, text in (("damaged", "{"), ("other", "[]"), ("short", '{"rows": [{}], "baselines": []}')):
         (tmp_path / f"{name}.json").write_text(text)
         paths[name] = str(tmp_path / f"{name}.json")
     before = sorted(tmp_path.rglob("*"))
-    ended = command("-m", "experiments.report", *(a.format(**paths) for a in arguments))
-    assert ended.returncode == 1 and expected in ended.stderr and ended.stderr.count("\n") == 1
+    runs = [path for each in arguments for path in each.format(**paths).removeprefix("--runs=").split(",")]
+    with pytest.raises(UserError) as error:
+        report.run(runs=runs)
+    assert expected in str(error.value) and "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bad_input_is_one_line():
+    ended = command("-m", "experiments.report", "--runs=/nowhere")
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1 and "/nowhere with neither" in ended.stderr
 
 
 def test_an_unfinished_run_is_no_row(tmp_path):

@@ -7,7 +7,7 @@ import json
 import pytest
 from tiny_runs import command
 
-from experiments import build, distill, gradients, study
+from experiments import build, cli, distill, gradients, study
 from experiments.options import complete
 from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, ablations, cells
 from jaxdistill.core.checks import UserError
@@ -37,6 +37,8 @@ def test_every_cell_is_a_run_that_distill_takes(preset):
     for cell in made:
         config = build.with_inner_loop(complete(distill.GROUPS, cell.options))
         gradients.resolve(config)
+        typed = cli._parse(distill.GROUPS, "", ["distill", *cli.as_flags(cell.options)])
+        assert complete(distill.GROUPS, typed) == complete(distill.GROUPS, cell.options)
     images = {cell.options["images_per_class"] for cell in made if not cell.change}
     assert len(images) == 1  # the grid compares at equal images
     changed = " ".join(cell.change for cell in ablations(PRESETS[preset]))
@@ -67,6 +69,13 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
     assert (tmp_path / "report.html").exists() and (tmp_path / "report.md").exists()
     with pytest.raises(UserError, match="learner: "):
         tiny_study(tmp_path, learner="mlp:width=4:depth=1")
+    (tmp_path / "rows" / "time-images-unrolled-0.json").unlink()  # as if stopped while it was scored
+    third, _ = tiny_study(tmp_path, gradients=["unrolled"], equal_time=True)
+    again = {(r["reading"], r["gradient"]): r for r in third["rows"]}["time", "unrolled"]
+    assert again["program_bytes"] > 0 and again["compile_seconds"] == row["compile_seconds"]
+    file.write_text(json.dumps(row | {"identity": "--other=options"}))
+    with pytest.raises(UserError, match="the same options of images-images-unrolled-0"):
+        tiny_study(tmp_path, gradients=["unrolled"])
 
 
 def test_a_cell_that_fails_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
@@ -100,17 +109,24 @@ def test_another_preset_in_the_same_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--preset=digit"], "preset: expected one of digits, mnist, got 'digit'"),
-        (["--gradients=unroled"], "unrolled, unrolled_remat, got 'unroled'"),
-        (["--teachers="], "at least one of teachers"),
-        (["--time_limit=0"], "time_limit > 0"),
-        (["--steps_scale=-1"], "steps_scale > 0"),
-        (["--architectures=lenet"], "at least 16x16 pixels, got 8x8"),
-        (["--step_sizes="], "at least one of step_sizes"),
-        (["--tries=0"], "tries >= 1"),
+        ({"preset": "digit"}, "preset: expected one of digits, mnist, got 'digit'"),
+        ({"gradients": ["unroled"]}, "unrolled, unrolled_remat, got 'unroled'"),
+        ({"teachers": []}, "at least one of teachers"),
+        ({"time_limit": 0.0}, "time_limit > 0"),
+        ({"steps_scale": -1.0}, "steps_scale > 0"),
+        ({"architectures": ["lenet"]}, "at least 16x16 pixels, got 8x8"),
+        ({"step_sizes": []}, "at least one of step_sizes"),
+        ({"tries": 0}, "tries >= 1"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, arguments, expected):
-    ended = command("-m", "experiments.study", *arguments, f"--run_dir={tmp_path / 'study'}")
-    assert ended.returncode == 1 and expected in ended.stderr and ended.stderr.count("\n") == 1, ended.stderr
+def test_bad_input_leaves_nothing(tmp_path, arguments, expected):
+    with pytest.raises(UserError) as error:
+        study.run(**arguments, run_dir=str(tmp_path / "study"))
+    assert expected in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_preset_misspelt_is_one_line():
+    ended = command("-m", "experiments.study", "--preset=digit")
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    assert "preset: expected one of digits, mnist, got 'digit'" in ended.stderr

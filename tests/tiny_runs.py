@@ -13,7 +13,9 @@ from typing import Any
 from conftest import CACHE
 
 from experiments import distill
+from experiments.cli import as_flags as flags
 
+__all__ = ["ROOT", "TINY", "command", "flags", "tiny_run", "wait_until"]
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     "width": 8,
@@ -40,15 +42,6 @@ def tiny_run(path: Path, **options: Any) -> tuple[dict[str, Any], str]:
     with contextlib.redirect_stdout(out):
         result = distill.run(**(TINY | {"run_dir": str(path)} | options))
     return result, out.getvalue()
-
-
-def flags(**options: Any) -> list[str]:
-    """The flags that say the same as keyword arguments do."""
-    return [
-        f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in options.items()
-        if value is not None
-    ]
 
 
 def command(*arguments: str, wait: bool = True, **environment: str) -> Any:

@@ -168,10 +168,11 @@ def side_by_side(pictures: Sequence[tuple[str, bytes]], *, columns: int = 2) -> 
     shown = [(name, image.imread(io.BytesIO(content))) for name, content in pictures]
     columns = min(columns, len(shown))
     rows = math.ceil(len(shown) / columns)
-    shape = max(made.shape[0] / made.shape[1] for _, made in shown)
-    figure = Figure(figsize=(4.4 * columns, (4.2 * shape + 0.35) * rows), layout="constrained")
+    ratios = [made.shape[0] / made.shape[1] for _, made in shown]
+    heights = [4.2 * max(ratios[i * columns : (i + 1) * columns]) + 0.35 for i in range(rows)]
+    figure = Figure(figsize=(4.4 * columns, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    axes = np.ravel(figure.subplots(rows, columns, squeeze=False, height_ratios=heights))
     for axis in axes:
         axis.set_axis_off()
     for axis, (name, made) in zip(axes, shown, strict=False):

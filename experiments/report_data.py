@@ -1,0 +1,233 @@
+"""The rows of a report: read from studies and from runs of `experiments.distill`, and checked."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import build
+from jaxdistill.core.checks import UserError, fail
+from jaxdistill.runtime.export import read_synthetic
+from jaxdistill.runtime.report_pictures import picture
+
+Row = dict[str, Any]
+ABOUT = ("name", "teacher", "gradient", "change", "reading", "try", "seed", "learner", "dataset", "full_size")
+ABOUT += ("command", "identity", "environment", "status", "note")
+"""What every row says."""
+MEASURED = (
+    "images",
+    "outer_steps",
+    "seconds",
+    "seconds_per_step",
+    "as_distilled",
+    "accuracies",
+    "diagnostics",
+)
+MEASURED += ("hard_labels", "compile_seconds", "program_bytes")
+"""What a finished row says besides."""
+OF_BASELINES = ("what", "images", "architecture", "protocol", "dataset", "learner", "every")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Of a study's folder: every row there is, in the order of their names."""
+    return [read_json(file) for file in sorted((path / "rows").glob("*.json"))]
+
+
+def load(path: str | Path) -> tuple[list[Row], list[Row]]:
+    """The rows and baselines of a study, or of a run of `experiments.distill`.
+
+    Args:
+      path: a study's folder, its rows.json, or a run directory.
+
+    Raises:
+      UserError: it is none of these, or cannot be read.
+    """
+    place = Path(path)
+    if place.is_dir() and (place / "rows").is_dir():
+        baselines = place / "baselines.json"
+        found = read_rows(place), read_json(baselines) if baselines.exists() else []
+    elif place.is_dir() and (place / "result.json").exists():
+        return _of_run(place, read_json(place / "result.json"))
+    elif place.is_file() or (place / "rows.json").exists():
+        place = place if place.is_file() else place / "rows.json"
+        content = read_json(place)
+        if not isinstance(content, dict) or {"rows", "baselines"} - content.keys():
+            raise fail("report", "rows.json of a study, or a run directory", str(path))
+        found = content["rows"], content["baselines"]
+    else:
+        expected = "a folder of experiments.study, or a finished run of experiments.distill"
+        raise fail("report", expected, f"{path} with neither rows nor result.json")
+    _check(*found, str(path))
+    return found
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise fail("report", f"a readable {file}", error, "Delete it to have it made again.") from error
+
+
+def _check(rows: Any, baselines: Any, path: str) -> None:
+    """Raises unless these have the fields that a report reads."""
+    for many, needed in ((rows, ABOUT), (baselines, OF_BASELINES)):
+        if not isinstance(many, list):
+            raise fail("report", f"lists of rows in {path}", type(many).__name__)
+        for row in many:
+            wanted = (*needed, *MEASURED) if isinstance(row, dict) and row.get("status") == "done" else needed
+            missing = [name for name in wanted if not isinstance(row, dict) or name not in row]
+            if missing:
+                raise fail("report", f"rows of experiments.study in {path}", f"one without {missing[0]}")
+
+
+def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:
+    """A run of `experiments.distill` as a row of a study."""
+    needed = (
+        "test_accuracies",
+        "test_accuracy_step_size",
+        "protocol",
+        "seconds",
+        "outer_steps",
+        "environment",
+    )
+    config = result.get("config") if isinstance(result, dict) else None
+    if not isinstance(config, dict) or "method" not in config or any(name not in result for name in needed):
+        raise fail("report", "a finished run of experiments.distill", f"another experiment's in {path}")
+    synthetic = read_synthetic(path / "synthetic.npz")
+    score = {"every": result["test_accuracies"], "step_size": result["test_accuracy_step_size"]}
+    own = result["protocol"] == "as_distilled"
+    options = [f"{n}={config[n]}" for n in build.LEARNER_OPTIONS if config.get(n) is not None]
+    learner = ":".join([config["learner"], *options])
+    gradient = config["gradient"] if own or config["method"] == "mtt" else config["method"]
+    row: Row = {
+        "name": path.name,
+        "teacher": config["teacher"],
+        "gradient": f"{gradient} ({path.name})",
+        "change": "",
+        "reading": "images",
+        "try": 0,
+        "seed": config["seed"],
+        "learner": learner,
+        "dataset": config["dataset"],
+        "full_size": True,
+        "command": f"python -m experiments.distill with the options in {path.name}/config.json",
+        "identity": str(path.resolve()),
+        "environment": result["environment"],
+        "status": "done",
+        "note": "",
+        "images": len(synthetic.labels),
+        "as_distilled": score if own else None,
+        "accuracies": [] if own else [{"architecture": learner, "protocol": result["protocol"], **score}],
+        "hard_labels": None,
+        "seconds_per_step": result["seconds"] / max(1, result["outer_steps"]),
+        "diagnostics": {},
+        "picture": encoded(synthetic.pixels, synthetic.labels, synthetic.metadata.get("scale")),
+        **{name: result.get(name) for name in ("outer_steps", "seconds", "compile_seconds", "program_bytes")},
+    }
+    shared = {
+        "images": row["images"],
+        "dataset": config["dataset"],
+        "learner": learner,
+        "architecture": learner,
+    }
+    baselines = [
+        {
+            "what": what,
+            **shared,
+            "protocol": result[f"{prefix}_protocol"],
+            "every": result[f"{prefix}_accuracies"],
+            "column": "as_distilled" if own else None,
+        }
+        for what, prefix in (("random real", "random_real"), ("full set", "full_data"))
+        if result.get(f"{prefix}_mean") is not None
+    ]
+    return [row], baselines
+
+
+def encoded(pixels: np.ndarray, labels: np.ndarray, scale: float | None) -> str | None:
+    """A picture of images [N, H, W, C] with labels [N, classes], as a data URI.
+
+    None where they are neither grey nor of three colours.
+    """
+    if pixels.shape[-1] not in (1, 3):
+        return None
+    made = picture(pixels, labels.argmax(axis=-1), scale=scale)
+    return f"data:image/png;base64,{base64.b64encode(made).decode()}"
+
+
+def without_repeats(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each once: the same run may be in a folder and in the rows.json of another report."""
+    return list({json.dumps(row, sort_keys=True): row for row in rows}.values())
+
+
+def check_finished(rows: Sequence[Row], where: str) -> None:
+    """Raises where there is nothing to report.
+
+    Raises:
+      UserError: no row is finished; says why each failed.
+    """
+    if any(row["status"] == "done" for row in rows):
+        return
+    why = "; ".join(dict.fromkeys(row["note"] for row in rows))
+    got = f"none of {len(rows)}" + (f" ({why})" if why else "")
+    raise UserError(f"report: expected at least one finished cell in {where}, got {got}.")
+
+
+def cautions(rows: Sequence[Row], baselines: Sequence[Row] = ()) -> list[str]:
+    """What a reader has to know: mixed versions, small cells, failures, times that are off.
+
+    Args:
+      rows: of the report.
+      baselines: of the report.
+
+    Returns:
+      A sentence each.
+    """
+    found = []
+    for name in ("jaxdistill", "commit", "jax", "device"):
+        kinds: dict[Any, list[str]] = {}
+        for row in rows:
+            kinds.setdefault(row["environment"].get(name), []).append(_name(row))
+        if len(kinds) > 1:
+            parts = "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items())
+            found.append(f"Rows of mixed versions, {name}: {parts}.")
+    small = [row for row in rows if not row["full_size"]]
+    if small:
+        many = "All" if len(small) == len(rows) else f"{len(small)} of {len(rows)}"
+        found.append(f"{many} rows are smaller than the preset (network, outer steps, time or evaluation).")
+    off = [row for row in rows if _off(row)]
+    if off:
+        least, most = (end(row["seconds"] for row in off) for end in (min, max))
+        found.append(
+            f"{len(off)} rows at equal time are more than a tenth off it, {least:.3g} to {most:.3g} s: the "
+            "machine's load changed after their steps were timed."
+        )
+    for row in rows:
+        if row["status"] != "done":
+            found.append(f"Failed: {_name(row)} (seed {row['seed']}): {row['note']}")
+    for row in baselines:
+        if row.get("note"):
+            found.append(f"Failed: {row['what']} images, {row['architecture']}: {row['note']}")
+    return found
+
+
+def _off(row: Mapping[str, Any]) -> bool:
+    limit = row.get("time_limit")
+    return row["status"] == "done" and limit is not None and abs(row["seconds"] / limit - 1) > 0.1
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    cell = ", ".join(part for part in (row["teacher"], row["gradient"], row["change"]) if part)
+    return f"{cell}, equal {row['reading']}, try {row['try'] + 1}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return "; ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
