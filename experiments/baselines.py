@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments import build, cli, distill
 from experiments.comparison import as_learned, plan_of, seen, training_data
-from experiments.devices import DEVICES, on_devices
+from experiments.devices import DEVICES, devices_of, say_devices
 from experiments.networks import evaluations, only_network
 from experiments.options import DATA, EVALUATION, POOL, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
@@ -50,7 +50,7 @@ from jaxdistill.evaluation import (
     tuned,
     with_step_size,
 )
-from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime import figures, mesh, profile, progress
 from jaxdistill.runtime.export import dedupe
 
 GROUPS: Groups = {
@@ -104,6 +104,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     config = complete(GROUPS, chosen)
     config |= SMOKE if config["smoke"] else {}
     check(config)
+    where = devices_of(config, config["num_learners"])  # before anything is distilled
     folder = Path(config["run_dir"])
     path = config["run"] or default_run(folder, config["smoke"])
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
@@ -111,7 +112,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     fits(saved.method, saved.data, saved.key, config)
     only_network(saved.config, saved.state, saved.bank)  # raises where a pool is missing
     writable("baselines", folder)
-    with on_devices(config, config["num_learners"]):
+    say_devices(where)
+    with mesh.spread(where):
         rows, pictures = rows_of(saved, config)
     result = {
         "rows": rows,

@@ -1,12 +1,11 @@
 """The options that say which devices and hosts a script runs on; none of them changes what is computed."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 from experiments.options import Option
 from jaxdistill.runtime import progress
-from jaxdistill.runtime.mesh import Layout, described, layout, spread
+from jaxdistill.runtime.mesh import Layout, described, layout
 
 DEVICES = {
     "mesh": Option(
@@ -48,17 +47,6 @@ def devices_of(
       UserError: a mesh that does not fit the devices, K or the batch.
     """
     return layout(config["mesh"], num_learners, batch_size, learners=learners, batch=batch)
-
-
-def on_devices(config: Mapping[str, Any], num_learners: int) -> AbstractContextManager:
-    """Inside, what is mapped over so many networks is split over the chosen devices; tells which.
-
-    Raises:
-      UserError: as for `devices_of`.
-    """
-    where = devices_of(config, num_learners)
-    say_devices(where)
-    return spread(where)
 
 
 def say_devices(where: Layout | None) -> None:

@@ -20,7 +20,7 @@ import jax
 
 from experiments import build, cli, distill
 from experiments.comparison import Synthetic, as_learned, seen, training_data
-from experiments.devices import DEVICES, on_devices
+from experiments.devices import DEVICES, devices_of, say_devices
 from experiments.networks import unseen_networks
 from experiments.options import DATA, EVALUATION, OUTER, POOL, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
@@ -38,7 +38,7 @@ from jaxdistill.evaluation import (
     summarize,
     with_step_size,
 )
-from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime import figures, mesh, profile, progress
 
 GROUPS: Groups = {
     "few steps": {
@@ -104,6 +104,7 @@ def run(**chosen: Any) -> dict[str, Any]:
         at_least("few_step", "steps", count, 1)
     if len(set(config["runs"])) < len(config["runs"]):
         raise fail("few_step", "different runs", ", ".join(config["runs"]))
+    where = devices_of(config, config["num_learners"])  # before anything is distilled
     folder = Path(config["run_dir"])
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
     paths = config["runs"] or default_runs(folder, config["smoke"])
@@ -114,7 +115,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     networks: dict[str, Plan] = {}
     for plan in plans:
         networks.setdefault(plan.network, plan)
-    with on_devices(config, config["num_learners"]):
+    say_devices(where)
+    with mesh.spread(where):
         rows = [row for plan in plans for row in rows_on_its_data(plan)]
         for plan in networks.values():
             rows += rows_on_real_data(plan, real_name(plan, list(networks)))

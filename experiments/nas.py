@@ -27,7 +27,7 @@ import scipy.stats
 
 from experiments import build, cli, distill
 from experiments.comparison import Synthetic, as_learned, seen, training_data
-from experiments.devices import DEVICES, on_devices
+from experiments.devices import DEVICES, devices_of, say_devices
 from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
 from experiments.saved import Saved, load_run
 from experiments.tables import as_csv, as_markdown
@@ -47,7 +47,7 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.learners import learner
 from jaxdistill.populations.fresh import fresh
-from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime import figures, mesh, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import RunDir, open_run
 
@@ -123,6 +123,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     config = complete(GROUPS, chosen)
     config |= SMOKE if config["smoke"] else {}
     build.check_step_sizes(config)
+    where = devices_of(config, config["num_learners"])  # before anything is distilled
     folder = Path(config["run_dir"])
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir")}
     path = config["distilled"] or default_run(folder, config["smoke"])
@@ -136,7 +137,8 @@ def run(**chosen: Any) -> dict[str, Any]:
             f"{len(candidates)} of {len(space(saved))} ConvNets on {saved.data.info.name}, "
             f"{profile.device_description()}; everything goes to {folder / 'search'}"
         )
-        with on_devices(config, config["num_learners"]):
+        say_devices(where)
+        with mesh.spread(where):
             rows = [measured(directory, saved, synthetic, config, options) for options in candidates]
         result = {
             "rows": rows,
