@@ -148,7 +148,7 @@ def _pictures(found: Sequence[Table]) -> dict[str, Any]:
                 for line in table.lines
                 if {cost, score} <= line.values.keys() and line.values[cost].mean > 0
             ]
-            if not points:
+            if len(points) < 2:
                 continue
 
             def draw(format: str, dark: bool = False, points=points, label=label, title=table.title) -> bytes:
@@ -259,7 +259,7 @@ def _markdown(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
         head = ["cell", *(f"{c.title}{f', {c.unit}' if c.unit else ''}" for c in used)]
         body = [[name_of(line), *(_marked(table, line, column) for column in used)] for line in table.lines]
         body += [[name, *(shown(c, values.get(c.name)) for c in used)] for name, values, _ in table.baselines]
-        parts += [f"## {table.title}", "", as_markdown(head, body)]
+        parts += ["", f"## {table.title}", "", as_markdown(head, body)]
         parts += [f"- {sentence}" for sentence in findings(table)] + [""]
         parts += [
             f"![{table.title}, {cost}](report_{number}_{cost}.png)"
@@ -277,7 +277,7 @@ def _markdown(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
             names = list(dict.fromkeys(name for _, notes in solver for name in notes))
             cells = [[label, *(notes.get(name, "-") for name in names)] for label, notes in solver]
             parts += ["", "At the last outer steps:", "", as_markdown(["cell", *names], cells)]
-    parts += ["## What was run", ""]
+    parts += ["", "## What was run", ""]
     parts += [
         as_markdown(
             ["cell", "equal", "seed", "outer steps", "device", "jax", "commit", "command"],
@@ -314,6 +314,8 @@ def show(found: Mapping[str, Any]) -> None:
     """Prints accuracy, memory and time of every line, and what a reader has to know."""
     for table in tables(found["rows"], found["baselines"]):
         used = [column for column in used_columns(table) if column.name in SHORT]
+        if not {"own", "as_distilled"} & {column.name for column in used}:
+            used = [column for column in used_columns(table) if column.name in {**SHORT, "augmented": ""}]
         names = [f"  {line.change}" if line.change else line.label for line in table.lines]
         cells = [
             [name, *(_marked(table, line, column, STARS) for column in used)]
@@ -322,7 +324,9 @@ def show(found: Mapping[str, Any]) -> None:
         cells += [
             [name, *(shown(c, values.get(c.name)) for c in used)] for name, values, _ in table.baselines
         ]
-        progress.table(f"\n{table.title}", ["cell", *(SHORT[column.name] for column in used)], cells)
+        progress.table(
+            f"\n{table.title}", ["cell", *(SHORT.get(column.name, "augmented %") for column in used)], cells
+        )
     progress.say("* best of its column; ~ ties with it: within one standard deviation, the larger of both")
     for caution in cautions(found["rows"], found["baselines"]):
         progress.say(f"note: {caution}")

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli, distill, report
-from experiments.devices import DEVICES
+from experiments.devices import DEVICES, devices_of
 from experiments.evaluate import name_and_options, parse_learner
 from experiments.measure import OUT_OF_MEMORY, compile_cache_in
 from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
@@ -110,13 +110,14 @@ def run(**chosen: Any) -> dict[str, Any]:
     Raises:
       UserError: bad input, before anything is distilled; a study without a finished cell.
     """
-    config = complete(GROUPS, chosen)
+    config = complete(GROUPS, (SMOKE if chosen.get("smoke") else {}) | chosen)
     preset = lookup("study preset", config["preset"], PRESETS)
-    config |= SMOKE if config["smoke"] else {}
     config |= {name: value for name, value in preset.study.items() if config[name] is None}
     config["run_dir"] = config["run_dir"] or f"runs/study_{config['preset']}"
     _check(config)
     build.check_step_sizes(config)
+    for cell in cells(preset, config["teachers"], config["gradients"]):
+        devices_of(config, cell.options["num_learners"], cell.options["real_batch_size"])
     data = build.splits(complete(distill.GROUPS, preset.shared | _places(config)))
     learners = {text: parse_learner(text, data) for text in [_own(preset, config), *config["architectures"]]}
     pinned = {n: v for n, v in config.items() if n not in ("run_dir", *distill.PLACES)}
@@ -124,6 +125,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     with run_dir as directory, tempfile.TemporaryDirectory() as programs:
         for note in directory.notes:
             progress.say(f"note: {note}")
+        read_rows(directory.path)  # a damaged one is told before hours of others
         setting = Setting(config, preset, data, learners, directory, programs)
         planned = list(_planned(setting))
         progress.say(

@@ -117,6 +117,9 @@ def test_another_preset_in_the_same_folder_is_refused(tmp_path):
         ({"architectures": ["lenet"]}, "at least 16x16 pixels, got 8x8"),
         ({"step_sizes": []}, "at least one of step_sizes"),
         ({"tries": 0}, "tries >= 1"),
+        ({"smoke": True, "teachers": []}, "at least one of teachers"),
+        ({"smoke": True, "mesh": "lerner:1"}, "mesh: expected one of data, learner, got 'lerner'"),
+        ({"smoke": True, "mesh": "data:7"}, "sizes whose product is the number of devices, 1, got data:7"),
     ],
 )
 def test_bad_input_leaves_nothing(tmp_path, arguments, expected):
