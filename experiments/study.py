@@ -3,7 +3,7 @@
 Question: do gradient matching and implicit gradients reach the accuracy of backpropagation through training
 at a fraction of its memory, and do generators' images train other architectures better?
 
-    python -m experiments.study                                     digits, 24 minutes on 2 busy cores
+    python -m experiments.study                                     digits, 23 minutes on 2 busy cores
     python -m experiments.study --preset=mnist --manual_dir=FOLDER  hours on 2 cores, minutes on a GPU
 
 Every cell is a run of `experiments.distill` under RUN_DIR/cells, first for the preset's outer steps, then
