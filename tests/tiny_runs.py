@@ -13,9 +13,8 @@ from typing import Any
 from conftest import CACHE
 
 from experiments import distill
-from experiments.cli import as_flags as flags
+from experiments.cli import as_flags
 
-__all__ = ["ROOT", "TINY", "command", "flags", "tiny_run", "wait_until"]
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     "width": 8,
@@ -42,6 +41,11 @@ def tiny_run(path: Path, **options: Any) -> tuple[dict[str, Any], str]:
     with contextlib.redirect_stdout(out):
         result = distill.run(**(TINY | {"run_dir": str(path)} | options))
     return result, out.getvalue()
+
+
+def flags(**options: Any) -> list[str]:
+    """The flags that say the same as keyword arguments do."""
+    return as_flags(options)
 
 
 def command(*arguments: str, wait: bool = True, **environment: str) -> Any:
