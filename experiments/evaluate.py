@@ -15,21 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli
 from experiments.devices import DEVICES, HOSTS, devices_of, say_devices
-from experiments.networks import new_networks
+from experiments.networks import of_new_networks
 from experiments.options import DATA, EVALUATION, OUTER, PROTOCOLS, RUN, Groups, Option, complete
 from experiments.tables import writable
 from jaxdistill.core.checks import UserError, fail, lookup, one_of
-from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Learner
 from jaxdistill.data import Splits, standardise
 from jaxdistill.evaluation import (
-    Evaluation,
     Protocol,
     Score,
     as_distilled,
@@ -221,17 +218,7 @@ def row(
     protocols: Mapping[str, Protocol],
 ) -> dict[str, Any]:
     """One architecture under every protocol, and on random real images under the best of the papers'."""
-    evaluation = Evaluation(
-        learner=net,
-        contexts=new_networks(net),
-        validation=data.validation,
-        test=data.test,
-        key=stream(jax.random.key(config["seed"]), "evaluation"),
-        num_learners=config["num_learners"],
-        search_learners=config["num_search_learners"],
-        strategy=config["strategy"],
-        learner_chunk=config["learner_chunk"],
-    )
+    evaluation = of_new_networks(net, data, config, config["num_learners"])
     count, rates = len(images.y), config["step_sizes"]
     cells: dict[str, Any] = {"learner": text}
     for name, protocol in protocols.items():

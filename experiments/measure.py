@@ -81,29 +81,25 @@ def ratio_of_medians(times: Mapping[str, Sequence[float]], side: str, other: str
     return statistics.median(times[side]) / statistics.median(times[other])
 
 
-@contextlib.contextmanager
-def no_compile_cache() -> Iterator[None]:
+def no_compile_cache() -> contextlib.AbstractContextManager:
     """Inside, every program is compiled anew, so that compile times are real."""
-    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
+    return _compile_cache("jax_enable_compilation_cache", False)
+
+
+def compile_cache_in(folder: str) -> contextlib.AbstractContextManager:
+    """Inside, programs are kept there alone: in an empty folder every first compilation tells its time."""
+    return _compile_cache("jax_compilation_cache_dir", folder)
 
 
 @contextlib.contextmanager
-def compile_cache_in(folder: str) -> Iterator[None]:
-    """Inside, programs are kept there alone: in an empty folder every first compilation tells its time."""
-    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    jax.config.update("jax_compilation_cache_dir", folder)
+def _compile_cache(option: str, value: Any) -> Iterator[None]:
+    before = getattr(jax.config, option)
+    jax.config.update(option, value)
     compilation_cache.reset_cache()
     try:
         yield
     finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update(option, before)
         compilation_cache.reset_cache()
 
 

@@ -102,6 +102,23 @@ def unseen_networks(
     return new_networks(learner)
 
 
+def of_new_networks(
+    learner: Learner, data: Splits, config: Mapping[str, Any], num_learners: int
+) -> Evaluation:
+    """How images are scored on fresh networks of any architecture, whatever they were distilled for."""
+    return Evaluation(
+        learner=learner,
+        contexts=new_networks(learner),
+        validation=data.validation,
+        test=data.test,
+        key=stream(jax.random.key(config["seed"]), "evaluation"),
+        num_learners=num_learners,
+        search_learners=config["num_search_learners"],
+        strategy=config["strategy"],
+        learner_chunk=config["learner_chunk"],
+    )
+
+
 def new_networks(learner: Learner) -> Callable[[jax.Array, int], Params]:
     """Compiled: (key, K) -> K fresh initialisations."""
     population = fresh(learner)

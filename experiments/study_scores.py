@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import distill
 from experiments.comparison import Synthetic, plan_of, protocol_of, seen
 from experiments.measure import OUT_OF_MEMORY
-from experiments.networks import new_networks
+from experiments.networks import of_new_networks
 from experiments.report_data import Row, read_json
 from experiments.study_cells import Preset
 from jaxdistill.core.checks import UserError
@@ -138,18 +137,8 @@ def _kept(setting: Setting, stem: str, train: Callable[[], Row], what: str, arch
 
 
 def _evaluation(setting: Setting, learner: Learner) -> Evaluation:
-    config, data = setting.config, setting.data
-    return Evaluation(
-        learner=learner,
-        contexts=new_networks(learner),
-        validation=data.validation,
-        test=data.test,
-        key=stream(jax.random.key(config["seed"]), "evaluation"),
-        num_learners=config["num_eval_learners"],
-        search_learners=config["num_search_learners"],
-        strategy=config["strategy"],
-        learner_chunk=config["learner_chunk"],
-    )
+    config = setting.config
+    return of_new_networks(learner, setting.data, config, config["num_eval_learners"])
 
 
 def _trained(

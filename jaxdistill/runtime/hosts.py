@@ -271,4 +271,4 @@ def _one_voice() -> None:
     shown = os.dup(1) if is_primary() else os.dup(nowhere)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-    sys.stdout = open(shown, "w", buffering=1, encoding="utf-8")  # noqa: SIM115, PTH123
+    sys.stdout = os.fdopen(shown, "w", buffering=1, encoding="utf-8")  # open as long as the process lives
