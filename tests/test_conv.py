@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.core.checks import UserError
-from jaxdistill.layers.conv import FORMULATIONS, conv2d, default_formulation
+from jaxdistill.layers.conv import FORMULATIONS, conv2d, default_formulation, upsampled_conv2d
 from jaxdistill.layers.pool import average_pool, max_pool
 
 CASES = {  # size, inputs, outputs, kernel, stride, padding
@@ -112,3 +112,22 @@ def test_bad_choices_name_the_known(arguments, says):
 def test_a_kernel_larger_than_the_image_is_an_error():
     with pytest.raises(UserError, match="at least"):
         conv2d(jnp.zeros((1, 2, 2, 1)), jnp.zeros((5, 5, 1, 1)))
+    with pytest.raises(UserError, match="a 3x3 kernel, got 5x5"):
+        upsampled_conv2d(jnp.zeros((1, 8, 8, 1)), jnp.zeros((5, 5, 1, 1)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
+def test_upsampled_equals_convolving_the_larger_image(x64, size):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3), jnp.float64)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4), jnp.float64)
+
+    def explicit(x, kernel):
+        doubled = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+        padded = jnp.pad(doubled, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        return reference(padded, kernel, 1, 0)
+
+    def with_gradients(conv):
+        return jax.vjp(conv, x, kernel)[1](jnp.cos(conv(x, kernel))) + (conv(x, kernel),)
+
+    for ours, theirs in zip(with_gradients(upsampled_conv2d), with_gradients(explicit), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)

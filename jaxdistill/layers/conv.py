@@ -86,6 +86,39 @@ def conv2d(
     return _conv(x, kernel, stride, padding)
 
 
+def upsampled_conv2d(x: Array, kernel: Array) -> Array:
+    """A 3x3 convolution of `x` at twice its height and width, each pixel repeated, reflected at the border.
+
+    Nothing is made at the larger size but the result: the four outputs over a pixel see it and its eight
+    neighbours only, so they are channels of one convolution of `x` itself, whose patches are a quarter in
+    memory. A reflection about the border of repeated pixels repeats the outermost one.
+
+    Args:
+      x: [B, H, W, C_in].
+      kernel: [3, 3, C_in, C_out].
+
+    Returns:
+      [B, 2 H, 2 W, C_out].
+
+    Raises:
+      UserError: a kernel of another size.
+    """
+    if kernel.shape[:2] != (3, 3):
+        raise fail("upsampled_conv2d", "a 3x3 kernel", f"{kernel.shape[0]}x{kernel.shape[1]}")
+    batch, height, width, _ = x.shape
+    inputs, outputs = kernel.shape[2:]
+    fold = jnp.asarray(_PHASES, kernel.dtype)
+    phases = jnp.einsum("poa,qrb,abcf->orcpqf", fold, fold, kernel).reshape(3, 3, inputs, 4 * outputs)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    y = conv2d(padded, phases).reshape(batch, height, width, 2, 2, outputs)
+    return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, outputs)
+
+
+_PHASES = (((1, 0, 0), (0, 1, 1), (0, 0, 0)), ((0, 0, 0), (1, 1, 0), (0, 0, 1)))
+"""[2, 3, 3]: what of three taps falls on the pixel before, the pixel, and the one after, for the first and
+the second output over a pixel."""
+
+
 def _lax(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxdistill.core.types import Array
 from jaxdistill.layers import norms
-from jaxdistill.layers.conv import Layout, conv2d
+from jaxdistill.layers.conv import Layout, conv2d, upsampled_conv2d
 from jaxdistill.layers.initializers import fan_in, torch_default
 from jaxdistill.layers.pool import average_pool, max_pool
 
@@ -79,6 +79,22 @@ class Conv(nn.Module):
             return y
         bias = self.param("bias", _bias, (self.features,), fan_in(shape))
         return y + (bias[:, None, None, None] if self.layout == "CHWB" else bias[None, None, None, :])
+
+
+class UpsamplingConv(nn.Module):
+    """3x3 convolution of `[B, H, W, in]` to `[B, 2H, 2W, features]`, each pixel repeated before it."""
+
+    features: int
+    use_bias: bool = True
+    weight_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (3, 3, x.shape[-1], self.features)
+        y = upsampled_conv2d(x, _weights(self, shape, self.weight_norm))
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", _bias, (self.features,), fan_in(shape))[None, None, None, :]
 
 
 class Dense(nn.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxdistill.core.checks import fail, lookup
 from jaxdistill.core.types import Array
-from jaxdistill.layers.modules import Conv, Dense
+from jaxdistill.layers.modules import Conv, Dense, UpsamplingConv
 from jaxdistill.layers.norms import EPSILON
 
 _leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.1)
@@ -32,12 +32,6 @@ class StepNorm(nn.Module):
         return (unit * scale[None, None, :] + bias[None, None, :]).reshape(x.shape)
 
 
-def upsample(x: Array) -> Array:
-    """Twice the height and width, each pixel repeated: `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
 class Upsampling(nn.Module):
     """Two dense layers, then a convolution after each upsampling (Such et al. 2019).
 
@@ -56,16 +50,15 @@ class Upsampling(nn.Module):
         height, width, channels = self.image_shape
         rows, columns = height >> self.upsamplings, width >> self.upsamplings
         first = 2 * self.width
-        dense, conv = (functools.partial(layer, weight_norm=self.weight_norm) for layer in (Dense, Conv))
+        dense = functools.partial(Dense, weight_norm=self.weight_norm)
         x = dense(self.hidden, use_bias=False, name="dense1")(x)
         x = _leaky_relu(StepNorm(steps, name="norm1")(x))
         x = dense(rows * columns * first, use_bias=False, name="dense2")(x)
         x = _leaky_relu(StepNorm(steps, name="norm2")(x)).reshape(-1, rows, columns, first)
         for i in range(1, self.upsamplings + 1):
             last = i == self.upsamplings
-            x = jnp.pad(upsample(x), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
             features = channels if last else self.width
-            x = conv(features, padding=0, use_bias=last, name=f"conv{i}")(x)
+            x = UpsamplingConv(features, last, self.weight_norm, name=f"conv{i}")(x)
             if not last:
                 x = _leaky_relu(StepNorm(steps, name=f"norm{i + 2}")(x))
         return self.scale * jnp.tanh(x)
