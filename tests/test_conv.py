@@ -127,7 +127,8 @@ def test_upsampled_equals_convolving_the_larger_image(x64, size):
         return reference(padded, kernel, 1, 0)
 
     def with_gradients(conv):
-        return jax.vjp(conv, x, kernel)[1](jnp.cos(conv(x, kernel))) + (conv(x, kernel),)
+        y, pull_back = jax.vjp(conv, x, kernel)
+        return (y, *pull_back(jnp.cos(y)))
 
     for ours, theirs in zip(with_gradients(upsampled_conv2d), with_gradients(explicit), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
