@@ -118,8 +118,10 @@ def run(**chosen: Any) -> dict[str, Any]:
     build.check_step_sizes(config)
     for cell in cells(preset, config["teachers"], config["gradients"]):
         devices_of(config, cell.options["num_learners"], cell.options["real_batch_size"])
-    data = build.splits(complete(distill.GROUPS, preset.shared | _places(config)))
-    learners = {text: parse_learner(text, data) for text in [_own(preset, config), *config["architectures"]]}
+    data = build.splits(complete(distill.GROUPS, preset.shared | places(config)))
+    learners = {
+        text: parse_learner(text, data) for text in [own_learner(preset, config), *config["architectures"]]
+    }
     pinned = {n: v for n, v in config.items() if n not in ("run_dir", *distill.PLACES)}
     run_dir = open_run(config["run_dir"], pinned, free_fields=MORE_OR_LESS)
     with run_dir as directory, tempfile.TemporaryDirectory() as programs:
@@ -150,11 +152,11 @@ def _check(config: Mapping[str, Any]) -> None:
         above("study", name, config[name], 0.0)
 
 
-def _places(config: Mapping[str, Any]) -> dict[str, Any]:
+def places(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in ("data_dir", "manual_dir", *DEVICES)}
 
 
-def _own(preset: Preset, config: Mapping[str, Any]) -> str:
+def own_learner(preset: Preset, config: Mapping[str, Any]) -> str:
     """The network that is distilled for, as `experiments.evaluate` writes it."""
     parts = [f"{name}={preset.shared[name]}" for name in ("width", "depth") if name in preset.shared]
     return config["learner"] or ":".join([preset.shared["learner"], *parts])
@@ -177,7 +179,7 @@ def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
     """Distills and scores one cell, unless its row is there; a failure is a row that says why."""
     directory, config = setting.directory, setting.config
     file = directory.path / "rows" / f"{reading}-{cell.name}-{attempt}.json"
-    options, first = _options(setting, cell, attempt), None
+    options, first = cell_options(config, cell, attempt), None
     identity = shlex.join(cli.as_flags({n: v for n, v in options.items() if n != "seed"}))
     if file.exists() and (there := read_json(file)).get("status") == "done":
         if there["identity"] != identity:
@@ -211,7 +213,7 @@ def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
         "environment": profile.environment(),
     }
     try:
-        row |= _distilled(setting, cell, options | _places(config), file.stem)
+        row |= _distilled(setting, cell, options | places(config), file.stem)
         row |= {"status": "done", "note": ""}
         if first is not None and first.exists():
             row["compile_seconds"] = read_json(first).get("compile_seconds")
@@ -228,16 +230,15 @@ def _full_size(setting: Setting, reading: str) -> bool:
     """Whether a row is as large as the preset says."""
     config, preset = setting.config, setting.preset
     counts = ("num_eval_learners", "num_augmented_epochs", "full_data_epochs")
-    whole = setting.own == _own(preset, config | {"learner": None}) and config["num_epochs"] is None
+    whole = setting.own == own_learner(preset, config | {"learner": None}) and config["num_epochs"] is None
     whole = whole and all(config[name] >= preset.study[name] for name in counts)
     if reading == "time":
         return whole and config["time_limit"] >= preset.study["time_limit"]
     return whole and config["steps_scale"] >= 1
 
 
-def _options(setting: Setting, cell: Cell, attempt: int) -> dict[str, Any]:
-    """Of `experiments.distill`, at equal images."""
-    config = setting.config
+def cell_options(config: Mapping[str, Any], cell: Cell, attempt: int = 0) -> dict[str, Any]:
+    """What `experiments.distill` is told for a cell at equal images: a study's seed, scale and learner."""
     options = cell.options | {"seed": config["seed"] + attempt}
     options["num_outer_steps"] = _in_chunks(config["steps_scale"] * cell.options["num_outer_steps"])
     if config["learner"] is None:

@@ -4,10 +4,11 @@ import contextlib
 import io
 import json
 
+import jax.numpy as jnp
 import pytest
 from tiny_runs import command
 
-from experiments import build, cli, distill, gradients, study
+from experiments import build, cli, distill, gradients, study, study_search
 from experiments.options import complete
 from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, ablations, cells
 from jaxdistill.core.checks import UserError
@@ -133,3 +134,49 @@ def test_a_preset_misspelt_is_one_line():
     ended = command("-m", "experiments.study", "--preset=digit")
     assert ended.returncode == 1 and ended.stderr.count("\n") == 1
     assert "preset: expected one of digits, mnist, got 'digit'" in ended.stderr
+
+
+def test_the_search_scores_on_validation_alone(tmp_path, monkeypatch):
+    """The same table whatever the test images are; the best factor is that of the highest accuracy."""
+    tiny = {n: v for n, v in TINY.items() if any(n in group for group in study_search.GROUPS.values())}
+    tiny |= {"gradients": ["matching_all"], "factors": [0.5, 1.0], "num_search_learners": 1}
+
+    def searched(name, **options):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            return study_search.run(**tiny, run_dir=str(tmp_path / name), **options), out.getvalue()
+
+    first, _ = searched("a")
+    scores = {row["factor"]: row["mean"] for row in first["rows"]}
+    assert {0.5, 1.0} < set(scores) and scores[first["best"]["images-matching_all"]] == max(scores.values())
+    rates = {row["factor"]: row["outer_learning_rate"] for row in first["rows"]}
+    assert rates[0.5] == 0.05 and rates[1.0] == 0.1 and all(0 < score <= 1 for score in scores.values())
+
+    splits = build.splits
+
+    def without_test(config):
+        data = splits(config)
+        return data._replace(test=data.test._replace(y=jnp.zeros_like(data.test.y)))
+
+    monkeypatch.setattr(build, "splits", without_test)
+    second, _ = searched("b")
+    assert [row["every"] for row in second["rows"]] == [row["every"] for row in first["rows"]]
+    _, printed = searched("a")
+    assert printed.count("done before") == len(scores)
+    text = (tmp_path / "a/study_search.md").read_text()
+    assert text.count("*") == 1 and "matching_all" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"factors": [1.0, 0.0]}, "factors and steps_scale > 0"),
+        ({"factors": []}, "at least one of factors, got none"),
+        ({"preset": "digit"}, "digits, mnist, got 'digit'"),
+        ({"gradients": ["implicit"]}, "implicit_cg"),
+    ],
+)
+def test_a_search_refuses_before_it_starts(tmp_path, options, says):
+    with pytest.raises(UserError, match=says):
+        study_search.run(run_dir=str(tmp_path / "run"), **options)
+    assert not (tmp_path / "run").exists()
