@@ -134,7 +134,10 @@ def _read(
     if name.endswith(".npz"):
         return load_npz(name)
     folder = Path(data_dir or default_data_dir()).expanduser()
-    source = Source(name, folder, None if manual_dir is None else Path(manual_dir).expanduser(), image_size)
+    files = None if manual_dir is None else Path(manual_dir).expanduser()
+    if files is not None and not files.is_dir():  # also where the set is prepared already: it may be another
+        raise fail(f"load({name})", "manual_dir, a folder", f"{files}, which is none")
+    source = Source(name, folder, files, image_size)
     if name in DATASETS:
         return DATASETS[name](source)
     if not (prepared_folder(folder, name) or configured_names(folder, name) or known_to_tfds(name)):

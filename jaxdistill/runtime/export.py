@@ -120,7 +120,7 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
     Raises:
       UserError: the file is missing, damaged, lacks images or labels, or they do not fit together.
     """
-    where = f"read_synthetic({Path(path).name})"
+    where = f"read_synthetic({Path(*Path(path).parts[-2:])})"  # of many runs, the folder tells which
     arrays = read_npz(path, where)
     if "x" not in arrays or not {"y", "y_soft"} & set(arrays):
         raise fail(where, "arrays x and y", f"only {', '.join(sorted(arrays)) or 'an empty file'}")
