@@ -1,5 +1,6 @@
 """How the study scores images: fresh networks of every architecture, beside real images."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -152,8 +153,14 @@ def _trained(
     """Accuracy of fresh networks trained on so many images (all of them where None)."""
     config = setting.config
     epochs_of = {"dc": config["num_epochs"], "dc_augmented": config["num_augmented_epochs"]}
-    plan = published(protocol, count or len(images.y), num_epochs=epochs_of[protocol])
+    plan = _published(protocol, count or len(images.y), epochs_of[protocol])
     return _tuned(setting, architecture, plan, images, subsets)
+
+
+@functools.cache
+def _published(name: str, num_images: int, num_epochs: int | None) -> Protocol:
+    """One object for all rows: what is trained by it is compiled once, see `evaluator`."""
+    return published(name, num_images, num_epochs=num_epochs)
 
 
 def _full(setting: Setting) -> Row:

@@ -215,6 +215,14 @@ def test_a_step_size_keeps_the_shape_of_its_schedule():
 # ---------------------------------------------------------------- on the way, shuffled, one part each
 
 
+def test_the_same_choices_are_compiled_once():
+    net, plan = tiny_net(), epochs(4, num_epochs=2)
+    made = evaluator(net, plan)
+    assert evaluator(net, with_step_size(plan, 0.5)) is made
+    for other in (evaluator(net, plan, strategy="vmap"), evaluator(net, epochs(4, num_epochs=2))):
+        assert other is not made
+
+
 def test_accuracy_on_the_way_is_that_of_shorter_training():
     net, data = tiny_net(), tiny_data()
     images, count = tiny_batch(12), 3

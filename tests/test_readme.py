@@ -100,3 +100,16 @@ def test_the_readme_quotes_attack_baselines_and_analyses():
     ordered, shuffled = (found[f"distilled{more}"] for more in ("", ", batches shuffled"))
     numbers = [f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in (ordered, shuffled)]
     assert f"in order, reach {numbers[0]}, and shuffled {numbers[1]}" in text
+
+
+@pytest.mark.parametrize("path", [p for p in RESULTS if p.stem.startswith("adapt_")], ids=lambda p: p.stem)
+def test_the_readme_quotes_adaptation(path):
+    rows = {row["set"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    if path.stem == "adapt_mirrored":  # printed as it was
+        for name, row in rows.items():
+            line = rf"^{name} +{100 * row['mean']:.1f} +{100 * row['std']:.1f} +{row['num_learners']} "
+            assert re.search(line, README, flags=re.MULTILINE), name
+        return
+    line = next(line for line in README.splitlines() if line.startswith(f"| `{path.stem}` |"))
+    for name in ("nothing", "distilled", "random real", "optimised real", "whole target set"):
+        assert f"{100 * rows[name]['mean']:.1f}" in line, name

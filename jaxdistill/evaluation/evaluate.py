@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -174,7 +174,8 @@ def evaluator(
 ) -> Evaluator:
     """A compiled function that trains K networks by a protocol and tests them.
 
-    Step sizes are an argument, so that a search compiles once.
+    Step sizes are an argument, so that a search compiles once. The same choices give the same function
+    again, compiled as it is: images of one shape are scored at the cost of their training.
 
     Args:
       learner: the network.
@@ -194,6 +195,21 @@ def evaluator(
     """
     if at is not None and (protocol.restart or not at):
         raise fail("evaluator", "steps to test at, of a protocol without restart", f"{at}, {protocol.name}")
+    without_values = protocol._replace(values=None)  # they are an argument, and cannot be hashed
+    moments = None if at is None else tuple(at)
+    return _evaluator(learner, without_values, moments, measure, strategy, learner_chunk)
+
+
+@lru_cache(maxsize=32)
+def _evaluator(
+    learner: Learner,
+    protocol: Protocol,
+    at: tuple[int, ...] | None,
+    measure: Callable[[Learner, Params, Dataset | Batch], Array],
+    strategy: str,
+    learner_chunk: int | None,
+) -> Evaluator:
+    """As `evaluator`, of a protocol without values."""
 
     def one(
         params: Params,
