@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -119,7 +120,8 @@ def of_new_networks(
     )
 
 
+@lru_cache(maxsize=32)
 def new_networks(learner: Learner) -> Callable[[jax.Array, int], Params]:
-    """Compiled: (key, K) -> K fresh initialisations."""
+    """Compiled, once per learner: (key, K) -> K fresh initialisations."""
     population = fresh(learner)
     return jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1)

@@ -18,6 +18,7 @@ matching and implicit cells far above random real images, implicit at a third of
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,8 +32,9 @@ from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
 from experiments.report_data import Row, encoded, read_json, read_rows
 from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, Cell, Preset, ablations, cells
 from experiments.study_scores import Setting, baselines, scores
-from jaxdistill.core.checks import UserError, above, fail, lookup
-from jaxdistill.data import to_pixels
+from jaxdistill.core.checks import UserError, above, fail
+from jaxdistill.core.types import Learner
+from jaxdistill.data import Splits, to_pixels
 from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.loop import default_chunk_length
 from jaxdistill.runtime.metrics import read_metrics
@@ -111,17 +113,8 @@ def run(**chosen: Any) -> dict[str, Any]:
       UserError: bad input, before anything is distilled; a study without a finished cell.
     """
     config = complete(GROUPS, (SMOKE if chosen.get("smoke") else {}) | chosen)
-    preset = lookup("study preset", config["preset"], PRESETS)
-    config |= {name: value for name, value in preset.study.items() if config[name] is None}
-    config["run_dir"] = config["run_dir"] or f"runs/study_{config['preset']}"
-    _check(config)
-    build.check_step_sizes(config)
-    for cell in cells(preset, config["teachers"], config["gradients"]):
-        devices_of(config, cell.options["num_learners"], cell.options["real_batch_size"])
-    data = build.splits(complete(distill.GROUPS, preset.shared | places(config)))
-    learners = {
-        text: parse_learner(text, data) for text in [own_learner(preset, config), *config["architectures"]]
-    }
+    config, preset, data, learners = prepared(config, "study")
+    above("study", "time_limit", config["time_limit"], 0.0)
     pinned = {n: v for n, v in config.items() if n not in ("run_dir", *distill.PLACES)}
     run_dir = open_run(config["run_dir"], pinned, free_fields=MORE_OR_LESS)
     with run_dir as directory, tempfile.TemporaryDirectory() as programs:
@@ -144,12 +137,50 @@ def run(**chosen: Any) -> dict[str, Any]:
     return found | {"config": pinned}
 
 
-def _check(config: Mapping[str, Any]) -> None:
+def prepared(
+    config: Mapping[str, Any], stem: str
+) -> tuple[dict[str, Any], Preset, Splits, dict[str, Learner]]:
+    """What is known before anything is distilled, all of it checked.
+
+    Args:
+      config: a study's, or with some of its options only.
+      stem: what run directories start with.
+
+    Returns:
+      (config with what the preset says, the preset, the data, networks by name: the one that images are
+      distilled for, then the `architectures`).
+
+    Raises:
+      UserError: whatever is wrong with the choices.
+    """
+    preset = PRESETS[config["preset"]]
+    config = {n: preset.study.get(n) if v is None else v for n, v in config.items()}
+    config["run_dir"] = config["run_dir"] or f"runs/{stem}_{config['preset']}"
     for name in ("teachers", "gradients"):
         if not config[name]:
-            raise fail("study", f"at least one of {name}", "none")
-    for name in ("time_limit", "steps_scale"):
-        above("study", name, config[name], 0.0)
+            raise fail(stem, f"at least one of {name}", "none")
+    above(stem, "steps_scale", config["steps_scale"], 0.0)
+    build.check_step_sizes(config)
+    for cell in cells(preset, config["teachers"], config["gradients"]):
+        devices_of(config, cell.options["num_learners"], cell.options["real_batch_size"])
+    data = build.splits(complete(distill.GROUPS, preset.shared | places(config)))
+    names = [own_learner(preset, config), *config.get("architectures", ())]
+    return config, preset, data, {text: parse_learner(text, data) for text in names}
+
+
+def row_there(file: Path, identity: str, cell: Path) -> Row | None:
+    """The row in a file, where it is finished and its options are the same; None where it is to be made.
+
+    Raises:
+      UserError: it was made with other options.
+    """
+    if not file.exists() or (row := read_json(file)).get("status") != "done":
+        return None
+    if row.get("identity") != identity:
+        remedy = f"Choose another run_dir, or delete that file and {cell} to have it made again."
+        raise fail("study", f"the same options of {file.name} as now", row.get("identity"), remedy)
+    progress.say("done before")
+    return row
 
 
 def places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,11 +212,7 @@ def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
     file = directory.path / "rows" / f"{reading}-{cell.name}-{attempt}.json"
     options, first = cell_options(config, cell, attempt), None
     identity = shlex.join(cli.as_flags({n: v for n, v in options.items() if n != "seed"}))
-    if file.exists() and (there := read_json(file)).get("status") == "done":
-        if there["identity"] != identity:
-            remedy = "Choose another run_dir, or delete that file to have it made again."
-            raise fail("study", f"the same options of {file.name} as now", there["identity"], remedy)
-        progress.say("done before")
+    if row_there(file, identity, directory.path / "cells" / file.stem):
         return
     if reading == "time":
         before = read_json(directory.path / "rows" / f"images-{cell.name}-{attempt}.json")

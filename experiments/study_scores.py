@@ -1,6 +1,5 @@
 """How the study scores images: fresh networks of every architecture, beside real images."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -82,7 +81,7 @@ def scores(
         {
             "architecture": name,
             "protocol": protocol,
-            **_trained(setting, name, protocol, batch, everything(count)),
+            **trained(setting, name, protocol, batch, everything(count)),
         }
         for name in architectures
         for protocol in PROTOCOLS
@@ -90,7 +89,7 @@ def scores(
     hard = np.eye(labels.shape[1], dtype=np.float32)[labels.argmax(axis=1)]
     if not np.allclose(hard, labels):
         harder = batch._replace(y=jnp.asarray(hard))
-        row["hard_labels"] = _trained(setting, setting.own, "dc", harder, everything(count))
+        row["hard_labels"] = trained(setting, setting.own, "dc", harder, everything(count))
     return row
 
 
@@ -114,7 +113,7 @@ def baselines(setting: Setting, rows: list[Row]) -> list[Row]:
                 def train(name=name, protocol=protocol, count=count, per_class=per_class) -> Row:
                     real = Batch(setting.data.train.x, setting.data.train.y)
                     subsets = random_of_each_class(setting.data.train, per_class)
-                    found = _trained(setting, name, protocol, real, subsets, count)
+                    found = trained(setting, name, protocol, real, subsets, count)
                     return {"images": count, "protocol": protocol, **found}
 
                 made.append(_kept(setting, stem, train, "random real", name))
@@ -142,7 +141,7 @@ def _evaluation(setting: Setting, learner: Learner) -> Evaluation:
     return of_new_networks(learner, setting.data, config, config["num_eval_learners"])
 
 
-def _trained(
+def trained(
     setting: Setting,
     architecture: str,
     protocol: str,
@@ -151,16 +150,9 @@ def _trained(
     count: int | None = None,
 ) -> Row:
     """Accuracy of fresh networks trained on so many images (all of them where None)."""
-    config = setting.config
-    epochs_of = {"dc": config["num_epochs"], "dc_augmented": config["num_augmented_epochs"]}
-    plan = _published(protocol, count or len(images.y), epochs_of[protocol])
+    passes = setting.config["num_epochs" if protocol == "dc" else "num_augmented_epochs"]
+    plan = published(protocol, count or len(images.y), num_epochs=passes)
     return _tuned(setting, architecture, plan, images, subsets)
-
-
-@functools.cache
-def _published(name: str, num_images: int, num_epochs: int | None) -> Protocol:
-    """One object for all rows: what is trained by it is compiled once, see `evaluator`."""
-    return published(name, num_images, num_epochs=num_epochs)
 
 
 def _full(setting: Setting) -> Row:

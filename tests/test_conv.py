@@ -116,10 +116,11 @@ def test_a_kernel_larger_than_the_image_is_an_error():
         upsampled_conv2d(jnp.zeros((1, 8, 8, 1)), jnp.zeros((5, 5, 1, 1)))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
-def test_upsampled_equals_convolving_the_larger_image(x64, size):
-    x = jax.random.normal(jax.random.key(0), (2, *size, 3), jnp.float64)
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4), jnp.float64)
+@pytest.mark.parametrize(("size", "inputs"), [((1, 1), 3), ((2, 3), 3), ((5, 4), 3), ((3, 2), 17)])
+def test_upsampled_equals_convolving_the_larger_image(x64, size, inputs):
+    """To second order; 17 inputs are many, which are convolved by other formulas on the CPU."""
+    x = jax.random.normal(jax.random.key(0), (2, *size, inputs), jnp.float64)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, 4), jnp.float64)
 
     def explicit(x, kernel):
         doubled = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
@@ -127,8 +128,14 @@ def test_upsampled_equals_convolving_the_larger_image(x64, size):
         return reference(padded, kernel, 1, 0)
 
     def with_gradients(conv):
-        y, pull_back = jax.vjp(conv, x, kernel)
-        return (y, *pull_back(jnp.cos(y)))
+        def loss(arguments):
+            return jnp.sum(jnp.sin(conv(*arguments)))
 
-    for ours, theirs in zip(with_gradients(upsampled_conv2d), with_gradients(explicit), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+        def slope(arguments):
+            return sum(jnp.sum(jnp.cos(g)) for g in jax.tree.leaves(jax.grad(loss)(arguments)))
+
+        return jax.jit(lambda a: (conv(*a), jax.grad(loss)(a), jax.grad(slope)(a)))((x, kernel))
+
+    ours, theirs = map(with_gradients, (upsampled_conv2d, explicit))
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-10, atol=1e-10)

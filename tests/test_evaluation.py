@@ -11,6 +11,7 @@ from jaxdistill.core.types import Meta
 from jaxdistill.data import from_arrays
 from jaxdistill.evaluation import (
     as_distilled,
+    confusion_on,
     dc,
     epochs,
     evaluator,
@@ -216,11 +217,27 @@ def test_a_step_size_keeps_the_shape_of_its_schedule():
 
 
 def test_the_same_choices_are_compiled_once():
-    net, plan = tiny_net(), epochs(4, num_epochs=2)
+    net, plan, images, test = tiny_net(), epochs(4, num_epochs=3), tiny_batch(4), tiny_batch(32, seed=1)
     made = evaluator(net, plan)
     assert evaluator(net, with_step_size(plan, 0.5)) is made
-    for other in (evaluator(net, plan, strategy="vmap"), evaluator(net, epochs(4, num_epochs=2))):
+    for other in (
+        evaluator(tiny_net(), plan),
+        evaluator(net, plan._replace(weight_decay=0.1)),
+        evaluator(net, plan, at=[1, 2]),
+        evaluator(net, plan, measure=confusion_on),
+        evaluator(net, plan, strategy="vmap"),
+        evaluator(net, plan, learner_chunk=1),
+    ):
         assert other is not made
+    mean_logit = evaluator(net, plan, measure=lambda net, params, split: jnp.mean(net.apply(params, split.x)))
+    seen = [
+        mean_logit(starts(net, 2), batch, everything(4)(KEY, 2), with_step_size(plan, rate).values, test, KEY)
+        for rate in (0.01, 0.5)
+        for batch in (images, images._replace(x=-images.x))
+    ]
+    assert len({float(value[0]) for value in seen}) == 4  # neither is part of the program
+    assert mean_logit._cache_size() == 1
+    assert published("dc", 10) is published("dc", 10)
 
 
 def test_accuracy_on_the_way_is_that_of_shorter_training():

@@ -55,7 +55,7 @@ def test_the_numpy_example_trains_from_a_file(tmp_path, monkeypatch, capsys):
         inner={},
     )
     monkeypatch.chdir(tmp_path)
-    exec(compile(block("import numpy as np"), "README.md", "exec"), {})
+    exec(compile(block("runs/readme/synthetic.npz"), "README.md", "exec"), {})
     assert percent(capsys.readouterr().out) > 80  # class means separate digits well; chance is 10%
 
 

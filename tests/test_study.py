@@ -136,22 +136,25 @@ def test_a_preset_misspelt_is_one_line():
     assert "preset: expected one of digits, mnist, got 'digit'" in ended.stderr
 
 
+SEARCH = {n: v for n, v in TINY.items() if any(n in group for group in study_search.GROUPS.values())}
+SEARCH |= {"gradients": ["matching_all"], "factors": [0.5, 1.0]}
+
+
+def tiny_search(path, **options):
+    """(result, what was printed)."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        result = study_search.run(**(SEARCH | {"run_dir": str(path)} | options))
+    return result, out.getvalue()
+
+
 def test_the_search_scores_on_validation_alone(tmp_path, monkeypatch):
     """The same table whatever the test images are; the best factor is that of the highest accuracy."""
-    tiny = {n: v for n, v in TINY.items() if any(n in group for group in study_search.GROUPS.values())}
-    tiny |= {"gradients": ["matching_all"], "factors": [0.5, 1.0], "num_search_learners": 1}
-
-    def searched(name, **options):
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            return study_search.run(**tiny, run_dir=str(tmp_path / name), **options), out.getvalue()
-
-    first, _ = searched("a")
+    first, _ = tiny_search(tmp_path / "a")
     scores = {row["factor"]: row["mean"] for row in first["rows"]}
     assert {0.5, 1.0} < set(scores) and scores[first["best"]["images-matching_all"]] == max(scores.values())
     rates = {row["factor"]: row["outer_learning_rate"] for row in first["rows"]}
     assert rates[0.5] == 0.05 and rates[1.0] == 0.1 and all(0 < score <= 1 for score in scores.values())
-
     splits = build.splits
 
     def without_test(config):
@@ -159,21 +162,54 @@ def test_the_search_scores_on_validation_alone(tmp_path, monkeypatch):
         return data._replace(test=data.test._replace(y=jnp.zeros_like(data.test.y)))
 
     monkeypatch.setattr(build, "splits", without_test)
-    second, _ = searched("b")
+    second, _ = tiny_search(tmp_path / "b")
     assert [row["every"] for row in second["rows"]] == [row["every"] for row in first["rows"]]
-    _, printed = searched("a")
-    assert printed.count("done before") == len(scores)
+    again, printed = tiny_search(tmp_path / "a", factors=[1.0, 1.0, 0.25])  # others, in the same place
+    assert printed.count("done before") >= 1
+    assert {row["factor"] for row in again["rows"]} >= set(scores) | {0.25}
     text = (tmp_path / "a/study_search.md").read_text()
-    assert text.count("*") == 1 and "matching_all" in text
+    assert text.count("*") == 1 and "matching_all" in text and "x 0.25" in text
+
+
+def test_a_candidate_that_fails_is_tried_again(tmp_path, monkeypatch):
+    distilled = distill.distilled
+
+    def fails(plan, directory):
+        if plan.config["outer_learning_rate"] < 0.1:
+            raise UserError("a memory too small")
+        return distilled(plan, directory)
+
+    monkeypatch.setattr(distill, "distilled", fails)
+    first, printed = tiny_search(tmp_path)
+    assert "failed: a memory too small" in printed and first["best"]["images-matching_all"] >= 1.0
+    assert "| failed |" in (tmp_path / "study_search.md").read_text()
+    monkeypatch.setattr(distill, "distilled", distilled)
+    second, _ = tiny_search(tmp_path)
+    assert all(row["status"] == "done" for row in second["rows"])
+    monkeypatch.setattr(
+        distill,
+        "distilled",
+        lambda plan, directory: fails(plan._replace(config={"outer_learning_rate": 0.0}), directory),
+    )
+    with pytest.raises(
+        UserError, match="a candidate of every cell that finishes, got none of images-unrolled"
+    ):
+        tiny_search(tmp_path, gradients=["unrolled"])
+    assert second["best"].items() <= json.loads((tmp_path / "study_search.json").read_text())["best"].items()
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"factors": [1.0, 0.0]}, "factors and steps_scale > 0"),
+        ({"factors": [1.0, 0.0]}, "every one of factors > 0.0, got 0"),
         ({"factors": []}, "at least one of factors, got none"),
+        ({"steps_scale": 0.0}, "steps_scale > 0"),
         ({"preset": "digit"}, "digits, mnist, got 'digit'"),
         ({"gradients": ["implicit"]}, "implicit_cg"),
+        ({"teachers": []}, "at least one of teachers"),
+        ({"mesh": "lerner:1"}, "lerner"),
+        ({"learner": "lenett"}, "lenett"),
+        ({"step_sizes": []}, "step_sizes"),
     ],
 )
 def test_a_search_refuses_before_it_starts(tmp_path, options, says):

@@ -77,7 +77,8 @@ def load(
         `emnist/balanced`, ...), or a path that ends in `.npz` (see `load_npz` for what is in it).
       data_dir: folder of prepared TFDS sets; by default `jaxdistill/data` in the user's cache folder.
       manual_dir: folder with the original files of `mnist`, `fashion_mnist` or `kmnist`, used when the
-        set is not prepared yet, instead of the network, and of `usps`, always. Other sets ignore it.
+        set is not prepared yet, instead of the network, and of `usps`, always. Where it is given, it has
+        to be there for any set.
       image_size: side in pixels to resize to (square, antialiased bilinear); None keeps the size.
       validation_fraction: part of the training set that becomes `validation`, in (0, 1), rounded up.
       seed: of the splits, and of nothing else. Leave it: every run then has the same splits.
@@ -131,12 +132,13 @@ def _read(
     manual_dir: str | os.PathLike | None,
     image_size: int | None,
 ) -> Raw:
+    files = None if manual_dir is None else Path(manual_dir).expanduser()
+    if files is not None and not files.is_dir():
+        remedy = "Leave it out where the set is prepared already."
+        raise fail(f"load({name})", "manual_dir, a folder", f"{files}, where there is none", remedy)
     if name.endswith(".npz"):
         return load_npz(name)
     folder = Path(data_dir or default_data_dir()).expanduser()
-    files = None if manual_dir is None else Path(manual_dir).expanduser()
-    if files is not None and not files.is_dir():  # also where the set is prepared already: it may be another
-        raise fail(f"load({name})", "manual_dir, a folder", f"{files}, which is none")
     source = Source(name, folder, files, image_size)
     if name in DATASETS:
         return DATASETS[name](source)

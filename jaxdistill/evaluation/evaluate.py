@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -174,12 +174,13 @@ def evaluator(
 ) -> Evaluator:
     """A compiled function that trains K networks by a protocol and tests them.
 
-    Step sizes are an argument, so that a search compiles once. The same choices give the same function
-    again, compiled as it is: images of one shape are scored at the cost of their training.
+    Step sizes are an argument, so that a search compiles once. The same learner and protocol, whatever its
+    values, give the same function again, with what it has compiled: of the last 32, which is more than a
+    study has architectures and protocols. Each keeps its programs in memory.
 
     Args:
       learner: the network.
-      protocol: how it is trained.
+      protocol: how it is trained. All but its values are hashed, as the learner is.
       measure: what a test is: (learner, trained parameters, test) -> array, NaN where training diverged.
       at: also test on the way, after so many steps each, all within the protocol's; not with a restart.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
@@ -195,21 +196,23 @@ def evaluator(
     """
     if at is not None and (protocol.restart or not at):
         raise fail("evaluator", "steps to test at, of a protocol without restart", f"{at}, {protocol.name}")
-    without_values = protocol._replace(values=None)  # they are an argument, and cannot be hashed
-    moments = None if at is None else tuple(at)
-    return _evaluator(learner, without_values, moments, measure, strategy, learner_chunk)
+    name, order, optimizer, _, *rest = protocol  # values are an argument, and cannot be hashed
+    parts = (name, order, optimizer, *rest)
+    return _evaluator(learner, parts, None if at is None else tuple(at), measure, strategy, learner_chunk)
 
 
 @lru_cache(maxsize=32)
 def _evaluator(
     learner: Learner,
-    protocol: Protocol,
+    parts: tuple[Any, ...],
     at: tuple[int, ...] | None,
     measure: Callable[[Learner, Params, Dataset | Batch], Array],
     strategy: str,
     learner_chunk: int | None,
 ) -> Evaluator:
-    """As `evaluator`, of a protocol without values."""
+    """As `evaluator`, of a protocol's fields but its values. A mesh around is in JAX's own cache key."""
+    name, order, optimizer, *rest = parts
+    protocol = Protocol(name, order, optimizer, {}, *rest)
 
     def one(
         params: Params,

@@ -4,6 +4,7 @@ A protocol is chosen before the test set is seen, and the FINAL iterate is what 
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -220,6 +221,7 @@ PUBLISHED: dict[str, Callable[[Augmentation], Augment | None]] = {
 """The matching papers' protocols, by what they do to the images: DC's, DC's for MNIST, that of DSA and DM."""
 
 
+@lru_cache(maxsize=64)
 def published(
     name: str,
     num_images: int,
@@ -228,7 +230,7 @@ def published(
     learning_rate: float = 0.01,
     num_epochs: int | None = None,
 ) -> Protocol:
-    """One of `PUBLISHED`, by its name.
+    """One of `PUBLISHED`, by its name; the same object for the same arguments, compiled once by `evaluator`.
 
     Args:
       name: `dc`; `dc_augmented`, each image cropped, scaled or turned (MNIST in the paper); `dsa`.

@@ -13,6 +13,9 @@ derivatives of any order need, and it leaves the choice of how each map is compu
   order and inside `lax.scan` or `lax.map`; this one is not. Reverse mode only.
 - `im2col`: all of it by shifted slices and one matrix product. Best on the CPU for few channels.
 
+`upsampled_conv2d` convolves an image of twice the size without making it: its outputs over one pixel are
+channels of a convolution of the small image.
+
 Layouts: `NHWC` everywhere; `CHWB` (batch minor) for networks of few channels on the CPU, where it
 vectorises over images (1.5x faster for LeNet, im2col only).
 """
@@ -32,6 +35,9 @@ Layout = Literal["NHWC", "CHWB"]
 LAYOUTS = ("NHWC", "CHWB")
 FEW_INPUTS = 150
 """Up to so many inputs per output value (kernel area x channels), im2col beats XLA on the CPU."""
+_PHASES = (((1, 0, 0), (0, 1, 1), (0, 0, 0)), ((0, 0, 0), (1, 1, 0), (0, 0, 1)))
+"""[2, 3, 3]: what of three taps falls on the pixel before, the pixel, and the one after, for the first and
+the second output over a pixel."""
 
 
 def few_channel_layout() -> Layout:
@@ -112,11 +118,6 @@ def upsampled_conv2d(x: Array, kernel: Array) -> Array:
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     y = conv2d(padded, phases).reshape(batch, height, width, 2, 2, outputs)
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, outputs)
-
-
-_PHASES = (((1, 0, 0), (0, 1, 1), (0, 0, 0)), ((0, 0, 0), (1, 1, 0), (0, 0, 1)))
-"""[2, 3, 3]: what of three taps falls on the pixel before, the pixel, and the one after, for the first and
-the second output over a pixel."""
 
 
 def _lax(x: Array, kernel: Array, stride: int, padding: int) -> Array:

@@ -82,7 +82,10 @@ class Conv(nn.Module):
 
 
 class UpsamplingConv(nn.Module):
-    """3x3 convolution of `[B, H, W, in]` to `[B, 2H, 2W, features]`, each pixel repeated before it."""
+    """3x3 convolution of `[B, H, W, in]` to `[B, 2H, 2W, features]`: each pixel is repeated before it.
+
+    The larger image is reflected at its border, see `layers.conv.upsampled_conv2d`.
+    """
 
     features: int
     use_bias: bool = True

@@ -58,7 +58,7 @@ class Upsampling(nn.Module):
         for i in range(1, self.upsamplings + 1):
             last = i == self.upsamplings
             features = channels if last else self.width
-            x = UpsamplingConv(features, last, self.weight_norm, name=f"conv{i}")(x)
+            x = UpsamplingConv(features, use_bias=last, weight_norm=self.weight_norm, name=f"conv{i}")(x)
             if not last:
                 x = _leaky_relu(StepNorm(steps, name=f"norm{i + 2}")(x))
         return self.scale * jnp.tanh(x)
