@@ -242,3 +242,11 @@ def test_choose_per_class_names_the_class_that_is_too_small(tiny, key):
 def test_samplers_refuse_zero(draw, tiny, key):
     with pytest.raises(UserError, match=">= 1, got 0"):
         draw(tiny, key, 0)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "mine.npz"])
+def test_a_manual_dir_that_is_not_there_is_refused_for_any_set(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(UserError, match=r"manual_dir, a folder, got .*Leave it out"):
+            data.load(name, manual_dir=wrong, data_dir=tmp_path)

@@ -125,8 +125,8 @@ def test_bad_users_files_are_refused(tmp_path, arrays, expected):
 
 def test_damaged_files_are_said(tmp_path):
     with pytest.raises(UserError) as error:
-        export.read_synthetic(tmp_path / "none.npz")
-    assert "no file of that name" in message(error)
+        export.read_synthetic(tmp_path / "run" / "none.npz")
+    assert "read_synthetic(run/none.npz)" in message(error) and "no file of that name" in message(error)
     write(tmp_path / "a.npz")
     whole = (tmp_path / "a.npz").read_bytes()
     flipped = bytearray(whole)

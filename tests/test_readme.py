@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import baselines
 from jaxdistill.data import load
 from jaxdistill.runtime.export import write_synthetic
 
@@ -75,9 +76,17 @@ def test_results_are_whole_and_the_readme_quotes_them(path):
             assert f"{100 * result[f'{name}_mean']:.1f}" in row
 
 
+def test_the_readme_quotes_the_pool_of_digits():
+    result = json.loads((ROOT / "experiments/results/pretrain_digits.json").read_text(encoding="utf-8"))
+    held_out = np.mean(result["test_accuracies"][-result["config"]["num_test_networks"] :])
+    assert (
+        f"the 20 already read {100 * held_out:.1f}%" in README and result["config"]["num_test_networks"] == 20
+    )
+
+
 def test_the_readme_quotes_attack_baselines_and_analyses():
     results = ROOT / "experiments" / "results"
-    attack, baselines, analyses = (
+    attack, compared, analyses = (
         json.loads((results / f"{name}_digits.json").read_text(encoding="utf-8"))
         for name in ("attack", "baselines", "analyses")
     )
@@ -89,7 +98,7 @@ def test_the_readme_quotes_attack_baselines_and_analyses():
     (ours, cost), (real, real_cost) = chosen["distilled"], chosen["mislabelled real"]
     assert f"take {ours}% of the zeros for ones, and costs the other classes {cost} points" in text
     assert f"the labels of 0 changed to 1 reach {real}% for {real_cost} points" in text
-    for row in baselines["rows"]:
+    for row in compared["rows"]:
         assert (
             f"| {100 * row['mean']:.1f} ± {100 * row['std']:.1f} | {100 * row['neighbors_mean']:.1f}"
             in README
@@ -104,11 +113,12 @@ def test_the_readme_quotes_attack_baselines_and_analyses():
 
 @pytest.mark.parametrize("path", [p for p in RESULTS if p.stem.startswith("adapt_")], ids=lambda p: p.stem)
 def test_the_readme_quotes_adaptation(path):
-    rows = {row["set"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    rows = {row["set"]: row for row in result["rows"]}
     if path.stem == "adapt_mirrored":  # printed as it was
-        for name, row in rows.items():
-            line = rf"^{name} +{100 * row['mean']:.1f} +{100 * row['std']:.1f} +{row['num_learners']} "
-            assert re.search(line, README, flags=re.MULTILINE), name
+        printed = [re.split(r" {2,}", line) for line in README.splitlines()]
+        for cells in baselines.table(result["rows"])[1]:
+            assert cells in printed
         return
     line = next(line for line in README.splitlines() if line.startswith(f"| `{path.stem}` |"))
     for name in ("nothing", "distilled", "random real", "optimised real", "whole target set"):
