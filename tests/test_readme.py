@@ -98,6 +98,11 @@ def test_the_readme_quotes_attack_baselines_and_analyses():
     (ours, cost), (real, real_cost) = chosen["distilled"], chosen["mislabelled real"]
     assert f"take {ours}% of the zeros for ones, and costs the other classes {cost} points" in text
     assert f"the labels of 0 changed to 1 reach {real}% for {real_cost} points" in text
+    mnist = json.loads((results / "attack_mnist.json").read_text(encoding="utf-8"))
+    rows = {row["series"]: row for row in mnist["chosen"]}
+    shown = {n: [f"{100 * row[k]:.1f}" for k in ("success_mean", "others_lost")] for n, row in rows.items()}
+    assert "succeed with {}% for {} points on 15".format(*shown["distilled"]) in text
+    assert "changed labels do as well: {}% for {}.".format(*shown["mislabelled real"]) in text
     for row in compared["rows"]:
         assert (
             f"| {100 * row['mean']:.1f} ± {100 * row['std']:.1f} | {100 * row['neighbors_mean']:.1f}"
