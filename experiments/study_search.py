@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from experiments import cli, distill, study
 from experiments.measure import OUT_OF_MEMORY
 from experiments.options import Groups, Option, complete
-from experiments.report_data import Row, read_rows
+from experiments.report_data import Row, read_json, read_rows
 from experiments.study_cells import Cell, cells
 from experiments.study_scores import Setting, trained
 from experiments.tables import Table, write_tables
@@ -78,7 +78,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     with open_run(config["run_dir"], pinned, free_fields=MORE_OR_LESS) as directory:
         for note in directory.notes:
             progress.say(f"note: {note}")
-        read_rows(directory.path)  # a damaged one is told before hours of others
+        _checked(directory.path)  # a damaged row is told before hours of others
         setting = Setting(config, preset, unseen, learners, directory, programs="")
         progress.say(
             f"search for study {config['preset']}: {len(asked)} cells, {setting.own} on {data.info.name}, "
@@ -93,12 +93,29 @@ def run(**chosen: Any) -> dict[str, Any]:
         rows = read_rows(directory.path)
         result = {"rows": rows, "best": best(rows), "config": pinned, "environment": profile.environment()}
         write_tables(directory.path, "study_search", result, table(rows), leave_out=("every", "identity"))
+    progress.say(f"written to {config['run_dir']}")
     title = f"\nValidation accuracy (%) by outer learning rate: {setting.own} on {data.info.name}"
     progress.table(title, *table(rows))
     nothing = [cell.name for cell in asked if cell.name not in result["best"]]
     if nothing:
         raise fail("study_search", "a candidate of every cell that finishes", f"none of {', '.join(nothing)}")
     return result
+
+
+def _checked(path: Path) -> None:
+    """Reads the rows that are there.
+
+    Raises:
+      UserError: a file that is none.
+    """
+    for file in sorted((path / "rows").glob("*.json")):
+        row = read_json(file)
+        names = ("name", "teacher", "gradient", "factor", "outer_learning_rate", "identity", "status")
+        names += ("mean", "std", "num_diverged") * (isinstance(row, dict) and row.get("status") == "done")
+        missing = names if not isinstance(row, dict) else [name for name in names if name not in row]
+        wrong = missing or [name for name in ("factor", "mean") if isinstance(row.get(name), str)]
+        if wrong:
+            raise fail("study_search", f"a row in {file}", f"one without {wrong[0]}", "Delete it.")
 
 
 def _rounded(factor: float) -> float:

@@ -171,6 +171,16 @@ def test_the_search_scores_on_validation_alone(tmp_path, monkeypatch):
     assert text.count("*") == 1 and "matching_all" in text and "x 0.25" in text
 
 
+@pytest.mark.parametrize("damage", [list, lambda: {"name": "a"}, lambda: {"status": "done", "mean": "x"}])
+def test_a_search_tells_a_damaged_row_first(tmp_path, damage):
+    tiny_search(tmp_path, factors=[1.0])
+    file = tmp_path / "rows/images-matching_all-1.json"
+    content = damage()
+    file.write_text(json.dumps(json.loads(file.read_text()) | content if "mean" in content else content))
+    with pytest.raises(UserError, match=r"a row in .*images-matching_all-1.json, got one without"):
+        tiny_search(tmp_path, factors=[1.0])
+
+
 def test_a_candidate_that_fails_is_tried_again(tmp_path, monkeypatch):
     distilled = distill.distilled
 
