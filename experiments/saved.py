@@ -13,6 +13,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import DistillState, Learner, Method
 from jaxdistill.data import Splits
+from jaxdistill.runtime import progress
 from jaxdistill.runtime.checkpoint import Checkpoints
 
 
@@ -40,7 +41,7 @@ def load_run(
     pool: str | None = None,
     inner_loop: bool = False,
 ) -> Saved:
-    """The last checkpoint of a run directory, with its method.
+    """The last checkpoint of a run directory, with its method; says so where the run is not at its end.
 
     Args:
       path: a run directory of `experiments.distill`.
@@ -86,6 +87,8 @@ def load_run(
         restored = checkpoints.restore(jax.eval_shape(method.init, key))
     if restored is None:
         raise fail("load_run", f"a checkpoint in {path}", "none yet", "Let the run get further.")
+    if (step := int(restored[0].step)) < config["num_outer_steps"]:
+        progress.say(f"note: {path} is at {step} of {config['num_outer_steps']} outer steps; these are used")
     bank = None
     if pool is not None:
         bank = load_bank(config, distill.identity_of(config, data), learner, data.info)

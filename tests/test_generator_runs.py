@@ -1,6 +1,7 @@
 """Runs with a generator: distilled, opened again, drawn from, tested after few steps, ranked with."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -88,6 +89,18 @@ def test_a_run_is_opened_again(generated):
     with np.load(generated[0] / "synthetic.npz") as file:
         made = saved.method.synthesize(saved.state, saved.key)
         np.testing.assert_allclose(made.x.reshape(-1, 8, 8, 1), file["x_standardised"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_that_is_not_at_its_end_is_told(generated, tmp_path, capsys):
+    load_run(generated[0])
+    assert "note" not in capsys.readouterr().out
+    shutil.copytree(generated[0], tmp_path / "run")
+    file = tmp_path / "run/config.json"
+    saved = json.loads(file.read_text())
+    saved["config"]["num_outer_steps"] = 40
+    file.write_text(json.dumps(saved))
+    load_run(tmp_path / "run")
+    assert "run is at 10 of 40 outer steps; these are used" in capsys.readouterr().out
 
 
 def test_what_is_no_run_is_refused(tmp_path):
