@@ -17,7 +17,7 @@ matching and implicit cells far above random real images, implicit at a third of
 
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from jaxdistill.data import Splits, to_pixels
 from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.loop import default_chunk_length
 from jaxdistill.runtime.metrics import read_metrics
-from jaxdistill.runtime.rundir import Held, open_run
+from jaxdistill.runtime.rundir import Held, RunDir, open_run
 
 BY_PRESET = "(default: the preset's)"
 GROUPS: Groups = {
@@ -183,6 +183,20 @@ def row_there(file: Path, identity: str, cell: Path) -> Row | None:
     return row
 
 
+def recorded(directory: RunDir, file: Path, row: Row, measured: Callable[[], Row]) -> Row:
+    """Writes a row and what was measured for it, or why that failed: the row as it was written."""
+    try:
+        row = row | measured() | {"status": "done", "note": ""}
+    except Held:
+        raise
+    except (UserError, *OUT_OF_MEMORY) as error:
+        text = " ".join(str(error).split())
+        progress.say(f"failed: {text}")
+        row = row | {"status": "failed", "note": text[:300]}
+    directory.write_json(file, row)
+    return row
+
+
 def places(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in ("data_dir", "manual_dir", *DEVICES)}
 
@@ -239,18 +253,15 @@ def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
         "identity": identity,
         "environment": profile.environment(),
     }
-    try:
-        row |= _distilled(setting, cell, options | places(config), file.stem)
-        row |= {"status": "done", "note": ""}
-        if first is not None and first.exists():
-            row["compile_seconds"] = read_json(first).get("compile_seconds")
-    except Held:
-        raise
-    except (UserError, *OUT_OF_MEMORY) as error:
-        text = " ".join(str(error).split())
-        progress.say(f"failed: {text}")
-        row |= {"status": "failed", "note": text[:300]}
-    directory.write_json(file, row)
+
+    def measured() -> Row:
+        found = _distilled(setting, cell, options | places(config), file.stem)
+        compiled = (
+            {"compile_seconds": read_json(first).get("compile_seconds")} if first and first.exists() else {}
+        )
+        return found | compiled
+
+    recorded(directory, file, row, measured)
 
 
 def _full_size(setting: Setting, reading: str) -> bool:

@@ -21,17 +21,16 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments import cli, distill, study
-from experiments.measure import OUT_OF_MEMORY
 from experiments.options import Groups, Option, complete
 from experiments.report_data import Row, read_json, read_rows
 from experiments.study_cells import Cell, cells
 from experiments.study_scores import Setting, trained
 from experiments.tables import Table, write_tables
-from jaxdistill.core.checks import UserError, above, fail
+from jaxdistill.core.checks import above, fail
 from jaxdistill.core.types import Batch
 from jaxdistill.evaluation import everything, search
 from jaxdistill.runtime import mesh, profile, progress
-from jaxdistill.runtime.rundir import Held, open_run
+from jaxdistill.runtime.rundir import open_run
 
 LEFT_OUT = {
     "study": ("ablations", "equal_time", "time_limit", "tries"),
@@ -136,17 +135,8 @@ def _row(setting: Setting, cell: Cell, factor: float) -> Row:
         return there
     row: Row = {"name": cell.name, "teacher": cell.teacher, "gradient": cell.gradient, "factor": factor}
     row |= {"outer_learning_rate": options["outer_learning_rate"], "identity": identity}
-    try:
-        score = _scored(setting, options | study.places(setting.config), folder)
-        row |= {"status": "done", "note": ""} | score
-    except Held:
-        raise
-    except (UserError, *OUT_OF_MEMORY) as error:
-        note = " ".join(str(error).split())[:300]
-        progress.say(f"failed: {note}")
-        row |= {"status": "failed", "note": note}
-    directory.write_json(file, row)
-    return row
+    settled = options | study.places(setting.config)
+    return study.recorded(directory, file, row, lambda: _scored(setting, settled, folder))
 
 
 def _scored(setting: Setting, options: dict[str, Any], folder: Path) -> Row:
