@@ -53,6 +53,7 @@ GROUPS: Groups = {
             None, int, f"distillations of every cell, with seeds of their own {BY_PRESET}", low=1
         ),
         "learner": Option(None, str, f"the network that is distilled for: convnet:width=32 {BY_PRESET}"),
+        "images_per_class": Option(None, int, f"of every cell of the grid {BY_PRESET}", low=1),
         "steps_scale": Option(1.0, float, "outer steps of every cell, relative to the preset's"),
         "smoke": Option(False, bool, "two cells, few steps and networks: does it run?"),
     },
@@ -154,7 +155,9 @@ def prepared(
       UserError: whatever is wrong with the choices.
     """
     preset = PRESETS[config["preset"]]
-    config = {n: preset.study.get(n) if v is None else v for n, v in config.items()}
+    own = preset.study | {"images_per_class": preset.shared["images_per_class"]}
+    config = {n: own.get(n) if v is None else v for n, v in config.items()}
+    preset = preset._replace(shared=preset.shared | {"images_per_class": config["images_per_class"]})
     config["run_dir"] = config["run_dir"] or f"runs/{stem}_{config['preset']}"
     for name in ("teachers", "gradients"):
         if not config[name]:
@@ -266,9 +269,10 @@ def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
 
 def _full_size(setting: Setting, reading: str) -> bool:
     """Whether a row is as large as the preset says."""
-    config, preset = setting.config, setting.preset
+    config, preset = setting.config, PRESETS[setting.config["preset"]]
     counts = ("num_eval_learners", "num_augmented_epochs", "full_data_epochs")
     whole = setting.own == own_learner(preset, config | {"learner": None}) and config["num_epochs"] is None
+    whole = whole and config["images_per_class"] == preset.shared["images_per_class"]
     whole = whole and all(config[name] >= preset.study[name] for name in counts)
     if reading == "time":
         return whole and config["time_limit"] >= preset.study["time_limit"]

@@ -117,6 +117,10 @@ def test_failed_solves_are_skipped_where_the_user_chose_so(tmp_path, monkeypatch
     assert "fewer than 15 skipped steps in a row, got 15 by outer step 15" in message(error)
     rows = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [row["skipped"] for row in rows] == [1.0, 1.0] and np.isnan(rows[0]["loss"])
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 50)
+    with pytest.warns(UserWarning), pytest.raises(UserError) as error:  # every step of a shorter run
+        tiny_run(tmp_path / "short", **FAILING | {"num_outer_steps": 6}, on_failed_solve="skip")
+    assert "fewer than 6 skipped steps in a row, got 6 by outer step 6" in message(error)
 
 
 def test_a_caution_is_one_line_of_a_script_said_once(capsys):

@@ -47,6 +47,14 @@ def test_every_cell_is_a_run_that_distill_takes(preset):
         assert word in changed
 
 
+def test_images_per_class_are_those_of_the_grid_and_not_of_an_ablation_of_them():
+    config, preset, _, _ = study.prepared(complete(study.GROUPS, {"images_per_class": 3}), "study")
+    images = {cell.options["images_per_class"] for cell in cells(preset, ["images"], list(GRADIENTS))}
+    changed = {cell.options["images_per_class"] for cell in ablations(preset)}
+    assert images == {config["images_per_class"]} == {3} and changed == {3, 10, 50}
+    assert study.prepared(complete(study.GROUPS, {}), "study")[0]["images_per_class"] == 1
+
+
 def test_a_study_goes_on_where_it_stopped(tmp_path):
     first, _ = tiny_study(tmp_path, gradients=["unrolled"])
     (row,) = first["rows"]
@@ -118,6 +126,7 @@ def test_another_preset_in_the_same_folder_is_refused(tmp_path):
         ({"architectures": ["lenet"]}, "at least 16x16 pixels, got 8x8"),
         ({"step_sizes": []}, "at least one of step_sizes"),
         ({"tries": 0}, "tries >= 1"),
+        ({"images_per_class": 0}, "images_per_class >= 1"),
         ({"smoke": True, "teachers": []}, "at least one of teachers"),
         ({"smoke": True, "mesh": "lerner:1"}, "mesh: expected one of data, learner, got 'lerner'"),
         ({"smoke": True, "mesh": "data:7"}, "sizes whose product is the number of devices, 1, got data:7"),

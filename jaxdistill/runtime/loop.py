@@ -31,7 +31,7 @@ SHOWN = ("loss", "accuracy", "inner_gradient", "residual", "cosine", "curvature_
 SHOWN += ("solver_steps", "negative_curvature", "skipped")
 """Metrics that progress tells, where a method has them."""
 MOST_SKIPPED = 50
-"""So many skipped steps in a row stop a run: it learns nothing."""
+"""So many skipped steps in a row stop a run, as do all of a shorter one: it learns nothing."""
 MOST_VALUES = 64
 """Per-step hyper-parameters are logged whole up to so many values."""
 
@@ -185,7 +185,7 @@ def distill(
             spent += time.perf_counter() - began
             metrics = jax.device_get(metrics)
             _check_faults(metrics, step, checkpoints, faults or {})
-            skipped = _check_skipped(metrics, skipped, step, checkpoints)
+            skipped = _check_skipped(metrics, skipped, step, min(MOST_SKIPPED, num_steps), checkpoints)
             _check_finite(metrics, bool(finite), step, checkpoints, remedy)
             state, step = new, step + size
             means = _summary(metrics)
@@ -274,15 +274,15 @@ def _check_faults(metrics: Metrics, step: int, checkpoints: Checkpoints, faults:
         raise Diverged(f"{fail('distill', f'{name} = 0', found, remedy)} {_kept(checkpoints)}")
 
 
-def _check_skipped(metrics: Metrics, before: int, step: int, checkpoints: Checkpoints) -> int:
+def _check_skipped(metrics: Metrics, before: int, step: int, most: int, checkpoints: Checkpoints) -> int:
     """How many steps in a row were skipped by the end of this chunk; raises where there are too many."""
     run = before
     for number, kept in enumerate(_kept_steps(metrics), start=step + 1):
         run = 0 if kept else run + 1
-        if run >= MOST_SKIPPED:
+        if run >= most:
             found = f"{run} by outer step {number}"
             remedy = "Raise damping or weight_decay, or lower inner_learning_rate."
-            text = fail("distill", f"fewer than {MOST_SKIPPED} skipped steps in a row", found, remedy)
+            text = fail("distill", f"fewer than {most} skipped steps in a row", found, remedy)
             raise Diverged(f"{text} {_kept(checkpoints)}")
     return run
 

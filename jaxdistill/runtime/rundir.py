@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.runtime import atomic, hosts, profile
 
+MOST_SHOWN = 8
+"""Differences between two configs that an error lists: with more it is another experiment."""
 _ABSENT = object()
 
 
@@ -113,7 +115,8 @@ def open_run(
 
     Raises:
       UserError: another live process has the run, the directory is not writable or holds something else,
-        `config.json` is damaged, or the config differs from the one there; every difference is named.
+        `config.json` is damaged, or the config differs from the one there; up to `MOST_SHOWN` differences are
+        named.
 
     Example:
       >>> with open_run("runs/dd", {"seed": 0, "learner": "mlp"}) as run:
@@ -183,9 +186,10 @@ def _settle(file: Path, config: dict[str, Any], free: Collection[str], path: Any
     changes = _differences(started, config)
     pinned = {name: pair for name, pair in changes.items() if not _is_free(name, free)}
     if pinned:
-        listed = "; ".join(
-            f"{name}: {_show(old)} there, {_show(new)} here" for name, (old, new) in pinned.items()
-        )
+        shown = list(pinned.items())[:MOST_SHOWN]
+        listed = "; ".join(f"{name}: {_show(old)} there, {_show(new)} here" for name, (old, new) in shown)
+        if len(pinned) > MOST_SHOWN:
+            listed += f"; and {len(pinned) - MOST_SHOWN} more"
         raise fail(
             "open_run",
             f"the config that the run in {path} started with",
