@@ -44,6 +44,8 @@ class Preset(NamedTuple):
     """The outer optimiser, by teacher and family."""
     gradients: dict[str, Options]
     """Of one gradient alone."""
+    rates: dict[tuple[str, str], float]
+    """Outer learning rates of one teacher and gradient alone."""
     study: Options
     """Defaults of the study's own options."""
     ablations: dict[str, tuple[str, str, Options]]
@@ -120,15 +122,20 @@ DIGITS = Preset(
     },
     outer={
         ("images", "unrolled"): adam(0.02),
-        ("images", "matching"): descent(0.1),
+        ("images", "matching"): descent(0.03),
         ("images", "distribution"): descent(1.0),
         ("images", "implicit"): adam(0.1),
         ("generator", "unrolled"): adam(0.01),
-        ("generator", "matching"): adam(0.01),
-        ("generator", "distribution"): adam(0.01),
-        ("generator", "implicit"): adam(0.003) | {"num_outer_steps": 900},
+        ("generator", "matching"): adam(0.03),
+        ("generator", "distribution"): adam(0.03),
+        ("generator", "implicit"): adam(0.009) | {"num_outer_steps": 900},
     },
     gradients={"implicit_neumann": {"neumann_terms": 11}},
+    rates={
+        ("images", "matching_all"): 0.3,
+        ("images", "implicit_neumann"): 0.03,
+        ("generator", "implicit_identity"): 0.0009,
+    },
     study={
         "tries": 1,
         "time_limit": 10.0,
@@ -206,6 +213,7 @@ MNIST = Preset(
         ("generator", "implicit"): adam(0.01, clip=4.0),
     },
     gradients={"implicit_neumann": {"neumann_terms": 11, "neumann_alpha": 0.01}},
+    rates={},
     study={
         "tries": 3,
         "time_limit": 600.0,
@@ -256,8 +264,9 @@ def cell(preset: Preset, teacher: str, gradient: str, change: str = "", more: Op
         **preset.outer[teacher, family],
         **METHODS[gradient],
         **preset.gradients.get(gradient, {}),
-        **(more or {}),
     }
+    rate = preset.rates.get((teacher, gradient), options["outer_learning_rate"])
+    options |= {"outer_learning_rate": rate} | (more or {})
     stem = f"{teacher}-{gradient}" + (f"-{change}" if change else "")
     name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)
     return Cell(name, teacher, gradient, change, options)

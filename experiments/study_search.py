@@ -94,7 +94,7 @@ def run(**chosen: Any) -> dict[str, Any]:
         write_tables(directory.path, "study_search", result, table(rows), leave_out=("every", "identity"))
     progress.say(f"written to {config['run_dir']}")
     title = f"\nValidation accuracy (%) by outer learning rate: {setting.own} on {data.info.name}"
-    progress.table(title, *table(rows))
+    progress.table(title, *table(rows, spread=False))
     nothing = [cell.name for cell in asked if cell.name not in result["best"]]
     if nothing:
         raise fail("study_search", "a candidate of every cell that finishes", f"none of {', '.join(nothing)}")
@@ -157,8 +157,8 @@ def best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: row["factor"] for name, row in found.items()}
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """(columns, cells): a line per cell, a column per factor, the best marked."""
+def table(rows: Sequence[Mapping[str, Any]], *, spread: bool = True) -> Table:
+    """(columns, cells): a line per cell, a column per factor, the best marked; with deviations or without."""
     chosen, factors = best(rows), sorted({row["factor"] for row in rows})
     by_cell: dict[str, dict[float, Mapping[str, Any]]] = {}
     for row in rows:
@@ -167,16 +167,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for name, own in by_cell.items():
         one, factor = next(iter(own.values())), chosen.get(name)
         rate = "-" if factor is None else f"{own[factor]['outer_learning_rate']:g}"
-        shown = [_shown(own[f], f == factor) if f in own else "-" for f in factors]
+        shown = [_shown(own[f], f == factor, spread) if f in own else "-" for f in factors]
         lines.append([one["teacher"], one["gradient"], rate, *shown])
-    return ["teacher", "gradient", "best rate", *(f"x {factor:g}" for factor in factors)], lines
+    return ["teacher", "gradient", "best", *(f"x {factor:g}" for factor in factors)], lines
 
 
-def _shown(row: Mapping[str, Any], marked: bool) -> str:
+def _shown(row: Mapping[str, Any], marked: bool, spread: bool) -> str:
     if row["status"] != "done":
         return "failed"
-    text = f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" + " *" * marked
-    return text + (f" ({row['num_diverged']} diverged)" if row["num_diverged"] else "")
+    deviation = f" ± {100 * row['std']:.1f}" if spread else ""
+    lost = f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
+    return f"{100 * row['mean']:.1f}{deviation}{' *' * marked}{lost}"
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 import contextlib
 import io
 import json
+from collections import defaultdict
+from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_runs import command
 
@@ -163,7 +166,7 @@ def test_the_search_scores_on_validation_alone(tmp_path, monkeypatch):
     scores = {row["factor"]: row["mean"] for row in first["rows"]}
     assert {0.5, 1.0} < set(scores) and scores[first["best"]["images-matching_all"]] == max(scores.values())
     rates = {row["factor"]: row["outer_learning_rate"] for row in first["rows"]}
-    assert rates[0.5] == 0.05 and rates[1.0] == 0.1 and all(0 < score <= 1 for score in scores.values())
+    assert rates[0.5] == 0.15 and rates[1.0] == 0.3 and all(0 < score <= 1 for score in scores.values())
     splits = build.splits
 
     def without_test(config):
@@ -194,7 +197,7 @@ def test_a_candidate_that_fails_is_tried_again(tmp_path, monkeypatch):
     distilled = distill.distilled
 
     def fails(plan, directory):
-        if plan.config["outer_learning_rate"] < 0.1:
+        if plan.config["outer_learning_rate"] < 0.2:
             raise UserError("a memory too small")
         return distilled(plan, directory)
 
@@ -235,3 +238,16 @@ def test_a_search_refuses_before_it_starts(tmp_path, options, says):
     with pytest.raises(UserError, match=says):
         study_search.run(run_dir=str(tmp_path / "run"), **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_digits_preset_has_the_rates_that_its_search_found_best():
+    file = Path(__file__).parent.parent / "experiments/results/study_search_digits.json"
+    found = defaultdict(list)
+    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+        gradient = row["gradient"].removesuffix("_remat")  # the same gradient: two tries of one candidate
+        if row["status"] == "done":
+            found[row["teacher"], gradient, row["outer_learning_rate"]].append(row["mean"])
+    for cell in cells(PRESETS["digits"], list(TEACHERS), list(GRADIENTS)):
+        own = (cell.teacher, cell.gradient.removesuffix("_remat"))
+        tried = {rate: np.mean(means) for (*of, rate), means in found.items() if tuple(of) == own}
+        assert len(tried) >= 3 and max(tried, key=tried.get) == cell.options["outer_learning_rate"], own
