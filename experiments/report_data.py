@@ -1,14 +1,17 @@
 """The rows of a report: read from studies and from runs of `experiments.distill`, and checked."""
 
 import base64
+import contextlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import build
+from experiments import build, cli, distill, gradients
+from experiments.options import complete
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.runtime.export import read_synthetic
 from jaxdistill.runtime.report_pictures import picture
@@ -28,6 +31,10 @@ MEASURED = (
 )
 MEASURED += ("hard_labels", "compile_seconds", "program_bytes")
 """What a finished row says besides."""
+BRINGING = ("method", "teacher", "learner", "gradient")
+"""Options that others' defaults depend on."""
+VERSIONS = ("jaxdistill", "commit", "jax", "jaxlib", "flax", "optax", "python", "device")
+"""Of an environment, what rows are compared by."""
 OF_BASELINES = ("what", "images", "architecture", "protocol", "dataset", "learner", "every")
 
 
@@ -107,6 +114,7 @@ def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:
     options = [f"{n}={config[n]}" for n in build.LEARNER_OPTIONS if config.get(n) is not None]
     learner = ":".join([config["learner"], *options])
     gradient = config["gradient"] if own or config["method"] == "mtt" else config["method"]
+    hard = np.isin(synthetic.labels, (0, 1)).all()
     row: Row = {
         "name": path.name,
         "teacher": config["teacher"],
@@ -118,7 +126,7 @@ def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:
         "learner": learner,
         "dataset": config["dataset"],
         "full_size": True,
-        "command": f"python -m experiments.distill with the options in {path.name}/config.json",
+        "command": shlex.join(["python", "-m", "experiments.distill", *cli.as_flags(chosen(config))]),
         "identity": str(path.resolve()),
         "environment": result["environment"],
         "status": "done",
@@ -126,11 +134,12 @@ def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:
         "images": len(synthetic.labels),
         "as_distilled": score if own else None,
         "accuracies": [] if own else [{"architecture": learner, "protocol": result["protocol"], **score}],
-        "hard_labels": None,
+        "hard_labels": None if hard else {"every": []},  # not measured
         "seconds_per_step": result["seconds"] / max(1, result["outer_steps"]),
         "diagnostics": {},
         "picture": encoded(synthetic.pixels, synthetic.labels, synthetic.metadata.get("scale")),
-        **{name: result.get(name) for name in ("outer_steps", "seconds", "compile_seconds", "program_bytes")},
+        **{name: result.get(name) for name in ("outer_steps", "seconds", "compile_seconds")},
+        **{name: result.get(name) for name in ("program_bytes", "all_bytes")},
     }
     shared = {
         "images": row["images"],
@@ -150,6 +159,20 @@ def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:
         if result.get(f"{prefix}_mean") is not None
     ]
     return [row], baselines
+
+
+def chosen(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that are no defaults, of its method and others: what makes it again."""
+    found: dict[str, Any] = {}
+    while True:
+        default = complete(distill.GROUPS, found)
+        with contextlib.suppress(UserError):  # what is still to be added makes it whole
+            default = gradients.resolve(build.with_inner_loop(default))
+        others = (n for n in default if config.get(n) is not None and config[n] != default[n])
+        name = min(others, key=lambda n: n not in BRINGING, default=None)
+        if name is None:
+            return found
+        found[name] = config[name]
 
 
 def encoded(pixels: np.ndarray, labels: np.ndarray, scale: float | None) -> str | None:
@@ -192,17 +215,22 @@ def cautions(rows: Sequence[Row], baselines: Sequence[Row] = ()) -> list[str]:
       A sentence each.
     """
     found = []
-    for name in ("jaxdistill", "commit", "jax", "device"):
+    for name in VERSIONS:
         kinds: dict[Any, list[str]] = {}
         for row in rows:
             kinds.setdefault(row["environment"].get(name), []).append(_name(row))
+        for row in baselines:
+            if "environment" in row:
+                kinds.setdefault(row["environment"].get(name), []).append(f"{row['what']} images")
         if len(kinds) > 1:
             parts = "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items())
             found.append(f"Rows of mixed versions, {name}: {parts}.")
     small = [row for row in rows if not row["full_size"]]
     if small:
         many = "All" if len(small) == len(rows) else f"{len(small)} of {len(rows)}"
-        found.append(f"{many} rows are smaller than the preset (network, outer steps, time or evaluation).")
+        found.append(
+            f"{many} rows are smaller than the preset (network, images, outer steps, time or evaluation)."
+        )
     off = [row for row in rows if _off(row)]
     if off:
         least, most = (end(row["seconds"] for row in off) for end in (min, max))

@@ -1,5 +1,6 @@
 """Rows brought together: means over tries and networks, bests, ties, findings."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ COLUMNS = (
         "others", "other networks", "%", True, 100, "mean of the other architectures, without augmentation"
     ),
     Column("memory", "memory", "MiB", False, 2.0**-20, "temporaries of the compiled outer steps"),
+    Column("all", "with arguments", "MiB", False, 2.0**-20, "those, the real data, and all that is learned"),
     Column("step", "outer step", "ms", False, 1e3, "time of one"),
     Column("compile", "compile", "s", False, 1, "compilation of the outer steps"),
     Column("seconds", "total", "s", False, 1, "all outer steps"),
@@ -59,6 +61,7 @@ class Line(NamedTuple):
     """A cell, over its tries."""
 
     label: str
+    """Its name, of no other line of a table."""
     teacher: str
     gradient: str
     change: str
@@ -70,6 +73,8 @@ class Line(NamedTuple):
     """Without and with augmentation (`ARCHITECTURES`); the training network first."""
     notes: dict[str, str]
     """What inner training and the linear solves told."""
+    flags: frozenset[str]
+    """What was chosen."""
 
     @property
     def picture(self) -> str | None:
@@ -121,6 +126,7 @@ def tables(rows: Sequence[Row], baselines: Sequence[Row]) -> list[Table]:
     ):
         changed, reading, dataset, learner, images = key
         own.sort(key=lambda line: (_place(TEACHERS, line.teacher), _place(GRADIENTS, line.gradient)))
+        own = _distinct(own)
         what = "one choice changed" if changed else f"equal {reading}"
         title = f"{dataset}, {learner}" + (f", {images} images" if images else "") + f": {what}"
         mine = [b for b in baselines if (b["dataset"], b["learner"]) == (dataset, learner)]
@@ -132,6 +138,22 @@ def tables(rows: Sequence[Row], baselines: Sequence[Row]) -> list[Table]:
         real = [] if changed else _baseline_lines(mine, images)
         made.append(Table(title, reading, own, real, {} if changed else _marks(own)))
     return made
+
+
+def _distinct(lines: Sequence[Line]) -> list[Line]:
+    """Lines of one name, such as a cell of two studies, are told apart by the flags that differ."""
+    named: dict[str, list[Line]] = {}
+    for line in lines:
+        named.setdefault(line.label, []).append(line)
+    found = []
+    for line in lines:
+        same = named[line.label]
+        if len(same) > 1:
+            shared = frozenset.intersection(*(other.flags for other in same))
+            own = [flag.removeprefix("--") for flag in sorted(line.flags - shared)]
+            line = line._replace(label=f"{line.label} ({', '.join(own) or same.index(line) + 1})")
+        found.append(line)
+    return found
 
 
 def _place(known: Sequence[str], name: str) -> int:
@@ -197,6 +219,7 @@ def _line(rows: list[Row], baselines: Sequence[Row]) -> Line:
         "as_distilled": pooled([row["as_distilled"] for row in done if row["as_distilled"]]),
         "others": _mean_of_others(done, own),
         "memory": _value([row["program_bytes"] for row in done]),
+        "all": _value([row.get("all_bytes") for row in done]),
         "step": _value([row["seconds_per_step"] for row in done]),
         "compile": _value([row["compile_seconds"] for row in done]),
         "seconds": _value([row["seconds"] for row in done]),
@@ -213,6 +236,7 @@ def _line(rows: list[Row], baselines: Sequence[Row]) -> Line:
         values={name: value for name, value in found.items() if value is not None},
         architectures=_by_architecture(scores),
         notes=_diagnostics(done),
+        flags=frozenset(flag for flag in shlex.split(first["identity"]) if flag.startswith("--")),
     )
 
 
@@ -235,8 +259,8 @@ def _diagnostics(done: Sequence[Row]) -> dict[str, str]:
     """Means over tries of what inner training and the linear solves of implicit gradients told."""
     done = [row for row in done if row["gradient"].startswith("implicit")]
     names = dict.fromkeys(name for row in done for name in row["diagnostics"])
-    means = {n: np.mean([row["diagnostics"][n] for row in done if n in row["diagnostics"]]) for n in names}
-    return {name: f"{value:.3g}" for name, value in means.items()}
+    means = {name: _value([row["diagnostics"].get(name) for row in done]) for name in names}
+    return {name: f"{value.mean:.3g}" for name, value in means.items() if value is not None}
 
 
 def _fair(done: Sequence[Row], own: str, baselines: Sequence[Row]) -> dict[str, Value | None]:
@@ -249,14 +273,15 @@ def _fair(done: Sequence[Row], own: str, baselines: Sequence[Row]) -> dict[str, 
         [value for score in _by(scores, protocol=name) for value in score["every"]]
         for name in ("dc", "dc_augmented")
     )
-    hard = [value for row in done if row["hard_labels"] for value in row["hard_labels"]["every"]] or plain
+    soft = [row["hard_labels"] for row in done if row["hard_labels"] is not None]
+    hard = [value for score in soft for value in score["every"]] if soft else plain
     random = _by(baselines, what="random real", architecture=own, images=done[0]["images"])
     plain_random, augmented_random = (
         pooled(_by(random, protocol=name)[:1]) for name in ("dc", "dc_augmented")
     )
     full = pooled(_by(baselines, what="full set", architecture=own)[:1])
     found: dict[str, Value | None] = {"lrs": None, "ars": None}
-    if plain and plain_random and full:
+    if plain and hard and plain_random and full:
 
         def lrs(own_labels: float, hard_labels: float) -> float:
             return label_robust_score(
@@ -336,10 +361,16 @@ def findings(table: Table) -> list[str]:
 
     Returns:
       A sentence per comparison: with unrolled gradients of the same teacher, and of a generator with images.
+      None of a cell that is there twice, with other options.
     """
     if table.changed:
         return []
-    by_cell = {(line.teacher, line.gradient): line for line in table.lines if line.rows}
+    every = [(line.teacher, line.gradient) for line in table.lines if line.rows]
+    by_cell = {
+        (line.teacher, line.gradient): line
+        for line in table.lines
+        if every.count((line.teacher, line.gradient)) == 1
+    }
     found = []
     for (teacher, _), line in by_cell.items():
         base = by_cell.get((teacher, "unrolled"))

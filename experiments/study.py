@@ -29,12 +29,12 @@ from experiments.devices import DEVICES, devices_of
 from experiments.evaluate import name_and_options, parse_learner
 from experiments.measure import OUT_OF_MEMORY, compile_cache_in
 from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
-from experiments.report_data import Row, encoded, read_json, read_rows
+from experiments.report_data import Row, check_finished, encoded, read_json, read_rows
 from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, Cell, Preset, ablations, cells
 from experiments.study_scores import Setting, baselines, scores
 from jaxdistill.core.checks import UserError, above, fail
 from jaxdistill.core.types import Learner
-from jaxdistill.data import Splits, to_pixels
+from jaxdistill.data import Splits, check_per_class, to_pixels
 from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.loop import default_chunk_length
 from jaxdistill.runtime.metrics import read_metrics
@@ -124,6 +124,8 @@ def run(**chosen: Any) -> dict[str, Any]:
         read_rows(directory.path)  # a damaged one is told before hours of others
         setting = Setting(config, preset, data, learners, directory, programs)
         planned = list(_planned(setting))
+        for cell, reading, attempt in planned:  # a preset that has changed is told before hours of others
+            row_there(*_place(setting, cell, reading, attempt)[:2])
         progress.say(
             f"study {config['preset']}: {len(planned)} rows, {setting.own} on {data.info.name}, "
             f"{profile.device_description()}; everything goes to {config['run_dir']}"
@@ -132,6 +134,7 @@ def run(**chosen: Any) -> dict[str, Any]:
             title = f"{cell.teacher}, {cell.gradient}" + (f", {cell.change}" if cell.change else "")
             progress.say(f"\n[{number}/{len(planned)}] {title}, equal {reading}, try {attempt + 1}")
             _row(setting, cell, reading, attempt)
+        check_finished(read_rows(directory.path), Path(config["run_dir"]).name)
         directory.write_json("baselines.json", baselines(setting, read_rows(directory.path)))
         found = report.write(directory.path, [directory.path])
     report.show(found)
@@ -167,22 +170,29 @@ def prepared(
     for cell in cells(preset, config["teachers"], config["gradients"]):
         devices_of(config, cell.options["num_learners"], cell.options["real_batch_size"])
     data = build.splits(complete(distill.GROUPS, preset.shared | places(config)))
+    if "images" in config["teachers"]:
+        check_per_class(data.train, stem, config["images_per_class"])
     names = [own_learner(preset, config), *config.get("architectures", ())]
     return config, preset, data, {text: parse_learner(text, data) for text in names}
 
 
-def row_there(file: Path, identity: str, cell: Path) -> Row | None:
+def row_there(file: Path, identity: str) -> Row | None:
     """The row in a file, where it is finished and its options are the same; None where it is to be made.
 
     Raises:
-      UserError: it was made with other options.
+      UserError: it was made with other options; names them.
     """
     if not file.exists() or (row := read_json(file)).get("status") != "done":
         return None
-    if row.get("identity") != identity:
+    there, now = (dict.fromkeys(shlex.split(str(text))) for text in (row.get("identity"), identity))
+    if there.keys() != now.keys():
+        lines = [
+            " ".join(f for f in one if f not in other) or "none"
+            for one, other in ((now, there), (there, now))
+        ]
+        cell = file.parent.parent / "cells" / file.stem
         remedy = f"Choose another run_dir, or delete that file and {cell} to have it made again."
-        raise fail("study", f"the same options of {file.name} as now", row.get("identity"), remedy)
-    progress.say("done before")
+        raise fail("study", f"options {lines[0]} in {file}", lines[1], remedy)
     return row
 
 
@@ -226,10 +236,10 @@ def _planned(setting: Setting) -> Iterator[tuple[Cell, str, int]]:
 def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
     """Distills and scores one cell, unless its row is there; a failure is a row that says why."""
     directory, config = setting.directory, setting.config
-    file = directory.path / "rows" / f"{reading}-{cell.name}-{attempt}.json"
-    options, first = cell_options(config, cell, attempt), None
-    identity = shlex.join(cli.as_flags({n: v for n, v in options.items() if n != "seed"}))
-    if row_there(file, identity, directory.path / "cells" / file.stem):
+    file, identity, options = _place(setting, cell, reading, attempt)
+    first = None
+    if row_there(file, identity):
+        progress.say("done before")
         return
     if reading == "time":
         before = read_json(directory.path / "rows" / f"images-{cell.name}-{attempt}.json")
@@ -267,12 +277,21 @@ def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
     recorded(directory, file, row, measured)
 
 
+def _place(setting: Setting, cell: Cell, reading: str, attempt: int) -> tuple[Path, str, dict[str, Any]]:
+    """(file of a row, its options at equal images but for the seed, as text, and all of them)."""
+    file = setting.directory.path / "rows" / f"{reading}-{cell.name}-{attempt}.json"
+    options = cell_options(setting.config, cell, attempt)
+    return file, shlex.join(cli.as_flags({n: v for n, v in options.items() if n != "seed"})), options
+
+
 def _full_size(setting: Setting, reading: str) -> bool:
     """Whether a row is as large as the preset says."""
     config, preset = setting.config, PRESETS[setting.config["preset"]]
-    counts = ("num_eval_learners", "num_augmented_epochs", "full_data_epochs")
+    counts = ("num_eval_learners", "num_search_learners", "num_augmented_epochs", "full_data_epochs")
     whole = setting.own == own_learner(preset, config | {"learner": None}) and config["num_epochs"] is None
     whole = whole and config["images_per_class"] == preset.shared["images_per_class"]
+    for name in ("architectures", "step_sizes"):
+        whole = whole and set(preset.study[name]) <= {*config[name], setting.own}
     whole = whole and all(config[name] >= preset.study[name] for name in counts)
     if reading == "time":
         return whole and config["time_limit"] >= preset.study["time_limit"]

@@ -28,7 +28,7 @@ from jaxdistill.evaluation import (
     score,
     tuned,
 )
-from jaxdistill.runtime import progress
+from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.loop import Finished
 from jaxdistill.runtime.rundir import RunDir
 
@@ -126,7 +126,7 @@ def _kept(setting: Setting, stem: str, train: Callable[[], Row], what: str, arch
         return read_json(file)
     progress.say(f"baseline: {what}, {stem} ...")
     about = {"what": what, "architecture": architecture, "learner": setting.own}
-    about |= {"dataset": setting.data.info.name}
+    about |= {"dataset": setting.data.info.name, "environment": profile.environment()}
     try:
         row = about | train()
     except (UserError, *OUT_OF_MEMORY) as error:

@@ -77,7 +77,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     with open_run(config["run_dir"], pinned, free_fields=MORE_OR_LESS) as directory:
         for note in directory.notes:
             progress.say(f"note: {note}")
-        _checked(directory.path)  # a damaged row is told before hours of others
+        for file in sorted((directory.path / "rows").glob("*.json")):  # told before hours of others
+            _check(file, config, asked)
         setting = Setting(config, preset, unseen, learners, directory, programs="")
         progress.say(
             f"search for study {config['preset']}: {len(asked)} cells, {setting.own} on {data.info.name}, "
@@ -94,27 +95,29 @@ def run(**chosen: Any) -> dict[str, Any]:
         write_tables(directory.path, "study_search", result, table(rows), leave_out=("every", "identity"))
     progress.say(f"written to {config['run_dir']}")
     title = f"\nValidation accuracy (%) by outer learning rate: {setting.own} on {data.info.name}"
-    progress.table(title, *table(rows, spread=False))
+    progress.table(title, *table(rows, short=True))
     nothing = [cell.name for cell in asked if cell.name not in result["best"]]
     if nothing:
         raise fail("study_search", "a candidate of every cell that finishes", f"none of {', '.join(nothing)}")
     return result
 
 
-def _checked(path: Path) -> None:
-    """Reads the rows that are there.
+def _check(file: Path, config: Mapping[str, Any], asked: Sequence[Cell]) -> None:
+    """Reads a row that is there.
 
     Raises:
-      UserError: a file that is none.
+      UserError: it is none, or was made with other options than now.
     """
-    for file in sorted((path / "rows").glob("*.json")):
-        row = read_json(file)
-        names = ("name", "teacher", "gradient", "factor", "outer_learning_rate", "identity", "status")
-        names += ("mean", "std", "num_diverged") * (isinstance(row, dict) and row.get("status") == "done")
-        missing = names if not isinstance(row, dict) else [name for name in names if name not in row]
-        wrong = missing or [name for name in ("factor", "mean") if isinstance(row.get(name), str)]
-        if wrong:
-            raise fail("study_search", f"a row in {file}", f"one without {wrong[0]}", "Delete it.")
+    row = read_json(file)
+    names = ("name", "teacher", "gradient", "factor", "outer_learning_rate", "identity", "status")
+    names += ("mean", "std", "num_diverged") * (isinstance(row, dict) and row.get("status") == "done")
+    missing = names if not isinstance(row, dict) else [name for name in names if name not in row]
+    wrong = missing or [name for name in ("factor", "mean") if isinstance(row.get(name), str)]
+    if wrong:
+        raise fail("study_search", f"a row in {file}", f"one without {wrong[0]}", "Delete it.")
+    for cell in asked:
+        if cell.name == row["name"]:
+            study.row_there(file, _candidate(config, cell, row["factor"])[1])
 
 
 def _rounded(factor: float) -> float:
@@ -126,17 +129,23 @@ def _row(setting: Setting, cell: Cell, factor: float) -> Row:
     """One candidate, distilled and scored unless its row is there; a failure is a row that says why."""
     directory, stem = setting.directory, f"{cell.name}-{factor:g}"
     file, folder = directory.path / "rows" / f"{stem}.json", directory.path / "cells" / stem
-    options = study.cell_options(setting.config, cell)
-    options["outer_learning_rate"] = _rounded(factor * options["outer_learning_rate"])
-    identity = shlex.join(["python", "-m", "experiments.distill", *cli.as_flags(options)])
+    options, identity = _candidate(setting.config, cell, factor)
     progress.say(f"outer learning rate {options['outer_learning_rate']:g}, {factor:g} of the preset's ...")
-    there = study.row_there(file, identity, folder)
+    there = study.row_there(file, identity)
     if there:
+        progress.say("done before")
         return there
     row: Row = {"name": cell.name, "teacher": cell.teacher, "gradient": cell.gradient, "factor": factor}
     row |= {"outer_learning_rate": options["outer_learning_rate"], "identity": identity}
     settled = options | study.places(setting.config)
     return study.recorded(directory, file, row, lambda: _scored(setting, settled, folder))
+
+
+def _candidate(config: Mapping[str, Any], cell: Cell, factor: float) -> tuple[dict[str, Any], str]:
+    """(options of a candidate, the command that distills it)."""
+    options = study.cell_options(config, cell)
+    options["outer_learning_rate"] = _rounded(factor * options["outer_learning_rate"])
+    return options, shlex.join(["python", "-m", "experiments.distill", *cli.as_flags(options)])
 
 
 def _scored(setting: Setting, options: dict[str, Any], folder: Path) -> Row:
@@ -157,8 +166,8 @@ def best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: row["factor"] for name, row in found.items()}
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, spread: bool = True) -> Table:
-    """(columns, cells): a line per cell, a column per factor, the best marked; with deviations or without."""
+def table(rows: Sequence[Mapping[str, Any]], *, short: bool = False) -> Table:
+    """(columns, cells): a line per cell, a column per factor, the best marked; short ones are means alone."""
     chosen, factors = best(rows), sorted({row["factor"] for row in rows})
     by_cell: dict[str, dict[float, Mapping[str, Any]]] = {}
     for row in rows:
@@ -167,17 +176,18 @@ def table(rows: Sequence[Mapping[str, Any]], *, spread: bool = True) -> Table:
     for name, own in by_cell.items():
         one, factor = next(iter(own.values())), chosen.get(name)
         rate = "-" if factor is None else f"{own[factor]['outer_learning_rate']:g}"
-        shown = [_shown(own[f], f == factor, spread) if f in own else "-" for f in factors]
+        shown = [_shown(own[f], f == factor, short) if f in own else "-" for f in factors]
         lines.append([one["teacher"], one["gradient"], rate, *shown])
     return ["teacher", "gradient", "best", *(f"x {factor:g}" for factor in factors)], lines
 
 
-def _shown(row: Mapping[str, Any], marked: bool, spread: bool) -> str:
+def _shown(row: Mapping[str, Any], marked: bool, short: bool) -> str:
+    at = "" if short else f" at {row['outer_learning_rate']:g}"
     if row["status"] != "done":
-        return "failed"
-    deviation = f" ± {100 * row['std']:.1f}" if spread else ""
+        return f"failed{at}"
+    deviation = "" if short else f" ± {100 * row['std']:.1f}"
     lost = f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
-    return f"{100 * row['mean']:.1f}{deviation}{' *' * marked}{lost}"
+    return f"{100 * row['mean']:.1f}{deviation}{at}{' *' * marked}{lost}"
 
 
 if __name__ == "__main__":

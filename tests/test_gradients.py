@@ -109,6 +109,16 @@ def test_a_failed_solve_stops_the_run(tmp_path, monkeypatch):
     assert FAULTS["failed_solves"] in text and "There was no checkpoint yet." in text
 
 
+def _then_stop(save):
+    """Saves once, and ends as if by `kill -9`."""
+
+    def saves(self, step, state):
+        save(self, step, state)
+        raise KeyboardInterrupt
+
+    return saves
+
+
 def test_failed_solves_are_skipped_where_the_user_chose_so(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxdistill.inner.implicit.FAILED_ABOVE", 1e-6)
     monkeypatch.setattr(loop, "MOST_SKIPPED", 15)
@@ -121,6 +131,14 @@ def test_failed_solves_are_skipped_where_the_user_chose_so(tmp_path, monkeypatch
     with pytest.warns(UserWarning), pytest.raises(UserError) as error:  # every step of a shorter run
         tiny_run(tmp_path / "short", **FAILING | {"num_outer_steps": 6}, on_failed_solve="skip")
     assert "fewer than 6 skipped steps in a row, got 6 by outer step 6" in message(error)
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 15)
+    stopped = FAILING | {"chunk_length": 5, "checkpoint_every": 5}
+    with monkeypatch.context() as patch, pytest.warns(UserWarning), pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.Checkpoints, "save", _then_stop(loop.Checkpoints.save))
+        tiny_run(tmp_path / "stopped", **stopped, on_failed_solve="skip")
+    with pytest.warns(UserWarning), pytest.raises(UserError) as error:  # those before the stop count
+        tiny_run(tmp_path / "stopped", **stopped, on_failed_solve="skip")
+    assert "got 15 by outer step 15" in message(error)
 
 
 def test_a_caution_is_one_line_of_a_script_said_once(capsys):

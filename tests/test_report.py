@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny_runs import command, tiny_run
 
-from experiments import report
-from experiments.report_data import cautions, encoded, load, without_repeats
+from experiments import distill, report
+from experiments.report_data import cautions, chosen, encoded, load, without_repeats
 from experiments.report_rows import Value, findings, tables, tied
 from jaxdistill.core.checks import UserError
 from jaxdistill.runtime.report_pictures import Point, picture, trade_off
@@ -195,7 +195,45 @@ def test_other_networks_are_averaged_network_by_network():
 def test_the_same_rows_twice_are_read_once_and_other_runs_are_no_tries():
     assert len(without_repeats([row(), row(), row(own=0.8)])) == 2
     (table,) = tables([row(), row(identity="another", own=0.8)], [])
+    assert [line.label for line in table.lines] == ["images, unrolled (1)", "images, unrolled (2)"]
     assert [line.values["own"].count for line in table.lines] == [2, 2]
+
+
+def test_a_cell_of_two_studies_is_told_apart_by_what_was_chosen():
+    flags = [f"--method=dd --outer_learning_rate={rate}" for rate in (0.1, 0.3)]
+    (table,) = tables([row(identity=flags[0]), row(identity=flags[1], own=0.5), row(teacher="generator")], [])
+    first, second, _ = (line.label for line in table.lines)
+    assert first == "images, unrolled (outer_learning_rate=0.1)" and second.endswith("=0.3)")
+    assert table.marks[first, "own"] == "best" and (second, "own") not in table.marks
+    assert not findings(table)  # which of the two would others be compared with?
+
+
+def test_a_diagnostic_that_is_not_finite_is_left_out():
+    told = [{"residual": None, "cosine": 0.5}, {"residual": None, "cosine": None}]
+    rows = [row(gradient="implicit_cg", diagnostics=each, **{"try": i}) for i, each in enumerate(told)]
+    (table,) = tables(rows, [])
+    assert table.lines[0].notes == {"cosine": "0.5"}
+
+
+def test_no_label_robust_score_without_a_measurement_with_hard_labels():
+    (table,) = tables([row(hard_labels={"every": []})], BASELINES)
+    assert "lrs" not in table.lines[0].values and "ars" in table.lines[0].values
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"method": "dc", "start": "noise"},
+        {"method": "dm", "teacher": "generator"},
+        {"gradient": "implicit", "weight_decay": 0.01, "linear_solver": "neumann"},
+        {"method": "gtn", "curriculum": "fixed"},
+    ],
+)
+def test_the_command_of_a_run_makes_the_same_run(options):
+    choices = distill.planned({"width": 4, "num_outer_steps": 20, "seed": 3} | options).choices
+    short = chosen(choices)
+    assert len(short) < 16 and distill.planned(short).choices == choices
 
 
 def test_a_report_can_be_made_again_from_its_rows(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shlex
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tiny_runs import command
 from experiments import build, cli, distill, gradients, study, study_search
 from experiments.options import complete
 from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, ablations, cells
+from experiments.study_scores import Setting
 from jaxdistill.core.checks import UserError
 
 TINY = study.SMOKE | {
@@ -58,6 +60,30 @@ def test_images_per_class_are_those_of_the_grid_and_not_of_an_ablation_of_them()
     assert study.prepared(complete(study.GROUPS, {}), "study")[0]["images_per_class"] == 1
 
 
+@pytest.mark.parametrize(
+    ("smaller", "whole"),
+    [
+        ({}, True),
+        ({"num_eval_learners": 99, "tries": 5}, True),
+        ({"images_per_class": 2}, False),
+        ({"learner": "mlp"}, False),
+        ({"architectures": []}, False),
+        ({"step_sizes": [0.1]}, False),
+        ({"num_epochs": 10}, False),
+        ({"steps_scale": 0.5}, False),
+        ({"full_data_epochs": 1}, False),
+    ],
+)
+def test_a_row_of_fewer_things_is_not_of_full_size(smaller, whole):
+    config, preset, data, learners = study.prepared(complete(study.GROUPS, smaller), "study")
+    setting = Setting(config, preset, data, learners, None, "")
+    assert study._full_size(setting, "images") is whole
+    if "steps_scale" in smaller:
+        assert study._full_size(setting, "time")  # its number of steps is another
+    setting.config["time_limit"] = 1.0
+    assert not study._full_size(setting, "time")
+
+
 def test_a_study_goes_on_where_it_stopped(tmp_path):
     first, _ = tiny_study(tmp_path, gradients=["unrolled"])
     (row,) = first["rows"]
@@ -85,9 +111,13 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
     third, _ = tiny_study(tmp_path, gradients=["unrolled"], equal_time=True)
     again = {(r["reading"], r["gradient"]): r for r in third["rows"]}["time", "unrolled"]
     assert again["program_bytes"] > 0 and again["compile_seconds"] == row["compile_seconds"]
-    file.write_text(json.dumps(row | {"identity": "--other=options"}))
-    with pytest.raises(UserError, match="the same options of images-images-unrolled-0"):
-        tiny_study(tmp_path, gradients=["unrolled"])
+    changed = row["identity"].replace("outer_learning_rate=0.02", "outer_learning_rate=0.5")
+    file.write_text(json.dumps(row | {"identity": changed}))
+    (tmp_path / "rows" / "images-images-matching_all-0.json").unlink()
+    with pytest.raises(UserError) as error:  # before others are made again
+        tiny_study(tmp_path, gradients=["unrolled", "matching_all"])
+    assert f"options --outer_learning_rate=0.02 in {file}, got --outer_learning_rate=0.5." in str(error.value)
+    assert not (tmp_path / "rows" / "images-images-matching_all-0.json").exists()
 
 
 def test_a_cell_that_fails_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
@@ -130,6 +160,7 @@ def test_another_preset_in_the_same_folder_is_refused(tmp_path):
         ({"step_sizes": []}, "at least one of step_sizes"),
         ({"tries": 0}, "tries >= 1"),
         ({"images_per_class": 0}, "images_per_class >= 1"),
+        ({"images_per_class": 500}, "study: expected images_per_class <= "),
         ({"smoke": True, "teachers": []}, "at least one of teachers"),
         ({"smoke": True, "mesh": "lerner:1"}, "mesh: expected one of data, learner, got 'lerner'"),
         ({"smoke": True, "mesh": "data:7"}, "sizes whose product is the number of devices, 1, got data:7"),
@@ -204,7 +235,7 @@ def test_a_candidate_that_fails_is_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(distill, "distilled", fails)
     first, printed = tiny_search(tmp_path)
     assert "failed: a memory too small" in printed and first["best"]["images-matching_all"] >= 1.0
-    assert "| failed |" in (tmp_path / "study_search.md").read_text()
+    assert "| failed at 0.15 |" in (tmp_path / "study_search.md").read_text()
     monkeypatch.setattr(distill, "distilled", distilled)
     second, _ = tiny_search(tmp_path)
     assert all(row["status"] == "done" for row in second["rows"])
@@ -242,12 +273,18 @@ def test_a_search_refuses_before_it_starts(tmp_path, options, says):
 
 def test_the_digits_preset_has_the_rates_that_its_search_found_best():
     file = Path(__file__).parent.parent / "experiments/results/study_search_digits.json"
-    found = defaultdict(list)
+    found, searched = defaultdict(list), defaultdict(list)
     for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
         gradient = row["gradient"].removesuffix("_remat")  # the same gradient: two tries of one candidate
         if row["status"] == "done":
             found[row["teacher"], gradient, row["outer_learning_rate"]].append(row["mean"])
+        searched[row["name"]].append(row)
+    config = study.prepared(complete(study.GROUPS, {}), "study")[0]
     for cell in cells(PRESETS["digits"], list(TEACHERS), list(GRADIENTS)):
+        flags = {*cli.as_flags(study.cell_options(config, cell))}
+        for row in searched[cell.name]:  # nothing else has changed since
+            other = set(shlex.split(row["identity"])) ^ {"python", "-m", "experiments.distill"} ^ flags
+            assert all(flag.startswith("--outer_learning_rate=") for flag in other), other
         own = (cell.teacher, cell.gradient.removesuffix("_remat"))
         tried = {rate: np.mean(means) for (*of, rate), means in found.items() if tuple(of) == own}
         assert len(tried) >= 3 and max(tried, key=tried.get) == cell.options["outer_learning_rate"], own

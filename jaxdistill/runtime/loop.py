@@ -166,7 +166,7 @@ def distill(
             state = mesh.placed(state, mesh.state_shardings(where, state))
             given = mesh.placed(given, mesh.whole_everywhere(where))
         chunks, compiled = [compiled_chunk(each, where) for each in methods], {}
-        compile_seconds, skipped = 0.0, 0
+        compile_seconds, skipped = 0.0, hosts.from_primary(lambda: _skipped_before(run, step))
         stop = stack.enter_context(_signals())
         progress = stack.enter_context(Progress(num_steps, step, label))
         for note in notes:
@@ -272,6 +272,13 @@ def _check_faults(metrics: Metrics, step: int, checkpoints: Checkpoints, faults:
         values = ", ".join(f"{n} = {value:.3g}" for n, value in told.items())
         found = f"{values} at outer step {step + bad[0] + 1}"
         raise Diverged(f"{fail('distill', f'{name} = 0', found, remedy)} {_kept(checkpoints)}")
+
+
+def _skipped_before(run: RunDir, step: int) -> int:
+    """How many steps in a row, up to `step`, were skipped: chunks that were skipped as a whole."""
+    rows = [row for row in read_metrics(run.metrics) if row["step"] <= step] if step else []
+    kept = [row["step"] for row in rows if row.get("skipped") != 1.0]
+    return step - max(kept, default=0) if rows else 0
 
 
 def _check_skipped(metrics: Metrics, before: int, step: int, most: int, checkpoints: Checkpoints) -> int:
