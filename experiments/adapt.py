@@ -12,11 +12,13 @@ the pool was trained with. `--population=pretrained` distills for the networks o
 those held out, `fixed_pretrained` for the first one; "nothing" are the networks as they are. Random and
 optimised real images, cluster centres and averages are trained on for the same steps, see
 `experiments.baselines`; the whole target set by new networks, for `--full_data_epochs`, Adam's step size
-searched on validation. Writes adapt.json, adapt.csv, adapt.md, adapt.png and the run, in distilled/.
+searched on validation. Expected, LeNet, MNIST to USPS, 100 images: none 77%, optimised real 89%, distilled
+93.5%, everything 96%; 15 minutes on 2 cores. Writes adapt.json, adapt.csv, adapt.md, adapt.png, one baseline
+set of each kind as an .npz, and the run, in distilled/.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def run(**chosen: Any) -> dict[str, Any]:
       **chosen: any option of `GROUPS`.
 
     Returns:
-      {"rows": one per set, "config", "environment"}.
+      {"rows": one per set, "margins": in words, "config", "environment"}.
 
     Raises:
       UserError: bad input, before anything is trained.
@@ -92,12 +94,14 @@ def run(**chosen: Any) -> dict[str, Any]:
     rows += whole_set(saved, config)
     result = {
         "rows": rows,
+        "margins": margins(rows),
         "config": {n: v for n, v in config.items() if n not in (*places, "run_dir", "target")}
         | {"target": saved.data.info.name, "image_shape": list(saved.data.info.image_shape)},
         "environment": profile.environment(),
     }
     write_tables(folder, "adapt", result, baselines.table(rows), leave_out=LISTS)
     baselines.draw(folder / "adapt.png", pictures, saved)
+    baselines.save_sets(folder, pictures, saved)
     show(result)
     progress.say(f"written to {folder}")
     return result
@@ -138,12 +142,25 @@ def whole_set(saved: Saved, config: Mapping[str, Any]) -> list[Row]:
     return [row("whole target set", found.score) | {"trained_by": how, "validation": found.searched}]
 
 
+def margins(rows: Sequence[Row]) -> str:
+    """How far the distilled images are from what they have to beat, and from what they cannot."""
+    means = {row["set"]: 100 * row["mean"] for row in rows}
+
+    def away(name: str) -> str:
+        points = means["distilled"] - means[name]
+        return f"{abs(points):.1f} points {'ahead of' if points >= 0 else 'behind'} {name}"
+
+    names = ("optimised real", "whole target set")
+    return f"distilled: {', '.join(away(name) for name in names if name in means)}"
+
+
 def show(result: Mapping[str, Any]) -> None:
-    """Prints the table."""
+    """Prints the table, and by how much the distilled images are ahead."""
     config = result["config"]
     networks = f"{config['learner']} that was trained on {config['source']}"
     title = f"\nTest accuracy (%) on {config['target']}: {networks}"
     progress.table(title, *baselines.table(result["rows"]))
+    progress.say(result["margins"])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cli, distill
+from experiments.measure import OUT_OF_MEMORY
 from experiments.options import Groups, Option, complete, with_defaults
+from experiments.report_data import read_json
 from experiments.tables import writable, write_tables
 from jaxdistill.core.checks import above, at_least, fail
 from jaxdistill.runtime import figures, profile, progress
@@ -140,10 +142,12 @@ def earlier(folder: Path, config: Mapping[str, Any], shared: Mapping[str, Any]) 
     Raises:
       UserError: they are those of other options.
     """
-    try:
-        saved = json.loads((folder / "analyses.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    file = folder / "analyses.json"
+    if not file.exists():
         return []
+    saved = read_json(file)
+    if not isinstance(saved, dict) or not {"rows", "config"} <= saved.keys():
+        raise fail("analyses", f"rows and config in {file}", "another file", "Delete it.")
     rows = [row for row in saved["rows"] if row["analysis"] not in config["analyses"]]
     both = saved["config"].keys() & shared.keys() if rows else ()
     other = [name for name in sorted(both) if saved["config"][name] != json.loads(json.dumps(shared[name]))]
@@ -160,9 +164,10 @@ def rows_of(name: str, value: float, options: Mapping[str, Any]) -> list[Row]:
     point = {"analysis": name, "value": value}
     try:
         found = distill.run(**options)
-    except Diverged as error:
-        progress.say(f"failed: {error}")
-        return [point | {"series": "distilled", "mean": None, "std": None, "error": str(error)}]
+    except (Diverged, *OUT_OF_MEMORY) as error:
+        text = " ".join(str(error).split())[:300]
+        progress.say(f"failed: {text}")
+        return [point | {"series": "distilled", "mean": None, "std": None, "error": text}]
     series = {"distilled": "test_accuracy", f"distilled, {found.get('other_order')}": "other_order"}
     series["random real"] = "random_real"
     rows = []

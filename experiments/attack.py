@@ -101,7 +101,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     )
     real = build.splits(plan.config)
     designed, per_class = fits(plan.method, real, plan.key, {"neighbors": [1]})
-    if num_unseen(plan.bank) < 2:
+    if plan.config["population"] == "pretrained" and num_unseen(plan.bank) < 2:
         expected = "a pool with at least 2 networks held out, one to search with and one to test on"
         remedy = "See num_test_networks of experiments.pretrain."
         raise fail("attack", expected, num_unseen(plan.bank), remedy)

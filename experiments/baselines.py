@@ -11,7 +11,9 @@ in each, by the run's own networks; a paper's protocol for methods without inner
 every baseline is searched on validation, as one for all steps and as the learned schedule, scaled; so are k
 and p of nearest neighbours. Optimised real images are the best fifth of random sets, scored on training
 images by 20 networks each. Expected, digits, ten images: distilled 92%, optimised real 65%, k-means and
-averages 77%, random real 62%. Writes baselines.json, baselines.csv, baselines.md and baselines.png.
+averages 77%, random real 62%. Images that are trained on in several batches are also tested in the other
+order. Writes baselines.json, baselines.csv, baselines.md, baselines.png, and one set of each kind as an .npz
+for `experiments.evaluate`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli, distill
-from experiments.comparison import as_learned, plan_of, seen, training_data
+from experiments.comparison import (
+    ORDERS,
+    as_learned,
+    in_other_order,
+    other_order,
+    plan_of,
+    seen,
+    training_data,
+)
 from experiments.devices import DEVICES, devices_of, say_devices
 from experiments.networks import evaluations, only_network
 from experiments.options import DATA, EVALUATION, POOL, RUN, Groups, Option, complete
@@ -51,7 +61,7 @@ from jaxdistill.evaluation import (
     with_step_size,
 )
 from jaxdistill.runtime import figures, mesh, profile, progress
-from jaxdistill.runtime.export import dedupe
+from jaxdistill.runtime.export import dedupe, write_synthetic
 
 GROUPS: Groups = {
     "baselines": {
@@ -123,6 +133,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     }
     write_tables(folder, "baselines", result, table(rows), leave_out=LISTS)
     draw(folder / "baselines.png", pictures, saved)
+    save_sets(folder, pictures, saved)
     show(result)
     progress.say(f"written to {folder}")
     return result
@@ -161,8 +172,9 @@ def fits(method: Method, data: Splits, key: jax.Array, config: Mapping[str, Any]
         expected = "as many images of every class: a multiple of the classes in all batches together"
         raise fail("baselines", expected, counts.tolist())
     check_per_class(data.train, "baselines", int(counts[0]))
-    if min(config["neighbors"]) > len(classes):
-        raise fail("baselines", f"one of neighbors <= {len(classes)}, the images", config["neighbors"])
+    chosen, default = config["neighbors"], GROUPS["baselines"]["neighbors"].default
+    if max(chosen) > len(classes) and chosen != default:
+        raise fail("baselines", f"neighbors <= {len(classes)}, the images", chosen)
     return classes, int(counts[0])
 
 
@@ -188,9 +200,14 @@ def rows_of(saved: Saved, config: Mapping[str, Any]) -> tuple[list[Row], dict[st
     first = Batch(jnp.asarray(images), jnp.asarray(labels))
     found = score(distilled, plan, batch, subsets)
     rows = [row("distilled", found) | {"trained_by": how} | neighbors([first], saved, config)]
+    shuffle = other_order(saved.config, plan.name)
+    if shuffle is not None:
+        method = saved.method, saved.state, synthetic
+        other = score(distilled, *in_other_order(saved.config, saved.data, *method, shuffle, key))
+        rows.append(row(f"distilled, {ORDERS[shuffle]}", other) | {"trained_by": how})
     if saved.bank is not None:
         rows.append(row("nothing", unadapted(saved, distilled)) | {"trained_by": "-"})
-    shown = {"distilled": first}
+    shown = {"distilled": first._replace(y=jnp.eye(labels.shape[1])[classes])}  # learned ones may have moved
 
     def add(name: str, batch: Batch, subsets: Subsets, sets: list[Batch]) -> Tuned:
         progress.say(f"{name} images: step size searched on validation ...")
@@ -297,6 +314,24 @@ def draw(path: Path, sets: Mapping[str, Batch], saved: Saved) -> None:
         rows = np.repeat(np.arange(len(first)), count)
         title = f"{info.name}: what {saved.config['learner']} is trained on"
         figures.image_grid(path, to_pixels(x, info), rows, list(sets), title=title, scale=info.scale)
+
+
+def save_sets(folder: Path, sets: Mapping[str, Batch], saved: Saved) -> None:
+    """The sets that nobody learned, one of each kind, as files for `experiments.evaluate`."""
+    for name, batch in sets.items():
+        if name == "distilled":
+            continue  # RUN/synthetic.npz
+        write_synthetic(
+            folder / f"{name.replace(' ', '_')}.npz",
+            images=batch.x,
+            labels=batch.y,
+            order=np.arange(len(batch.y))[None],
+            hyperparameters={},
+            info=saved.data.info,
+            method=name,
+            learner={},
+            inner={},
+        )
 
 
 def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:

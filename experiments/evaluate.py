@@ -5,7 +5,8 @@ better is that than the same number of random real images?
 
     python -m experiments.evaluate --synthetic=RUN/synthetic.npz --learners=convnet,mlp,linear
 
-Protocols: `as_distilled` trains with the saved batches, steps and step sizes (files of ours only); `dc`,
+Protocols: `as_distilled` trains with the saved batches, steps and step sizes (files of ours only), of several
+batches also with their order drawn at random (or not, where it was drawn when they were distilled); `dc`,
 `dc_augmented` and `dsa` are the matching papers' (SGD, 300 epochs, 1000 of augmented images, decay at half),
 the step size searched on validation; so is that of random real images, trained as in the papers too. Under a
 minute for ten digits; about 20 minutes for a ConvNet-3 on MNIST on 2 cores.
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli
+from experiments.comparison import ORDERS
 from experiments.devices import DEVICES, HOSTS, devices_of, say_devices
 from experiments.networks import of_new_networks
 from experiments.options import DATA, EVALUATION, OUTER, PROTOCOLS, RUN, Groups, Option, complete
@@ -177,13 +179,19 @@ def chosen_protocols(config: Mapping[str, Any], synthetic: Synthetic, count: int
             factory = lookup("evaluate inner_optimizer", inner["inner_optimizer"], INNER_OPTIMIZERS)
             optimizer = factory(num_steps=len(synthetic.order), learned=(), **synthetic.hyperparameters)
             values = optimizer.values(optimizer.init())
-            made[name] = as_distilled(
-                jnp.asarray(synthetic.order),
-                optimizer,
-                values,
-                weight_decay=inner["weight_decay"],
-                shuffle=inner.get("shuffle", "none"),
-            )
+            shuffle = inner.get("shuffle", "none")
+            orders = {name: shuffle}
+            if len({frozenset(batch) for batch in synthetic.order.tolist()}) > 1:
+                other = "batches" if shuffle == "none" else "none"
+                orders[ORDERS[other]] = other
+            for title, order in orders.items():
+                made[title] = as_distilled(
+                    jnp.asarray(synthetic.order),
+                    optimizer,
+                    values,
+                    weight_decay=inner["weight_decay"],
+                    shuffle=order,
+                )
     return made
 
 
@@ -223,14 +231,14 @@ def row(
     cells: dict[str, Any] = {"learner": text}
     for name, protocol in protocols.items():
         progress.say(f"{text}: synthetic images, {name} ...")
-        if name == "as_distilled":
+        if protocol.name == "as_distilled":
             cells[name] = _cell(score(evaluation, protocol, images, everything(count)))
         else:
             best = tuned(evaluation, [protocol], images, everything(count), step_sizes=rates)
             cells[name] = _cell(best.score) | {"step_size": best.step_size}
     per_class = max(1, count // data.info.num_classes)
     if per_class <= int(data.train.counts.min()):
-        names = [name for name in protocols if name != "as_distilled"] or ["dc"]
+        names = [name for name, plan in protocols.items() if plan.name != "as_distilled"] or ["dc"]
         progress.say(f"{text}: random real images, {', '.join(names)} ...")
         size = per_class * data.info.num_classes
         plans = [published(name, size, num_epochs=config["num_epochs"]) for name in names]

@@ -48,6 +48,8 @@ def test_networks_are_turned_to_the_target(places, tmp_path, capsys):
     assert rows["whole target set"]["mean"] > 0.2
     assert result["config"]["image_shape"] == [8, 8, 1]  # those of the pool, not the 16x16 of the target
     printed = capsys.readouterr().out
+    ahead = 100 * (rows["distilled"]["mean"] - rows["optimised real"]["mean"])
+    assert f"distilled: {abs(ahead):.1f} points {'ahead of' if ahead >= 0 else 'behind'} opt" in printed
     assert "Test accuracy (%) on mirrored.npz: mlp that was trained on digits" in printed
     for name in ("adapt.json", "adapt.csv", "adapt.md", "adapt.png", "distilled/synthetic.npz"):
         assert (tmp_path / "run" / name).stat().st_size > 100
@@ -61,6 +63,15 @@ def test_one_network_without_the_whole_set(places, tmp_path):
     result = adapt.run(**chosen | {"num_outer_steps": 5}, run_dir=str(tmp_path / "run"))
     assert [row["set"] for row in result["rows"]][-1] == "average real"
     assert result["rows"][0]["num_learners"] == result["rows"][1]["num_learners"] == 1
+    assert "points" in result["margins"] and "whole target set" not in result["margins"]
+    assert (tmp_path / "run/k-means.npz").exists()
+
+
+def test_margins_are_told_in_points():
+    rows = [{"set": "distilled", "mean": 0.935}, {"set": "optimised real", "mean": 0.887}]
+    rows += [{"set": "whole target set", "mean": 0.959}]
+    expected = "distilled: 4.8 points ahead of optimised real, 2.4 points behind whole target set"
+    assert adapt.margins(rows) == expected
 
 
 @pytest.mark.parametrize(
@@ -74,7 +85,7 @@ def test_one_network_without_the_whole_set(places, tmp_path):
         ({"population": "fresh"}, "expected one of fixed_pretrained, pretrained, got 'fresh'"),
         ({"norms": [0.0]}, "norms >= 1, got 0"),
         ({"images_per_class": 200}, "images_per_class <= 116, got 200, but class "),
-        ({"neighbors": [11]}, "one of neighbors <= 10, the images, got [11]"),
+        ({"neighbors": [11]}, "neighbors <= 10, the images, got [11]"),
     ],
 )
 def test_bad_input_starts_nothing(places, tmp_path, monkeypatch, chosen, says):

@@ -92,6 +92,25 @@ def test_results_of_other_options_are_kept(tmp_path):
     assert (tmp_path / "run/analyses.json").read_bytes() == before
 
 
+def test_a_damaged_file_of_earlier_rows_is_told_and_memory_that_ends_is_a_row(tmp_path, monkeypatch):
+    real, folder = distill.run, tmp_path / "run"
+
+    def fails(**options):
+        if options["distill_epochs"] == 2:
+            raise MemoryError("no more\nto be had")
+        return real(**options)
+
+    monkeypatch.setattr(distill, "run", fails)
+    options = SMALL | {"analyses": ["epochs"], "run_dir": str(folder)}
+    rows = analyses.run(**options)["rows"]
+    assert [row["error"] for row in rows if row["mean"] is None] == ["no more to be had"]
+    for content, says in (("[]", "rows and config in"), ("{", "a readable ")):
+        (folder / "analyses.json").write_text(content)
+        with pytest.raises(UserError, match=says):
+            analyses.run(**options)
+        assert (folder / "analyses.json").read_text() == content
+
+
 def test_no_point_that_ends_is_an_error(tmp_path, monkeypatch):
     def fails(**options):
         raise Diverged("loop: expected finite losses, got NaN.")

@@ -100,6 +100,9 @@ def test_a_pool_without_networks_to_search_with_is_refused(tmp_path):
         attack.run(**OPTIONS, pool=str(tmp_path / "pool"), run_dir=str(tmp_path / "run"))
     assert "a pool with at least 2 networks held out" in message(error)
     assert not (tmp_path / "run").exists()
+    one = {"population": "fixed_pretrained", "num_learners": 1, "num_outer_steps": 20}  # needs none of them
+    found = attack.run(**OPTIONS | one, pool=str(tmp_path / "pool"), run_dir=str(tmp_path / "run"))
+    assert {row["num_learners"] for row in found["chosen"]} == {1}
 
 
 @pytest.mark.parametrize(
