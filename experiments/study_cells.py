@@ -86,6 +86,10 @@ def descent(rate: float, **more: Any) -> Options:
 
 
 GENERATOR_SIZES = (16, 32, 64, 128)
+BY_TEACHER: dict[str, Options] = {
+    "images": {"teacher": "images", "start": "real"},
+    "generator": {"teacher": "generator", "architecture": "compact", "generator_width": 64},
+}
 DIGITS = Preset(
     shared={
         "dataset": "digits",
@@ -116,10 +120,7 @@ DIGITS = Preset(
             "on_failed_solve": "skip",
         },
     },
-    teachers={
-        "images": {"teacher": "images", "start": "real"},
-        "generator": {"teacher": "generator", "architecture": "compact", "generator_width": 64},
-    },
+    teachers=BY_TEACHER,
     outer={
         ("images", "unrolled"): adam(0.02),
         ("images", "matching"): descent(0.03),
@@ -201,7 +202,7 @@ MNIST = Preset(
             "on_failed_solve": "skip",
         },
     },
-    teachers=DIGITS.teachers,
+    teachers=BY_TEACHER,
     outer={
         ("images", "unrolled"): adam(0.05),
         ("images", "matching"): descent(0.1),
@@ -242,14 +243,19 @@ MNIST = Preset(
     },
 )
 PRESETS = {"digits": DIGITS, "mnist": MNIST}
-"""`mnist` has the settings of Medvedev & D'yakonov 2022, tables 1 and 2, where they can be told and where
-they learn in a thousand outer steps (theirs are hundreds of epochs of 196 batches): learner SGD 0.02 with
-momentum 0.5, ten inner steps, ten matches of ten learner steps, outer SGD 0.1 with momentum 0.5 for matching,
-Adam 0.01 for generators with k = 64, a Neumann series of K + 1 = 11 terms with alpha 0.01. Deviations:
-images start from real ones and move by Adam, clipped at 1, where theirs start from U(0, 1) and move by SGD 10
-with a clip of 10 (nothing learned in a hundred steps); networks of implicit gradients are trained for up to
-60 steps of 0.1 with momentum 0.9, and the system is damped by 0.5: after ten steps of 0.02 every solve by
-conjugate gradients failed, at width 16; the Neumann sum has the factor alpha."""
+"""`mnist` follows Medvedev & D'yakonov 2022, tables 1 and 2, as far as a thousand outer steps learn (theirs
+are hundreds of epochs of 196 batches). What differs, with theirs in brackets:
+
+| family | the learner | images | a generator, k = 64 |
+| --- | --- | --- | --- |
+| unrolled | | Adam 0.05, clip 1 [SGD 10, 10] | |
+| matching | SGD 0.01 [0.02, momentum 0.5] | | |
+| distribution | untrained [not theirs: DM's] | SGD 1, momentum 0.5 | Adam 0.01 |
+| implicit | SGD 0.1, momentum 0.9, 60 steps [0.02, 0.5, 10] | Adam 0.02, clip 1 [SGD 10, 10] | |
+
+Images start from real ones [U(0, 1)]: from noise SGD 10 learns nothing in a hundred steps. After ten steps of
+0.02 every solve by conjugate gradients failed, at width 16, so all implicit cells train longer, with weight
+decay 0.01 and damping 0.5. The Neumann sum of K + 1 = 11 terms has the factor alpha."""
 
 
 def cells(preset: Preset, teachers: list[str], gradients: list[str]) -> list[Cell]:
