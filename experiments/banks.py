@@ -219,6 +219,8 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
     there = {name: _or_default(saved, own, name) for name in wanted}
     other = [f"{n}: {there[n]} there, {value} here" for n, value in wanted.items() if there[n] != value]
     if other:
+        if source and wanted["class_names"] != there["class_names"]:
+            remedy = "The set that they were trained on and the one to distill need the same classes."
         expected = f"{kind.noun} of this data set and network in {folder}"
         raise fail(config["population"], expected, "; ".join(other), remedy)
     if not (folder / "result.json").is_file():

@@ -172,7 +172,10 @@ def chosen_protocols(config: Mapping[str, Any], synthetic: Synthetic, count: int
             made[name] = published(name, count, num_epochs=config["num_epochs"])
         elif not saved:
             raise fail(
-                "evaluate as_distilled", "order and step sizes in the file", "none", "Use --protocols=dc."
+                "evaluate as_distilled",
+                "order, steps and step sizes in the file",
+                "not all",
+                "Use --protocols=dc.",
             )
         else:
             assert synthetic.order is not None

@@ -67,7 +67,7 @@ def run(**chosen: Any) -> dict[str, Any]:
       **chosen: any option of `GROUPS`.
 
     Returns:
-      {"rows", "baselines"}.
+      {"rows", "baselines", "cautions"}.
 
     Raises:
       UserError: runs that are none, or none that is finished.
@@ -75,6 +75,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     config = complete(GROUPS, chosen)
     if not config["runs"]:
         raise fail("report", "--runs=RUN,RUN", "nothing")
+    if len({Path(path).resolve() for path in config["runs"]}) < len(config["runs"]):
+        raise fail("report", "each of runs once", ",".join(config["runs"]))
     if len(config["runs"]) > 1 and config["run_dir"] is None:
         raise fail("report", "--run_dir=FOLDER for a report of several runs", "none")
     first = Path(config["runs"][0])
@@ -94,22 +96,32 @@ def write(run_dir: str | Path, runs: Sequence[str | Path], *, title: str | None 
       title: of the page.
 
     Returns:
-      {"rows", "baselines"}.
+      {"rows", "baselines", "cautions"}.
 
     Raises:
-      UserError: runs that are none, none of which is finished, or a folder that cannot be written to.
+      UserError: runs that are none, none of which is finished, or a folder that cannot be written to or is
+        another run.
     """
     rows, baselines = [], []
     for path in runs:
         more, real = load(path)
         rows += more
         baselines += real
-    rows = without_repeats(rows)
+    rows, repeated = without_repeats(rows)
     check_finished(rows, ", ".join(Path(path).name for path in runs))
-    folder = writable("report", run_dir, own=False)
+    one = len(runs) == 1 and Path(run_dir).resolve() in (
+        Path(runs[0]).resolve(),
+        Path(runs[0]).resolve().parent,
+    )
+    folder = writable("report", run_dir, own=not one)  # a study's report goes with it
     found = tables(rows, baselines)
     about = title or f"Dataset distillation: {', '.join(dict.fromkeys(row['dataset'] for row in rows))}"
-    content = {"title": about, "tables": found, "rows": rows, "cautions": cautions(rows, baselines)}
+    content = {
+        "title": about,
+        "tables": found,
+        "rows": rows,
+        "cautions": repeated + cautions(rows, baselines),
+    }
     pictures = _pictures(found)
     for old in folder.glob("report_[0-9]*_*.png"):
         old.unlink()
@@ -121,7 +133,7 @@ def write(run_dir: str | Path, runs: Sequence[str | Path], *, title: str | None 
     _write(folder / "report.html", _html(content, pictures).encode())
     _write(folder / "report.md", _markdown(content, pictures | images).encode())
     write_json(folder / "rows.json", {"rows": rows, "baselines": baselines})
-    return {"rows": rows, "baselines": baselines}
+    return {"rows": rows, "baselines": baselines, "cautions": content["cautions"]}
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -328,7 +340,7 @@ def show(found: Mapping[str, Any]) -> None:
             f"\n{table.title}", ["cell", *(SHORT.get(column.name, "augmented %") for column in used)], cells
         )
     progress.say("* best of its column; ~ ties with it: within one standard deviation, the larger of both")
-    for caution in cautions(found["rows"], found["baselines"]):
+    for caution in found["cautions"]:
         progress.say(f"note: {caution}")
 
 

@@ -35,12 +35,26 @@ BRINGING = ("method", "teacher", "learner", "gradient")
 """Options that others' defaults depend on."""
 VERSIONS = ("jaxdistill", "commit", "jax", "jaxlib", "flax", "optax", "python", "device")
 """Of an environment, what rows are compared by."""
+REMEDY = "Delete it: the command that wrote it makes it again."
+NUMBERS = ("images", "outer_steps", "seconds", "seconds_per_step", "compile_seconds", "program_bytes")
 OF_BASELINES = ("what", "images", "architecture", "protocol", "dataset", "learner", "every")
 
 
 def read_rows(path: Path) -> list[Row]:
     """Of a study's folder: every row there is, in the order of their names."""
-    return [read_json(file) for file in sorted((path / "rows").glob("*.json"))]
+    return [read_row(file) for file in sorted((path / "rows").glob("*.json"))]
+
+
+def read_row(file: Path) -> Row:
+    """A row of a study, or of its search.
+
+    Raises:
+      UserError: it cannot be read, or is no row.
+    """
+    row = read_json(file)
+    if not isinstance(row, dict):
+        raise fail("report", f"a row in {file}", "something else", REMEDY)
+    return row
 
 
 def load(path: str | Path) -> tuple[list[Row], list[Row]]:
@@ -55,6 +69,8 @@ def load(path: str | Path) -> tuple[list[Row], list[Row]]:
     place = Path(path)
     if place.is_dir() and (place / "rows").is_dir():
         baselines = place / "baselines.json"
+        for file in sorted((place / "rows").glob("*.json")):
+            check_rows([read_row(file)], file)
         found = read_rows(place), read_json(baselines) if baselines.exists() else []
     elif place.is_dir() and (place / "result.json").exists():
         return _of_run(place, read_json(place / "result.json"))
@@ -67,7 +83,8 @@ def load(path: str | Path) -> tuple[list[Row], list[Row]]:
     else:
         expected = "a folder of experiments.study, or a finished run of experiments.distill"
         raise fail("report", expected, f"{path} with neither rows nor result.json")
-    _check(*found, str(path))
+    check_rows(found[0], path)
+    check_rows(found[1], path, OF_BASELINES)
     return found
 
 
@@ -80,19 +97,26 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise fail("report", f"a readable {file}", error, "Delete it to have it made again.") from error
+        raise fail("report", f"a readable {file}", error, REMEDY) from error
 
 
-def _check(rows: Any, baselines: Any, path: str) -> None:
-    """Raises unless these have the fields that a report reads."""
-    for many, needed in ((rows, ABOUT), (baselines, OF_BASELINES)):
-        if not isinstance(many, list):
-            raise fail("report", f"lists of rows in {path}", type(many).__name__)
-        for row in many:
-            wanted = (*needed, *MEASURED) if isinstance(row, dict) and row.get("status") == "done" else needed
-            missing = [name for name in wanted if not isinstance(row, dict) or name not in row]
-            if missing:
-                raise fail("report", f"rows of experiments.study in {path}", f"one without {missing[0]}")
+def check_rows(rows: Any, path: str | Path, needed: Sequence[str] = ABOUT) -> None:
+    """Raises unless these have the fields that a report reads, and numbers where it reckons.
+
+    Raises:
+      UserError: names the file, or the folder, and the field.
+    """
+    expected = f"rows of experiments.study in {path}"
+    if not isinstance(rows, list):
+        raise fail("report", expected, type(rows).__name__)
+    for row in rows:
+        wanted = (*needed, *MEASURED) if isinstance(row, dict) and row.get("status") == "done" else needed
+        missing = [name for name in wanted if not isinstance(row, dict) or name not in row]
+        if missing:
+            raise fail("report", expected, f"one without the field {missing[0]!r}", REMEDY)
+        wrong = [n for n in NUMBERS if n in wanted and not isinstance(row[n], int | float | None)]
+        if wrong:
+            raise fail("report", expected, f"{wrong[0]} = {row[wrong[0]]!r}", REMEDY)
 
 
 def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:
@@ -186,9 +210,22 @@ def encoded(pixels: np.ndarray, labels: np.ndarray, scale: float | None) -> str 
     return f"data:image/png;base64,{base64.b64encode(made).decode()}"
 
 
-def without_repeats(rows: Sequence[Row]) -> list[Row]:
-    """The rows, each once: the same run may be in a folder and in the rows.json of another report."""
-    return list({json.dumps(row, sort_keys=True): row for row in rows}.values())
+def without_repeats(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """(the rows, each once; what a reader has to know of that).
+
+    The same run may be in a folder and in the rows.json of another report. A cell that was made again with
+    the same options and seed is no second try: the first finished one is taken.
+    """
+    different = {json.dumps(row, sort_keys=True): row for row in rows}.values()
+    kept: dict[tuple, Row] = {}
+    for row in sorted(different, key=lambda row: row["status"] != "done"):
+        names = ("identity", "reading", "dataset", "learner", "seed", "change")
+        versions = (row["environment"].get(name) for name in VERSIONS)
+        kept.setdefault((*(row[name] for name in names), *versions), row)
+    again = len(different) - len(kept)
+    said = f"{again} rows of the same options and seed as others are left out: the first of each is shown."
+    shown = set(map(id, kept.values()))
+    return [row for row in different if id(row) in shown], [said] if again else []
 
 
 def check_finished(rows: Sequence[Row], where: str) -> None:

@@ -29,7 +29,7 @@ from experiments.devices import DEVICES, devices_of
 from experiments.evaluate import name_and_options, parse_learner
 from experiments.measure import OUT_OF_MEMORY, compile_cache_in
 from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
-from experiments.report_data import Row, check_finished, encoded, read_json, read_rows
+from experiments.report_data import Row, check_finished, check_rows, encoded, read_json, read_row, read_rows
 from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, Cell, Preset, ablations, cells
 from experiments.study_scores import Setting, baselines, scores
 from jaxdistill.core.checks import UserError, above, fail
@@ -121,7 +121,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     with run_dir as directory, tempfile.TemporaryDirectory() as programs:
         for note in directory.notes:
             progress.say(f"note: {note}")
-        read_rows(directory.path)  # a damaged one is told before hours of others
+        for file in sorted((directory.path / "rows").glob("*.json")):
+            check_rows([read_row(file)], file)  # a damaged one is told before hours of others
         setting = Setting(config, preset, data, learners, directory, programs)
         planned = list(_planned(setting))
         for cell, reading, attempt in planned:  # a preset that has changed is told before hours of others
@@ -182,7 +183,7 @@ def row_there(file: Path, identity: str) -> Row | None:
     Raises:
       UserError: it was made with other options; names them.
     """
-    if not file.exists() or (row := read_json(file)).get("status") != "done":
+    if not file.exists() or (row := read_row(file)).get("status") != "done":
         return None
     there, now = (dict.fromkeys(shlex.split(str(text))) for text in (row.get("identity"), identity))
     if there.keys() != now.keys():
@@ -242,7 +243,7 @@ def _row(setting: Setting, cell: Cell, reading: str, attempt: int) -> None:
         progress.say("done before")
         return
     if reading == "time":
-        before = read_json(directory.path / "rows" / f"images-{cell.name}-{attempt}.json")
+        before = read_row(directory.path / "rows" / f"images-{cell.name}-{attempt}.json")
         if before["status"] != "done":
             progress.say("left out: it failed at equal images")
             return

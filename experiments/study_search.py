@@ -41,7 +41,11 @@ GROUPS: Groups = {
     for name, group in study.GROUPS.items()
 }
 GROUPS["study"] |= {
-    "factors": Option([0.3, 1.0, 3.0], float, "candidates, relative to the preset's outer learning rate")
+    "factors": Option(
+        [0.3, 1.0, 3.0],
+        float,
+        "candidates, relative to the preset's outer learning rate, and on beyond the best of several",
+    )
 }
 GROUPS["run"] |= {
     "run_dir": Option(

@@ -10,6 +10,8 @@ from typing import Any
 from jaxdistill.core.checks import fail
 from jaxdistill.runtime.atomic import atomic_write, write_json
 
+RESULTS = ("adapt", "analyses", "baselines", "few_step", "scaling")
+"""Experiments that write NAME.json into a folder without a config.json."""
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
 """(columns, cells)."""
 
@@ -42,8 +44,10 @@ def writable(where: str, run_dir: str | Path, *, own: bool = True) -> Path:
       UserError: it cannot be made or written to, or it is another's.
     """
     folder = Path(run_dir)
-    if own and (folder / "config.json").exists():
-        raise fail(where, "a run_dir of its own", f"{folder}, a run of another experiment")
+    others = [name for name in RESULTS if name != where and (folder / f"{name}.json").exists()]
+    if own and (others or (folder / "config.json").exists()):
+        what = f"results of experiments.{others[0]}" if others else "a run of another experiment"
+        raise fail(where, "a run_dir of its own", f"{folder}, {what}", "Choose another.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

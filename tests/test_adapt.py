@@ -80,7 +80,10 @@ def test_margins_are_told_in_points():
         ({"pool": None}, "--pool=FOLDER, got none. python -m experiments.pretrain --dataset=digits "),
         ({"source": "mnist"}, "dataset: digits there, mnist here"),
         ({"width": 9}, "width: 32 there, 9 here"),
-        ({"target": "three.npz"}, "class_names: ['0', '1', "),
+        (
+            {"target": "three.npz"},
+            "here. The set that they were trained on and the one to distill need the same",
+        ),
         ({"target": "nowhere.npz"}, "an .npz file"),
         ({"population": "fresh"}, "expected one of fixed_pretrained, pretrained, got 'fresh'"),
         ({"norms": [0.0]}, "norms >= 1, got 0"),

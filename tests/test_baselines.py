@@ -200,3 +200,10 @@ def test_bad_input(finished, tmp_path, chosen, says):
         script.run(**options, run_dir=str(tmp_path / "out"))
     assert says in message(error)
     assert not (tmp_path / "out").exists()
+
+
+def test_results_of_another_experiment_are_kept(finished, tmp_path):
+    (tmp_path / "adapt.json").write_text("{}")
+    with pytest.raises(UserError, match="results of experiments"):
+        script.run(run=str(finished[0] / "distilled"), smoke=True, run_dir=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["adapt.json"]

@@ -193,7 +193,11 @@ def test_other_networks_are_averaged_network_by_network():
 
 
 def test_the_same_rows_twice_are_read_once_and_other_runs_are_no_tries():
-    assert len(without_repeats([row(), row(), row(own=0.8)])) == 2
+    again = row(seconds=9.0)  # the same cell with the same seed, made again
+    rows, said = without_repeats([failed(), row(), row(), again, row(own=0.8, seed=1)])
+    assert [(r["seed"], r["seconds"]) for r in rows] == [(0, 2.0), (1, 2.0)]
+    assert said == ["2 rows of the same options and seed as others are left out: the first of each is shown."]
+    assert without_repeats([row(), row()]) == ([row()], [])
     (table,) = tables([row(), row(identity="another", own=0.8)], [])
     assert [line.label for line in table.lines] == ["images, unrolled (1)", "images, unrolled (2)"]
     assert [line.values["own"].count for line in table.lines] == [2, 2]
@@ -284,6 +288,40 @@ def test_bad_input_leaves_nothing(tmp_path, arguments, expected):
         report.run(runs=runs)
     assert expected in str(error.value) and "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_report_takes_no_folder_of_another_run(tmp_path):
+    study, other = save(tmp_path / "study", [row()]), tmp_path / "other"
+    save(other, [row(gradient="implicit_cg")])
+    for name, content in (("config.json", "{}"), ("adapt.json", "{}")):
+        (other / name).write_text(content)
+        before = sorted(tmp_path.rglob("*"))
+        for runs in ([study], [study, str(other)]):
+            with pytest.raises(UserError, match="report: expected a run_dir of its own, got "):
+                report.run(runs=runs, run_dir=str(other))
+        with pytest.raises(UserError, match="each of runs once"):
+            report.run(
+                runs=[study, str(tmp_path / "study" / ".." / "study" / "rows.json")], run_dir=str(other)
+            )
+        assert sorted(tmp_path.rglob("*")) == before
+        (other / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([], "a row in "),
+        ({"status": "failed"}, "one without the field 'name'"),
+        (row(seconds_per_step="fast"), "seconds_per_step = 'fast'. Delete it"),
+        (row(images="ten"), "images = 'ten'. Delete it"),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path, content, says):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/a.json").write_text(json.dumps(content))
+    with pytest.raises(UserError) as error:
+        load(tmp_path)
+    assert says in str(error.value) and "a.json" in str(error.value)
 
 
 def test_bad_input_is_one_line():

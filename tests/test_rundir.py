@@ -60,8 +60,8 @@ def test_run_goes_on_with_the_same_config_only(tmp_path):
     assert 'inner.clip: "inf" there, null here' in text
     assert "rate" not in text and "log_every" not in text
     with pytest.raises(UserError) as error:  # another experiment
-        rundir.open_run(tmp_path / "a", {f"option_{i}": i for i in range(rundir.MOST_SHOWN)})
-    assert message(error).count(" there, ") == rundir.MOST_SHOWN and "; and 6 more" in message(error)
+        rundir.open_run(tmp_path / "a", {f"option_{i}": i for i in range(9)})
+    assert "a run of this experiment in" in message(error) and "one of another" in message(error)
     with rundir.open_run(tmp_path / "a", {**config, "log_every": 5}):  # the refusal let the lock go
         pass
 

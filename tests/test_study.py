@@ -142,7 +142,7 @@ def test_a_cell_that_fails_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
 
 
 def test_another_preset_in_the_same_folder_is_refused(tmp_path):
-    pinned = {"preset": "mnist"}
+    pinned = complete(study.GROUPS, TINY | {"preset": "mnist"})
     (tmp_path / "config.json").write_text(json.dumps({"config": pinned, "environment": {}}))
     with pytest.raises(UserError, match='preset: "mnist" there, "digits" here'):
         tiny_study(tmp_path)

@@ -89,9 +89,8 @@ def read_npz(path: str | os.PathLike, where: str) -> dict[str, np.ndarray]:
     except DAMAGED as error:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
             raise fail(where, "arrays of numbers", "Python objects (dtype object)", remedy) from None
-        raise fail(
-            where, "an intact .npz archive", f"a damaged or different file ({error})", remedy
-        ) from None
+        why = "" if "pickle" in str(error) else f" ({error})"
+        raise fail(where, "an intact .npz archive", f"a damaged or different file{why}", remedy) from None
 
 
 def check_images(

@@ -125,7 +125,7 @@ def table(
 ) -> None:
     """Prints a table that keeps to one line per row: at most 80 columns in a log.
 
-    Numbers stand to the right. Where it is too wide, the longest texts are cut, ending in an ellipsis.
+    Numbers stand to the right. Where it is too wide, the longest texts are cut in the middle.
 
     Args:
       title: stands above; empty for none.
@@ -143,7 +143,9 @@ def table(
 
     def line(row: list[str]) -> str:
         cut = [
-            cell if len(cell) <= width else cell[: width - 1] + "…"
+            cell
+            if len(cell) <= width
+            else cell[: width - 1 - width // 2] + "…" + cell[len(cell) - width // 2 :]
             for cell, width in zip(row, widths, strict=True)
         ]
         return "  ".join(

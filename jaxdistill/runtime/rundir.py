@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.runtime import atomic, hosts, profile
 
-MOST_SHOWN = 8
-"""Differences between two configs that an error lists: with more it is another experiment."""
+MOST_UNKNOWN = 4
+"""Options that only one of two configs has: with more it is another experiment's."""
 _ABSENT = object()
 
 
@@ -115,8 +115,8 @@ def open_run(
 
     Raises:
       UserError: another live process has the run, the directory is not writable or holds something else,
-        `config.json` is damaged, or the config differs from the one there; up to `MOST_SHOWN` differences are
-        named.
+        `config.json` is damaged, or the config differs from the one there; every difference is named,
+        unless it is another experiment's.
 
     Example:
       >>> with open_run("runs/dd", {"seed": 0, "learner": "mlp"}) as run:
@@ -186,10 +186,13 @@ def _settle(file: Path, config: dict[str, Any], free: Collection[str], path: Any
     changes = _differences(started, config)
     pinned = {name: pair for name, pair in changes.items() if not _is_free(name, free)}
     if pinned:
-        shown = list(pinned.items())[:MOST_SHOWN]
-        listed = "; ".join(f"{name}: {_show(old)} there, {_show(new)} here" for name, (old, new) in shown)
-        if len(pinned) > MOST_SHOWN:
-            listed += f"; and {len(pinned) - MOST_SHOWN} more"
+        unknown = [name for name, pair in pinned.items() if _ABSENT in pair]
+        if len(unknown) > MOST_UNKNOWN:
+            other = f"one of another, with other options: {', '.join(unknown[:MOST_UNKNOWN])} ..."
+            raise fail("open_run", f"a run of this experiment in {path}", other, "Choose another directory.")
+        listed = "; ".join(
+            f"{name}: {_show(old)} there, {_show(new)} here" for name, (old, new) in pinned.items()
+        )
         raise fail(
             "open_run",
             f"the config that the run in {path} started with",
