@@ -3,8 +3,8 @@
 Question: do gradient matching and implicit gradients reach the accuracy of backpropagation through training
 at a fraction of its memory, and do generators' images train other architectures better?
 
-    python -m experiments.study                                     digits, 23 minutes on 2 busy cores
-    python -m experiments.study --preset=mnist --manual_dir=FOLDER  hours on 2 cores, minutes on a GPU
+    python -m experiments.study                                     digits, 12 minutes on 2 cores
+    python -m experiments.study --preset=mnist --manual_dir=FOLDER  for a GPU
 
 Every cell is a run of `experiments.distill` under RUN_DIR/cells, first for the preset's outer steps, then
 (`--equal_time`) for as many as take `--time_limit` seconds by the time that those took. All images are scored
