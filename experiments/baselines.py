@@ -116,6 +116,8 @@ def run(**chosen: Any) -> dict[str, Any]:
     check(config)
     where = devices_of(config, config["num_learners"])  # before anything is distilled
     folder = Path(config["run_dir"])
+    if not config["run"]:
+        writable("baselines", folder)
     path = config["run"] or default_run(folder, config["smoke"])
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
     saved = load_run(path, **places)

@@ -107,11 +107,14 @@ def run(**chosen: Any) -> dict[str, Any]:
     where = devices_of(config, config["num_learners"])  # before anything is distilled
     folder = Path(config["run_dir"])
     places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir", "pool")}
+    if not config["runs"]:
+        writable("few_step", folder)
     paths = config["runs"] or default_runs(folder, config["smoke"])
     saved = [load_run(path, **places, inner_loop=True) for path in paths]
     plans = [plan_of(each, config) for each in saved]
     if len({each.data.info.name for each in saved}) > 1:
         raise fail("few_step", "runs of one data set", ", ".join(each.data.info.name for each in saved))
+    writable("few_step", folder)
     networks: dict[str, Plan] = {}
     for plan in plans:
         networks.setdefault(plan.network, plan)
@@ -126,7 +129,6 @@ def run(**chosen: Any) -> dict[str, Any]:
         | {"runs": [Path(path).name for path in paths], "dataset": saved[0].data.info.name},
         "environment": profile.environment(),
     }
-    writable("few_step", folder)
     write_tables(folder, "few_step", result, table(rows), leave_out=["every"])
     figures.lines(
         folder / "few_step.png",

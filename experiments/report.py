@@ -109,11 +109,10 @@ def write(run_dir: str | Path, runs: Sequence[str | Path], *, title: str | None 
         baselines += real
     rows, repeated = without_repeats(rows)
     check_finished(rows, ", ".join(Path(path).name for path in runs))
-    one = len(runs) == 1 and Path(run_dir).resolve() in (
-        Path(runs[0]).resolve(),
-        Path(runs[0]).resolve().parent,
-    )
-    folder = writable("report", run_dir, own=not one)  # a study's report goes with it
+    first = Path(runs[0]).resolve()
+    own = first.parent if first.is_file() else first
+    goes_with_it = len(runs) == 1 and Path(run_dir).resolve() == own
+    folder = writable("report", run_dir, own=not goes_with_it)
     found = tables(rows, baselines)
     about = title or f"Dataset distillation: {', '.join(dict.fromkeys(row['dataset'] for row in rows))}"
     content = {

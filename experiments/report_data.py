@@ -31,12 +31,15 @@ MEASURED = (
 )
 MEASURED += ("hard_labels", "compile_seconds", "program_bytes")
 """What a finished row says besides."""
+OF_AUTO = ("memory_budget", "allow_implicit")
+"""What `gradient=auto` was chosen by: the config has what it chose."""
 BRINGING = ("method", "teacher", "learner", "gradient")
 """Options that others' defaults depend on."""
 VERSIONS = ("jaxdistill", "commit", "jax", "jaxlib", "flax", "optax", "python", "device")
 """Of an environment, what rows are compared by."""
 REMEDY = "Delete it: the command that wrote it makes it again."
-NUMBERS = ("images", "outer_steps", "seconds", "seconds_per_step", "compile_seconds", "program_bytes")
+NUMBERS = ("images", "outer_steps", "seconds", "seconds_per_step")
+MAY_LACK = ("compile_seconds", "program_bytes")
 OF_BASELINES = ("what", "images", "architecture", "protocol", "dataset", "learner", "every")
 
 
@@ -114,7 +117,9 @@ def check_rows(rows: Any, path: str | Path, needed: Sequence[str] = ABOUT) -> No
         missing = [name for name in wanted if not isinstance(row, dict) or name not in row]
         if missing:
             raise fail("report", expected, f"one without the field {missing[0]!r}", REMEDY)
-        wrong = [n for n in NUMBERS if n in wanted and not isinstance(row[n], int | float | None)]
+        wrong = [n for n in NUMBERS if n in wanted and not isinstance(row[n], int | float)]
+        wrong += [n for n in MAY_LACK if n in wanted and not isinstance(row[n], int | float | None)]
+        wrong += ["environment"] * ("environment" in wanted and not isinstance(row["environment"], dict))
         if wrong:
             raise fail("report", expected, f"{wrong[0]} = {row[wrong[0]]!r}", REMEDY)
 
@@ -151,7 +156,7 @@ def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:
         "dataset": config["dataset"],
         "full_size": True,
         "command": shlex.join(["python", "-m", "experiments.distill", *cli.as_flags(chosen(config))]),
-        "identity": str(path.resolve()),
+        "identity": shlex.quote(str(path.resolve())),
         "environment": result["environment"],
         "status": "done",
         "note": "",
@@ -193,7 +198,7 @@ def chosen(config: Mapping[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(UserError):  # what is still to be added makes it whole
             default = gradients.resolve(build.with_inner_loop(default))
         others = (n for n in default if config.get(n) is not None and config[n] != default[n])
-        name = min(others, key=lambda n: n not in BRINGING, default=None)
+        name = min((n for n in others if n not in OF_AUTO), key=lambda n: n not in BRINGING, default=None)
         if name is None:
             return found
         found[name] = config[name]
@@ -214,14 +219,13 @@ def without_repeats(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     """(the rows, each once; what a reader has to know of that).
 
     The same run may be in a folder and in the rows.json of another report. A cell that was made again with
-    the same options and seed is no second try: the first finished one is taken.
+    the same options and seed is no second try: the first finished one is taken, of full size if there is one.
     """
     different = {json.dumps(row, sort_keys=True): row for row in rows}.values()
     kept: dict[tuple, Row] = {}
-    for row in sorted(different, key=lambda row: row["status"] != "done"):
+    for row in sorted(different, key=lambda row: (row["status"] != "done", not row["full_size"])):
         names = ("identity", "reading", "dataset", "learner", "seed", "change")
-        versions = (row["environment"].get(name) for name in VERSIONS)
-        kept.setdefault((*(row[name] for name in names), *versions), row)
+        kept.setdefault((*(row[name] for name in names), row.get("time_limit")), row)
     again = len(different) - len(kept)
     said = f"{again} rows of the same options and seed as others are left out: the first of each is shown."
     shown = set(map(id, kept.values()))
@@ -273,7 +277,7 @@ def cautions(rows: Sequence[Row], baselines: Sequence[Row] = ()) -> list[str]:
         least, most = (end(row["seconds"] for row in off) for end in (min, max))
         found.append(
             f"{len(off)} rows at equal time are more than a tenth off it, {least:.3g} to {most:.3g} s: the "
-            "machine's load changed after their steps were timed."
+            "machine's load changed after their steps were timed, or their steps take longer as they go on."
         )
     for row in rows:
         if row["status"] != "done":

@@ -45,7 +45,7 @@ COLUMNS = (
         "others", "other networks", "%", True, 100, "mean of the other architectures, without augmentation"
     ),
     Column("memory", "memory", "MiB", False, 2.0**-20, "temporaries of the compiled outer steps"),
-    Column("all", "with arguments", "MiB", False, 2.0**-20, "those, the real data, and all that is learned"),
+    Column("all", "in all", "MiB", False, 2.0**-20, "those, the real data, and all that is learned"),
     Column("step", "outer step", "ms", False, 1e3, "time of one"),
     Column("compile", "compile", "s", False, 1, "compilation of the outer steps"),
     Column("seconds", "total", "s", False, 1, "all outer steps"),

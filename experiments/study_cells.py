@@ -243,8 +243,8 @@ MNIST = Preset(
     },
 )
 PRESETS = {"digits": DIGITS, "mnist": MNIST}
-"""`mnist` follows Medvedev & D'yakonov 2022, tables 1 and 2, as far as a thousand outer steps learn (theirs
-are hundreds of epochs of 196 batches). What differs, with theirs in brackets:
+"""`mnist` follows Medvedev & D'yakonov 2022, tables 1 and 2, as far as some thousand outer steps learn
+(theirs are hundreds of epochs of 196 batches). What differs, with theirs in brackets:
 
 | family | the learner | images | a generator, k = 64 |
 | --- | --- | --- | --- |

@@ -116,7 +116,7 @@ def _check(file: Path, config: Mapping[str, Any], asked: Sequence[Cell]) -> None
     names = ("name", "teacher", "gradient", "factor", "outer_learning_rate", "identity", "status")
     names += ("mean", "std", "num_diverged") * (isinstance(row, dict) and row.get("status") == "done")
     missing = names if not isinstance(row, dict) else [name for name in names if name not in row]
-    wrong = missing or [name for name in ("factor", "mean") if isinstance(row.get(name), str)]
+    wrong = missing or [n for n in ("factor", "mean") if n in names and not isinstance(row[n], int | float)]
     if wrong:
         raise fail("study_search", f"a row in {file}", f"one without {wrong[0]}", "Delete it.")
     for cell in asked:

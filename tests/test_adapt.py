@@ -69,9 +69,11 @@ def test_one_network_without_the_whole_set(places, tmp_path):
 
 def test_margins_are_told_in_points():
     rows = [{"set": "distilled", "mean": 0.935}, {"set": "optimised real", "mean": 0.887}]
-    rows += [{"set": "whole target set", "mean": 0.959}]
+    rows += [{"set": "whole target set", "mean": 0.959}, {"set": "nothing", "mean": 0.99}]
     expected = "distilled: 4.8 points ahead of optimised real, 2.4 points behind whole target set"
     assert adapt.margins(rows) == expected
+    told = adapt.margins([*rows, {"set": "k-means", "mean": 0.945}])  # the best of the others, too
+    assert told == expected.replace(", ", ", 1.0 points behind k-means, ")
 
 
 @pytest.mark.parametrize(
