@@ -171,12 +171,9 @@ def chosen_protocols(config: Mapping[str, Any], synthetic: Synthetic, count: int
         if name != "as_distilled":
             made[name] = published(name, count, num_epochs=config["num_epochs"])
         elif not saved:
-            raise fail(
-                "evaluate as_distilled",
-                "order, steps and step sizes in the file",
-                "not all",
-                "Use --protocols=dc.",
-            )
+            lacks = "no order" if synthetic.order is None else "no step sizes"
+            expected = "order and step sizes in the file"
+            raise fail("evaluate as_distilled", expected, lacks, "Use --protocols=dc.")
         else:
             assert synthetic.order is not None
             factory = lookup("evaluate inner_optimizer", inner["inner_optimizer"], INNER_OPTIMIZERS)

@@ -187,7 +187,7 @@ def test_bad_files_are_one_line(real, save, tmp_path, untrained):
     file = save(x=pixels, y=y)
     assert "--dataset=NAME" in refused(tmp_path, synthetic=file)
     text = refused(tmp_path, synthetic=file, dataset="digits", protocols=["as_distilled"])
-    assert "order and step sizes in the file, got none. Use --protocols=dc." in text
+    assert "order and step sizes in the file, got no order. Use --protocols=dc." in text
     named = save(x=pixels, y=y, dataset="my digits")
     assert "'my digits'" in (text := refused(tmp_path, synthetic=named)) and "--dataset chooses" in text
 

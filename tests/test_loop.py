@@ -134,7 +134,10 @@ def test_a_signal_in_the_last_chunk_stops_too(tmp_path, monkeypatch, whole):
 
 def test_a_second_signal_acts_at_once(tmp_path, monkeypatch):
     def twice(log, step, metrics):
+        first = signal.getsignal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
+        while signal.getsignal(signal.SIGINT) is first:  # two at once are one to Python
+            pass
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(loop.MetricsLog, "write", twice)
