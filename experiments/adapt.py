@@ -13,7 +13,7 @@ those held out, `fixed_pretrained` for the first one; "nothing" are the networks
 optimised real images, cluster centres and averages are trained on for the same steps, see
 `experiments.baselines`; the whole target set by new networks, for `--full_data_epochs`, Adam's step size
 searched on validation. Expected, LeNet, MNIST to USPS, 100 images: none 77%, optimised real 89%, distilled
-93.5%, everything 96%; 15 minutes on 2 cores. Writes adapt.json, adapt.csv, adapt.md, adapt.png, one baseline
+93.5%, everything 96%. Writes adapt.json, adapt.csv, adapt.md, adapt.png, one baseline
 set of each kind as an .npz, and the run, in distilled/.
 """
 

@@ -22,6 +22,7 @@ import jinja2
 from experiments import cli
 from experiments.options import Groups, Option, complete
 from experiments.report_data import Row, cautions, check_finished, load, without_repeats
+from experiments.report_findings import findings
 from experiments.report_rows import (
     ARCHITECTURES,
     COLUMNS,
@@ -29,7 +30,6 @@ from experiments.report_rows import (
     Line,
     Table,
     Value,
-    findings,
     shown,
     tables,
 )

@@ -48,6 +48,17 @@ def read_rows(path: Path) -> list[Row]:
     return [read_row(file) for file in sorted((path / "rows").glob("*.json"))]
 
 
+def checked_rows(path: Path) -> list[Row]:
+    """The same, each with what a report reads.
+
+    Raises:
+      UserError: one that is damaged; names its file.
+    """
+    for file in sorted((path / "rows").glob("*.json")):
+        check_rows([read_row(file)], file)
+    return read_rows(path)
+
+
 def read_row(file: Path) -> Row:
     """A row of a study, or of its search.
 
@@ -72,9 +83,7 @@ def load(path: str | Path) -> tuple[list[Row], list[Row]]:
     place = Path(path)
     if place.is_dir() and (place / "rows").is_dir():
         baselines = place / "baselines.json"
-        for file in sorted((place / "rows").glob("*.json")):
-            check_rows([read_row(file)], file)
-        found = read_rows(place), read_json(baselines) if baselines.exists() else []
+        found = checked_rows(place), read_json(baselines) if baselines.exists() else []
     elif place.is_dir() and (place / "result.json").exists():
         return _of_run(place, read_json(place / "result.json"))
     elif place.is_file() or (place / "rows.json").exists():

@@ -29,7 +29,7 @@ from experiments.devices import DEVICES, devices_of
 from experiments.evaluate import name_and_options, parse_learner
 from experiments.measure import OUT_OF_MEMORY, compile_cache_in
 from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
-from experiments.report_data import Row, check_finished, check_rows, encoded, read_json, read_row, read_rows
+from experiments.report_data import Row, check_finished, checked_rows, encoded, read_json, read_row, read_rows
 from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, Cell, Preset, ablations, cells
 from experiments.study_scores import Setting, baselines, scores
 from jaxdistill.core.checks import UserError, above, fail
@@ -121,8 +121,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     with run_dir as directory, tempfile.TemporaryDirectory() as programs:
         for note in directory.notes:
             progress.say(f"note: {note}")
-        for file in sorted((directory.path / "rows").glob("*.json")):
-            check_rows([read_row(file)], file)  # a damaged one is told before hours of others
+        checked_rows(directory.path)  # a damaged one is told before hours of others
         setting = Setting(config, preset, data, learners, directory, programs)
         planned = list(_planned(setting))
         for cell, reading, attempt in planned:  # a preset that has changed is told before hours of others

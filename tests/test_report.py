@@ -11,7 +11,8 @@ from tiny_runs import command, tiny_run
 
 from experiments import distill, report
 from experiments.report_data import cautions, chosen, encoded, load, without_repeats
-from experiments.report_rows import Value, findings, tables, tied
+from experiments.report_findings import findings
+from experiments.report_rows import Value, tables, tied
 from jaxdistill.core.checks import UserError
 from jaxdistill.runtime.report_pictures import Point, picture, trade_off
 
