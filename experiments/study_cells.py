@@ -114,7 +114,7 @@ DIGITS = Preset(
             "inner_momentum": 0.9,
             "weight_decay": 0.01,
             "damping": 0.1,
-            "max_inner_steps": 30,
+            "max_inner_steps": 60,
             "real_batch_size": 128,
             "num_outer_steps": 600,
             "on_failed_solve": "skip",
@@ -129,14 +129,13 @@ DIGITS = Preset(
         ("generator", "unrolled"): adam(0.01),
         ("generator", "matching"): adam(0.03),
         ("generator", "distribution"): adam(0.03),
-        ("generator", "implicit"): adam(0.009) | {"num_outer_steps": 900},
+        ("generator", "implicit"): adam(0.003) | {"num_outer_steps": 1200},
     },
-    gradients={"implicit_neumann": {"neumann_terms": 11}},
-    rates={
-        ("images", "matching_all"): 0.3,
-        ("images", "implicit_neumann"): 0.03,
-        ("generator", "implicit_identity"): 0.0009,
+    gradients={
+        "implicit_neumann": {"neumann_terms": 11, "max_inner_steps": 10},
+        "implicit_identity": {"max_inner_steps": 10},
     },
+    rates={("images", "matching_all"): 0.3, ("images", "implicit_neumann"): 0.03},
     study={
         "tries": 1,
         "time_limit": 10.0,
@@ -164,7 +163,8 @@ DIGITS = Preset(
         "5 inner steps": ("images", "unrolled", {"distill_epochs": 5}),
         "30 inner steps": ("images", "unrolled", {"distill_epochs": 30}),
         "at most 10 inner steps": ("images", "implicit_cg", {"max_inner_steps": 10}),
-        "at most 100 inner steps": ("images", "implicit_cg", {"max_inner_steps": 100}),
+        "at most 30 inner steps": ("images", "implicit_cg", {"max_inner_steps": 30}),
+        "at most 60 inner steps": ("images", "implicit_identity", {"max_inner_steps": 60}),
     },
 )
 MNIST = Preset(
