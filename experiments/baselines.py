@@ -202,7 +202,7 @@ def rows_of(saved: Saved, config: Mapping[str, Any]) -> tuple[list[Row], dict[st
     first = Batch(jnp.asarray(images), jnp.asarray(labels))
     found = score(distilled, plan, batch, subsets)
     rows = [row("distilled", found) | {"trained_by": how} | neighbors([first], saved, config)]
-    shuffle = other_order(saved.config, plan.name)
+    shuffle = other_order(saved.config, plan.name, order)
     if shuffle is not None:
         method = saved.method, saved.state, synthetic
         other = score(distilled, *in_other_order(saved.config, saved.data, *method, shuffle, key))

@@ -81,7 +81,7 @@ def compare(
     batch, subsets = seen(choices, method, state, synthetic, stream(key, "export"), distilled.num_learners)
     found = score(distilled, plan, batch, subsets)
     on_validation = score(chosen_on_validation, plan, batch, subsets)
-    shuffle = other_order(choices, protocol)
+    shuffle = other_order(choices, protocol, order)
     reordered = None
     if shuffle is not None:
         progress.say(f"evaluating: distilled images, {ORDERS[shuffle]} ...")
@@ -166,16 +166,22 @@ def paper_protocol(config: Mapping[str, Any], data: Splits, count: int) -> Proto
     return published(protocol_of(config), count, augmentation=build.augmentation(config, data.info) or DSA)
 
 
-def other_order(config: Mapping[str, Any], protocol: str) -> str | None:
-    """A shuffle of the batches where they were distilled in order, `none` where they were shuffled.
+def other_order(config: Mapping[str, Any], protocol: str, order: np.ndarray) -> str | None:
+    """The order in which a run's batches were not distilled, to be tested as well.
 
-    None where there is no order: of one batch, of fresh images, or where all of them make up every step.
+    None where networks are trained otherwise, or each sees images of its own.
     """
     curriculum = CURRICULA[config["curriculum"]]
-    one_batch = config["distill_steps"] == 1 or config["gradient"] == "implicit"
-    if protocol != "as_distilled" or one_batch or curriculum.noise == "fresh":
+    if protocol != "as_distilled" or curriculum.noise == "fresh":
         return None
-    return "batches" if curriculum.shuffle == "none" else "none"
+    return opposite(order, curriculum.shuffle)
+
+
+def opposite(order: np.ndarray, shuffle: str) -> str | None:
+    """`batches` of an order [T, B] that was kept, `none` of a shuffled one; None of batches all alike."""
+    if len({frozenset(batch) for batch in order.tolist()}) == 1:
+        return None
+    return "batches" if shuffle == "none" else "none"
 
 
 def in_other_order(

@@ -199,6 +199,7 @@ def _html(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
         name_of=name_of,
         findings=findings,
         ran=_ran(content["rows"]),
+        took=_took(content["rows"]),
         today=date.today().isoformat(),
         plots={name: (uri(light("svg")), uri(dark("svg"))) for name, (light, dark) in pictures.items()},
     )
@@ -256,6 +257,15 @@ def _ran(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
+def _took(rows: Sequence[Row]) -> str | None:
+    """The time that making them took, of those that say so."""
+    known = [row["wall_seconds"] for row in rows if row.get("wall_seconds")]
+    if not known:
+        return None
+    whose = f"{len(known)} of them" if len(known) < len(rows) else f"The {len(known)} rows"
+    return f"{whose} took {progress.duration(sum(known))}, compilation and scoring included."
+
+
 def _short(commit: str) -> str:
     """With what says that files were changed."""
     name, mark, rest = commit.partition("-")
@@ -289,6 +299,8 @@ def _markdown(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
             cells = [[label, *(notes.get(name, "-") for name in names)] for label, notes in solver]
             parts += ["", "At the last outer steps:", "", as_markdown(["cell", *names], cells)]
     parts += ["", "## What was run", ""]
+    took = _took(content["rows"])
+    parts += [took, ""] if took else []
     parts += [
         as_markdown(
             ["cell", "equal", "seed", "outer steps", "device", "jax", "commit", "command"],
@@ -338,6 +350,8 @@ def show(found: Mapping[str, Any]) -> None:
         progress.table(
             f"\n{table.title}", ["cell", *(SHORT.get(column.name, "augmented %") for column in used)], cells
         )
+    if took := _took(found["rows"]):
+        progress.say(took)
     progress.say("* best of its column; ~ ties with it: within one standard deviation, the larger of both")
     for caution in found["cautions"]:
         progress.say(f"note: {caution}")

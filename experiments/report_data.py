@@ -37,6 +37,7 @@ BRINGING = ("method", "teacher", "learner", "gradient")
 """Options that others' defaults depend on."""
 VERSIONS = ("jaxdistill", "commit", "jax", "jaxlib", "flax", "optax", "python", "device")
 """Of an environment, what rows are compared by."""
+SAVED = "saved results"
 REMEDY = "Delete it: the command that wrote it makes it again."
 NUMBERS = ("images", "outer_steps", "seconds", "seconds_per_step")
 MAY_LACK = ("compile_seconds", "program_bytes")
@@ -67,7 +68,7 @@ def read_row(file: Path) -> Row:
     """
     row = read_json(file)
     if not isinstance(row, dict):
-        raise fail("report", f"a row in {file}", "something else", REMEDY)
+        raise fail(SAVED, f"a row in {file}", "something else", REMEDY)
     return row
 
 
@@ -109,7 +110,7 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise fail("report", f"a readable {file}", error, REMEDY) from error
+        raise fail(SAVED, f"a readable {file}", error, REMEDY) from error
 
 
 def check_rows(rows: Any, path: str | Path, needed: Sequence[str] = ABOUT) -> None:
@@ -120,17 +121,18 @@ def check_rows(rows: Any, path: str | Path, needed: Sequence[str] = ABOUT) -> No
     """
     expected = f"rows of experiments.study in {path}"
     if not isinstance(rows, list):
-        raise fail("report", expected, type(rows).__name__)
+        raise fail(SAVED, expected, type(rows).__name__)
     for row in rows:
         wanted = (*needed, *MEASURED) if isinstance(row, dict) and row.get("status") == "done" else needed
         missing = [name for name in wanted if not isinstance(row, dict) or name not in row]
         if missing:
-            raise fail("report", expected, f"one without the field {missing[0]!r}", REMEDY)
+            raise fail(SAVED, expected, f"one without the field {missing[0]!r}", REMEDY)
         wrong = [n for n in NUMBERS if n in wanted and not isinstance(row[n], int | float)]
         wrong += [n for n in MAY_LACK if n in wanted and not isinstance(row[n], int | float | None)]
+        wrong += ["wall_seconds"] * (not isinstance(row.get("wall_seconds"), int | float | None))
         wrong += ["environment"] * ("environment" in wanted and not isinstance(row["environment"], dict))
         if wrong:
-            raise fail("report", expected, f"{wrong[0]} = {row[wrong[0]]!r}", REMEDY)
+            raise fail(SAVED, expected, f"{wrong[0]} = {row[wrong[0]]!r}", REMEDY)
 
 
 def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:

@@ -17,6 +17,7 @@ matching and implicit cells far above random real images, implicit at a third of
 
 import shlex
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,16 @@ from experiments.devices import DEVICES, devices_of
 from experiments.evaluate import name_and_options, parse_learner
 from experiments.measure import OUT_OF_MEMORY, compile_cache_in
 from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
-from experiments.report_data import Row, check_finished, checked_rows, encoded, read_json, read_row, read_rows
+from experiments.report_data import (
+    SAVED,
+    Row,
+    check_finished,
+    checked_rows,
+    encoded,
+    read_json,
+    read_row,
+    read_rows,
+)
 from experiments.study_cells import GRADIENTS, PRESETS, TEACHERS, Cell, Preset, ablations, cells
 from experiments.study_scores import Setting, baselines, scores
 from jaxdistill.core.checks import UserError, above, fail
@@ -192,12 +202,16 @@ def row_there(file: Path, identity: str) -> Row | None:
         ]
         cell = file.parent.parent / "cells" / file.stem
         remedy = f"Choose another run_dir, or delete that file and {cell} to have it made again."
-        raise fail("study", f"options {lines[0]} in {file}", lines[1], remedy)
+        raise fail(SAVED, f"options {lines[0]} in {file}", lines[1], remedy)
     return row
 
 
 def recorded(directory: RunDir, file: Path, row: Row, measured: Callable[[], Row]) -> Row:
-    """Writes a row and what was measured for it, or why that failed: the row as it was written."""
+    """Writes a row and what was measured for it, or why that failed: the row as it was written.
+
+    Its `wall_seconds` are those of the process that finished it, compilation and scoring included.
+    """
+    start = time.perf_counter()
     try:
         row = row | measured() | {"status": "done", "note": ""}
     except Held:
@@ -206,6 +220,7 @@ def recorded(directory: RunDir, file: Path, row: Row, measured: Callable[[], Row
         text = " ".join(str(error).split())
         progress.say(f"failed: {text}")
         row = row | {"status": "failed", "note": text[:300]}
+    row |= {"wall_seconds": time.perf_counter() - start}
     directory.write_json(file, row)
     return row
 

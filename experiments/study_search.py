@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from experiments import cli, distill, study
 from experiments.options import Groups, Option, complete
-from experiments.report_data import Row, read_json, read_rows
+from experiments.report_data import SAVED, Row, read_json, read_rows
 from experiments.study_cells import Cell, cells
 from experiments.study_scores import Setting, trained
 from experiments.tables import Table, write_tables
@@ -118,7 +118,7 @@ def _check(file: Path, config: Mapping[str, Any], asked: Sequence[Cell]) -> None
     missing = names if not isinstance(row, dict) else [name for name in names if name not in row]
     wrong = missing or [n for n in ("factor", "mean") if n in names and not isinstance(row[n], int | float)]
     if wrong:
-        raise fail("study_search", f"a row in {file}", f"one without {wrong[0]}", "Delete it.")
+        raise fail(SAVED, f"a row in {file}", f"one without {wrong[0]}", "Delete it.")
     for cell in asked:
         if cell.name == row["name"]:
             study.row_there(file, _candidate(config, cell, row["factor"])[1])

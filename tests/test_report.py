@@ -186,6 +186,22 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
     assert "digits, mlp:width=8, 10 images: equal images" in out.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [
+        ((30.0, 60.5), "The 2 rows took 1 min 30 s, compilation and scoring included."),
+        ((30.0, None), "1 of them took 30.0 s, compilation and scoring included."),
+        ((None, None), None),
+    ],
+)
+def test_the_time_of_all_rows_is_told_where_they_say_it(tmp_path, seconds, says):
+    cells = zip(("unrolled", "implicit_cg"), seconds, strict=True)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        report.run(runs=[save(tmp_path, [row(gradient=name, wall_seconds=taken) for name, taken in cells])])
+    for text in (out.getvalue(), *((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))):
+        assert text.count("scoring included") == (says is not None) and (says or "") in text
+
+
 def test_other_networks_are_averaged_network_by_network():
     accuracies = [scores(0.9, architecture=NET, protocol="dc")]
     accuracies += [scores(mean, architecture=name, protocol="dc") for name, mean in (("a", 0.9), ("b", 0.5))]
@@ -280,7 +296,7 @@ def test_a_report_of_runs_of_distill(tmp_path):
             ["--runs={failed}"],
             "expected at least one finished cell in rows.json, got none of 1 (out of memory",
         ),
-        (["--runs={damaged}"], "report: expected a readable"),
+        (["--runs={damaged}"], "saved results: expected a readable"),
         (["--runs={other}"], "expected rows.json of a study, or a run directory"),
         (["--runs={short}"], "expected rows of experiments.study in"),
     ],
