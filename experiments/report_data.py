@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments import build, cli, distill, gradients
+from experiments.banks import KINDS
 from experiments.options import complete
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.runtime.export import read_synthetic
@@ -154,6 +155,8 @@ def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:
     options = [f"{n}={config[n]}" for n in build.LEARNER_OPTIONS if config.get(n) is not None]
     learner = ":".join([config["learner"], *options])
     gradient = config["gradient"] if own or config["method"] == "mtt" else config["method"]
+    kind = KINDS.get(config["population"])
+    bank = [f"--{kind.option}=FOLDER"] if kind else []  # a run does not say where its networks were
     hard = np.isin(synthetic.labels, (0, 1)).all()
     row: Row = {
         "name": path.name,
@@ -166,7 +169,7 @@ def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:
         "learner": learner,
         "dataset": config["dataset"],
         "full_size": True,
-        "command": shlex.join(["python", "-m", "experiments.distill", *cli.as_flags(chosen(config))]),
+        "command": shlex.join(["python", "-m", "experiments.distill", *cli.as_flags(chosen(config)), *bank]),
         "identity": shlex.quote(str(path.resolve())),
         "environment": result["environment"],
         "status": "done",

@@ -285,6 +285,11 @@ def test_a_report_of_runs_of_distill(tmp_path):
     assert "images, unrolled (b)" in out.getvalue()
     random = re.search(r"random real +(\d+\.\d) ± ", out.getvalue())
     assert random and float(random[1]) == pytest.approx(100 * np.mean(baselines[0]["every"]), abs=0.06)
+    saved = json.loads((tmp_path / "b/result.json").read_text())
+    saved["config"]["population"] = "pretrained"
+    (tmp_path / "b/result.json").write_text(json.dumps(saved))
+    assert load(tmp_path / "b")[0][0]["command"].endswith(" --pool=FOLDER")
+    assert "FOLDER" not in load(tmp_path / "a")[0][0]["command"]
 
 
 @pytest.mark.parametrize(
