@@ -125,7 +125,7 @@ DIGITS = Preset(
         ("images", "unrolled"): adam(0.02),
         ("images", "matching"): descent(0.03),
         ("images", "distribution"): descent(1.0),
-        ("images", "implicit"): adam(0.1),
+        ("images", "implicit"): adam(0.03),
         ("generator", "unrolled"): adam(0.01),
         ("generator", "matching"): adam(0.03),
         ("generator", "distribution"): adam(0.03),
@@ -135,7 +135,11 @@ DIGITS = Preset(
         "implicit_neumann": {"neumann_terms": 11, "max_inner_steps": 10},
         "implicit_identity": {"max_inner_steps": 10},
     },
-    rates={("images", "matching_all"): 0.3, ("images", "implicit_neumann"): 0.03},
+    rates={
+        ("images", "matching_all"): 0.3,
+        ("images", "implicit_cg"): 0.3,
+        ("generator", "implicit_identity"): 0.009,
+    },
     study={
         "tries": 1,
         "time_limit": 10.0,
