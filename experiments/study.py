@@ -3,7 +3,7 @@
 Question: do gradient matching and implicit gradients reach the accuracy of backpropagation through training
 at a fraction of its memory, and do generators' images train other architectures better?
 
-    python -m experiments.study                                     digits, 12 minutes on 2 cores
+    python -m experiments.study                                     digits, ten minutes on 2 cores
     python -m experiments.study --preset=mnist --manual_dir=FOLDER  for a GPU
 
 Every cell is a run of `experiments.distill` under RUN_DIR/cells, first for the preset's outer steps, then
@@ -11,8 +11,8 @@ Every cell is a run of `experiments.distill` under RUN_DIR/cells, first for the 
 alike: fresh networks of the training architecture and of others, by the `dc` protocol and by `dc_augmented`
 (crop, scale, rotate), the step size searched on validation, beside random real images and the full training
 set. A cell that fails is a row that says why, and is tried again by the same command, which goes on with what
-was stopped. Writes rows.json, report.html and report.md (see experiments.report). Expected, digits: unrolled,
-matching and implicit cells far above random real images, implicit at a third of unrolled memory.
+was stopped. Writes rows.json, report.html and report.md (see experiments.report). Expected, digits: all cells
+above random real images, matching and implicit ones near unrolled at a third to half of its memory.
 """
 
 import shlex

@@ -262,10 +262,10 @@ PRESETS = {"digits": DIGITS, "mnist": MNIST}
 | distribution | untrained [not theirs: DM's] | SGD 1, momentum 0.5 | Adam 0.01 |
 | implicit | SGD 0.1, momentum 0.9 [0.02, 0.5] | Adam 0.02, clip 1 [SGD 10, 10] | Adam 0.003 [0.01] |
 
-Images start from real ones [U(0, 1)]: from noise SGD 10 learns nothing in a hundred steps. After ten steps of
-0.02 every solve by conjugate gradients failed, at width 16, so their learner trains for 60 steps [10]; all have
-weight decay 0.01 and damping 0.5. The Neumann sum of K + 1 = 11 terms has the factor alpha, one over the
-estimated largest eigenvalue [0.01; 0.001 with a generator]."""
+Images start from real ones [U(0, 1)]: from noise SGD 10 learns nothing in a hundred steps. After ten steps
+of 0.02 every solve by conjugate gradients failed, at width 16, so their learner trains for 60 steps [10];
+all have weight decay 0.01 and damping 0.5. The Neumann sum of K + 1 = 11 terms has the factor alpha, one
+over the estimated largest eigenvalue [0.01; 0.001 with a generator]."""
 
 
 def cells(preset: Preset, teachers: list[str], gradients: list[str]) -> list[Cell]:
