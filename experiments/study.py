@@ -12,7 +12,7 @@ alike: fresh networks of the training architecture and of others, by the `dc` pr
 (crop, scale, rotate), the step size searched on validation, beside random real images and the full training
 set. A cell that fails is a row that says why, and is tried again by the same command, which goes on with what
 was stopped. Writes rows.json, report.html and report.md (see experiments.report). Expected, digits: all cells
-above random real images, matching and implicit ones near unrolled at a third to half of its memory.
+above random real images, matching and most implicit ones near unrolled at a quarter to half of its memory.
 """
 
 import shlex
