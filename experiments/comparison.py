@@ -167,19 +167,20 @@ def paper_protocol(config: Mapping[str, Any], data: Splits, count: int) -> Proto
 
 
 def other_order(config: Mapping[str, Any], protocol: str, order: np.ndarray) -> str | None:
-    """The order in which a run's batches were not distilled, to be tested as well.
+    """The shuffle to test a run's images with besides the one that they were distilled with.
 
-    None where networks are trained otherwise, or each sees images of its own.
+    None where networks are trained by another protocol, where each sees images of its own, or where all
+    batches are of the same images.
     """
     curriculum = CURRICULA[config["curriculum"]]
     if protocol != "as_distilled" or curriculum.noise == "fresh":
         return None
-    return opposite(order, curriculum.shuffle)
+    return other_shuffle(order, curriculum.shuffle)
 
 
-def opposite(order: np.ndarray, shuffle: str) -> str | None:
-    """`batches` of an order [T, B] that was kept, `none` of a shuffled one; None of batches all alike."""
-    if len({frozenset(batch) for batch in order.tolist()}) == 1:
+def other_shuffle(order: np.ndarray, shuffle: str) -> str | None:
+    """`none` for a shuffled order [T, B], `batches` for one that was kept, None of batches all alike."""
+    if (np.sort(order) == np.sort(order[:1])).all():
         return None
     return "batches" if shuffle == "none" else "none"
 

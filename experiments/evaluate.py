@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build, cli
-from experiments.comparison import ORDERS, opposite
+from experiments.comparison import ORDERS, other_shuffle
 from experiments.devices import DEVICES, HOSTS, devices_of, say_devices
 from experiments.networks import of_new_networks
 from experiments.options import DATA, EVALUATION, OUTER, PROTOCOLS, RUN, Groups, Option, complete
@@ -181,7 +181,7 @@ def chosen_protocols(config: Mapping[str, Any], synthetic: Synthetic, count: int
             values = optimizer.values(optimizer.init())
             shuffle = inner.get("shuffle", "none")
             orders = {name: shuffle}
-            if other := opposite(synthetic.order, shuffle):
+            if other := other_shuffle(synthetic.order, shuffle):
                 orders[ORDERS[other]] = other
             for title, order in orders.items():
                 made[title] = as_distilled(

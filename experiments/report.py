@@ -258,12 +258,12 @@ def _ran(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _took(rows: Sequence[Row]) -> str | None:
-    """The time that making them took, of those that say so."""
-    known = [row["wall_seconds"] for row in rows if row.get("wall_seconds")]
+    """The time that making finished rows took, of those that say so."""
+    known = [row["wall_seconds"] for row in rows if row["status"] == "done" and row.get("wall_seconds")]
     if not known:
         return None
-    whose = f"{len(known)} of them" if len(known) < len(rows) else f"The {len(known)} rows"
-    return f"{whose} took {progress.duration(sum(known))}, compilation and scoring included."
+    whole = progress.duration(sum(known))
+    return f"Making {len(known)} of {len(rows)} rows, scored, took {whole}, what was stopped left out."
 
 
 def _short(commit: str) -> str:

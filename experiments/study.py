@@ -11,8 +11,9 @@ Every cell is a run of `experiments.distill` under RUN_DIR/cells, first for the 
 alike: fresh networks of the training architecture and of others, by the `dc` protocol and by `dc_augmented`
 (crop, scale, rotate), the step size searched on validation, beside random real images and the full training
 set. A cell that fails is a row that says why, and is tried again by the same command, which goes on with what
-was stopped. Writes rows.json, report.html and report.md (see experiments.report). Expected, digits: all cells
-above random real images, matching and most implicit ones near unrolled at a quarter to half of its memory.
+was stopped. Writes rows.json, report.html and report.md (see experiments.report). Expected, digits: matching
+of images and Neumann cells level with unrolled ones at a quarter to half of the memory, all but a generator's
+conjugate gradients well above random real images.
 """
 
 import shlex
@@ -209,7 +210,7 @@ def row_there(file: Path, identity: str) -> Row | None:
 def recorded(directory: RunDir, file: Path, row: Row, measured: Callable[[], Row]) -> Row:
     """Writes a row and what was measured for it, or why that failed: the row as it was written.
 
-    Its `wall_seconds` are those of the process that finished it, compilation and scoring included.
+    Its `wall_seconds` are those of the process that wrote it, compilation and scoring included.
     """
     start = time.perf_counter()
     try:

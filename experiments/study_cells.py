@@ -90,13 +90,11 @@ BY_TEACHER: dict[str, Options] = {
     "images": {"teacher": "images", "start": "real"},
     "generator": {"teacher": "generator", "architecture": "compact", "generator_width": 64},
 }
-FAR_FROM_MINIMUM: dict[str, Options] = {
+BY_GRADIENT: dict[str, Options] = {
     "implicit_neumann": {"neumann_terms": 11, "max_inner_steps": 10},
     "implicit_identity": {"max_inner_steps": 10},
 }
-"""Ten inner steps, as in the paper. After sixty a generator's images get worse: near the minimum small
-curvatures matter, which these approximations of the inverse Hessian leave out. Conjugate gradients need to be
-near it: before, the Hessian is indefinite and solves fail."""
+"""Ten inner steps, as in the paper, where conjugate gradients fail: there the Hessian is indefinite."""
 DIGITS = Preset(
     shared={
         "dataset": "digits",
@@ -138,7 +136,7 @@ DIGITS = Preset(
         ("generator", "distribution"): adam(0.03),
         ("generator", "implicit"): adam(0.003) | {"num_outer_steps": 1200},
     },
-    gradients=FAR_FROM_MINIMUM,
+    gradients=BY_GRADIENT,
     rates={
         ("images", "matching_all"): 0.3,
         ("images", "implicit_cg"): 0.3,
@@ -172,7 +170,7 @@ DIGITS = Preset(
         "30 inner steps": ("images", "unrolled", {"distill_epochs": 30}),
         "at most 10 inner steps": ("images", "implicit_cg", {"max_inner_steps": 10}),
         "at most 30 inner steps": ("images", "implicit_cg", {"max_inner_steps": 30}),
-        "at most 60 inner steps": ("images", "implicit_identity", {"max_inner_steps": 60}),
+        "at most 60 inner steps": ("generator", "implicit_neumann", {"max_inner_steps": 60}),
     },
 )
 MNIST = Preset(
@@ -221,7 +219,7 @@ MNIST = Preset(
         ("generator", "distribution"): adam(0.01, clip=10.0),
         ("generator", "implicit"): adam(0.003, clip=4.0),
     },
-    gradients=FAR_FROM_MINIMUM,
+    gradients=BY_GRADIENT,
     rates={},
     study={
         "tries": 3,

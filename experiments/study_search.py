@@ -9,7 +9,7 @@ Every cell of `experiments.study` is distilled for its preset's outer steps with
 rate times every one of `--factors`, and on beyond the largest or the smallest where that is the best. Fresh
 networks of the training architecture are trained on the images by the `dc` protocol, at the best of its step
 sizes, and tested on validation images: accuracies to choose by, not to report. The same command goes on with
-what was stopped, tries again what failed, and keeps the candidates that other factors have left. Writes
+what was stopped, tries again what failed, and keeps the candidates that others have left. Writes
 study_search.json, study_search.csv and study_search.md.
 """
 
@@ -64,7 +64,7 @@ def run(**chosen: Any) -> dict[str, Any]:
       **chosen: any option of `GROUPS`.
 
     Returns:
-      {"rows": one per cell and factor, "best": cell to factor, "config", "environment"}.
+      {"rows": one per cell and candidate, "best": cell to outer learning rate, "config", "environment"}.
 
     Raises:
       UserError: bad input, before anything is distilled; a cell none of whose candidates finished.
@@ -90,13 +90,20 @@ def run(**chosen: Any) -> dict[str, Any]:
         )
         for number, cell in enumerate(asked, start=1):
             progress.say(f"\n[{number}/{len(asked)}] {cell.teacher}, {cell.gradient}")
+            own = cell.options["outer_learning_rate"]
             search(
-                [*dict.fromkeys(map(_rounded, config["factors"]))],
-                lambda factor, cell=cell: _row(setting, cell, _rounded(factor)).get("mean", 0.0),
+                [*dict.fromkeys(_rounded(factor * own) for factor in config["factors"])],
+                lambda rate, cell=cell: _row(setting, cell, _rounded(rate)).get("mean", 0.0),
             )
         rows = read_rows(directory.path)
         result = {"rows": rows, "best": best(rows), "config": pinned, "environment": profile.environment()}
-        write_tables(directory.path, "study_search", result, table(rows), leave_out=("every", "identity"))
+        write_tables(
+            directory.path,
+            "study_search",
+            result,
+            table(rows),
+            leave_out=("every", "identity", "environment"),
+        )
     progress.say(f"written to {config['run_dir']}")
     title = f"\nValidation accuracy (%) by outer learning rate: {setting.own} on {data.info.name}"
     progress.table(title, *table(rows, short=True))
@@ -113,42 +120,42 @@ def _check(file: Path, config: Mapping[str, Any], asked: Sequence[Cell]) -> None
       UserError: it is none, or was made with other options than now.
     """
     row = read_json(file)
-    names = ("name", "teacher", "gradient", "factor", "outer_learning_rate", "identity", "status")
+    names = ("name", "teacher", "gradient", "outer_learning_rate", "identity", "environment", "status")
     names += ("mean", "std", "num_diverged") * (isinstance(row, dict) and row.get("status") == "done")
     missing = names if not isinstance(row, dict) else [name for name in names if name not in row]
-    wrong = missing or [n for n in ("factor", "mean") if n in names and not isinstance(row[n], int | float)]
+    numbers = [name for name in ("outer_learning_rate", "mean") if name in names]
+    wrong = missing or [name for name in numbers if not isinstance(row[name], int | float)]
     if wrong:
         raise fail(SAVED, f"a row in {file}", f"one without {wrong[0]}", "Delete it.")
     for cell in asked:
         if cell.name == row["name"]:
-            study.row_there(file, _candidate(config, cell, row["factor"])[1])
+            study.row_there(file, _candidate(config, cell, row["outer_learning_rate"])[1])
 
 
-def _rounded(factor: float) -> float:
+def _rounded(rate: float) -> float:
     """To four digits: a third of 0.3 is 0.1, whoever asks for it."""
-    return float(f"{factor:.4g}")
+    return float(f"{rate:.4g}")
 
 
-def _row(setting: Setting, cell: Cell, factor: float) -> Row:
+def _row(setting: Setting, cell: Cell, rate: float) -> Row:
     """One candidate, distilled and scored unless its row is there; a failure is a row that says why."""
-    directory, stem = setting.directory, f"{cell.name}-{factor:g}"
+    directory, stem = setting.directory, f"{cell.name}-{rate:g}"
     file, folder = directory.path / "rows" / f"{stem}.json", directory.path / "cells" / stem
-    options, identity = _candidate(setting.config, cell, factor)
-    progress.say(f"outer learning rate {options['outer_learning_rate']:g}, {factor:g} of the preset's ...")
+    options, identity = _candidate(setting.config, cell, rate)
+    progress.say(f"outer learning rate {rate:g} ...")
     there = study.row_there(file, identity)
     if there:
         progress.say("done before")
         return there
-    row: Row = {"name": cell.name, "teacher": cell.teacher, "gradient": cell.gradient, "factor": factor}
-    row |= {"outer_learning_rate": options["outer_learning_rate"], "identity": identity}
+    row: Row = {"name": cell.name, "teacher": cell.teacher, "gradient": cell.gradient}
+    row |= {"outer_learning_rate": rate, "identity": identity, "environment": profile.environment()}
     settled = options | study.places(setting.config)
     return study.recorded(directory, file, row, lambda: _scored(setting, settled, folder))
 
 
-def _candidate(config: Mapping[str, Any], cell: Cell, factor: float) -> tuple[dict[str, Any], str]:
+def _candidate(config: Mapping[str, Any], cell: Cell, rate: float) -> tuple[dict[str, Any], str]:
     """(options of a candidate, the command that distills it)."""
-    options = study.cell_options(config, cell)
-    options["outer_learning_rate"] = _rounded(factor * options["outer_learning_rate"])
+    options = study.cell_options(config, cell) | {"outer_learning_rate": rate}
     return options, shlex.join(["python", "-m", "experiments.distill", *cli.as_flags(options)])
 
 
@@ -162,36 +169,35 @@ def _scored(setting: Setting, options: dict[str, Any], folder: Path) -> Row:
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The factor with the highest accuracy, of every cell that has one."""
+    """The outer learning rate with the highest accuracy, of every cell that has one."""
     found: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         if row["status"] == "done" and row["mean"] > found.get(row["name"], {"mean": -1.0})["mean"]:
             found[row["name"]] = row
-    return {name: row["factor"] for name, row in found.items()}
+    return {name: row["outer_learning_rate"] for name, row in found.items()}
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, short: bool = False) -> Table:
-    """(columns, cells): a line per cell, a column per factor, the best marked; short ones are means alone."""
-    chosen, factors = best(rows), sorted({row["factor"] for row in rows})
-    by_cell: dict[str, dict[float, Mapping[str, Any]]] = {}
-    for row in rows:
-        by_cell.setdefault(row["name"], {})[row["factor"]] = row
+    """(columns, cells): a line per cell, its candidates from the smallest on; short ones are means alone."""
+    chosen = best(rows)
+    by_cell: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (row["name"], row["outer_learning_rate"])):
+        by_cell.setdefault(row["name"], []).append(row)
     lines = []
     for name, own in by_cell.items():
-        one, factor = next(iter(own.values())), chosen.get(name)
-        rate = "-" if factor is None else f"{own[factor]['outer_learning_rate']:g}"
-        shown = [_shown(own[f], f == factor, short) if f in own else "-" for f in factors]
-        lines.append([one["teacher"], one["gradient"], rate, *shown])
-    return ["teacher", "gradient", "best", *(f"x {factor:g}" for factor in factors)], lines
+        rate = f"{chosen[name]:g}" if name in chosen else "-"
+        shown = ", ".join(_shown(row, short) for row in own)
+        lines.append([own[0]["teacher"], own[0]["gradient"], rate, shown])
+    return ["teacher", "gradient", "best", "accuracy at each"], lines
 
 
-def _shown(row: Mapping[str, Any], marked: bool, short: bool) -> str:
-    at = "" if short else f" at {row['outer_learning_rate']:g}"
+def _shown(row: Mapping[str, Any], short: bool) -> str:
     if row["status"] != "done":
-        return f"failed{at}"
-    deviation = "" if short else f" ± {100 * row['std']:.1f}"
-    lost = f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
-    return f"{100 * row['mean']:.1f}{deviation}{at}{' *' * marked}{lost}"
+        found = "failed"
+    else:
+        found = f"{100 * row['mean']:.1f}" + ("" if short else f" ± {100 * row['std']:.1f}")
+        found += f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
+    return f"{row['outer_learning_rate']:g}: {found}"
 
 
 if __name__ == "__main__":

@@ -126,6 +126,15 @@ def test_a_finished_run_is_shown_again(finished, untrained):
     assert changed <= {"config.json", "tiny"}
 
 
+MINIMUM = {
+    "distill_steps": 2,
+    "images_per_class": 2,
+    "distill_epochs": 1,
+    "max_inner_steps": 3,
+    "weight_decay": 0.01,
+}
+
+
 def test_both_orders_are_reported(tmp_path):
     """Images distilled in order, and with the order drawn at random, are tested in order and shuffled."""
     options = {"distill_steps": 2, "images_per_class": 2, "num_baseline_learners": 1, "full_data_epochs": 1}
@@ -145,8 +154,25 @@ def test_both_orders_are_reported(tmp_path):
     teacher = build.teacher(saved.config | {"curriculum": "full"}, saved.data, saved.key)
     batches = teacher.batches(saved.state.meta.teacher, saved.key)
     np.testing.assert_array_equal(np.asarray(images.x)[order], batches.x)
-    one, printed = tiny_run(tmp_path / "one", num_baseline_learners=0)
-    assert one["other_order_mean"] is None and "batches" not in printed
+    for name, unordered in (
+        ("one", {}),
+        ("implicit", {"gradient": "implicit"} | MINIMUM),
+    ):
+        one, printed = tiny_run(tmp_path / name, num_baseline_learners=0, **unordered)
+        assert one["other_order_mean"] is None and "batches" not in printed
+
+
+@pytest.mark.parametrize(
+    ("order", "shuffle", "other"),
+    [
+        ([[0, 1], [1, 0]], "none", None),
+        ([[0, 1], [2, 3]], "none", "batches"),
+        ([[0, 1], [2, 3]], "batches", "none"),
+        ([[0, 0, 1], [0, 1, 1]], "none", "batches"),  # the same images, but not as often
+    ],
+)
+def test_batches_all_alike_have_no_other_order(order, shuffle, other):
+    assert comparison.other_shuffle(np.array(order), shuffle) == other
 
 
 def test_other_evaluation_options_evaluate_again(finished, monkeypatch):

@@ -189,17 +189,18 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
 @pytest.mark.parametrize(
     ("seconds", "says"),
     [
-        ((30.0, 60.5), "The 2 rows took 1 min 30 s, compilation and scoring included."),
-        ((30.0, None), "1 of them took 30.0 s, compilation and scoring included."),
+        ((30.0, 60.5), "Making 2 of 3 rows, scored, took 1 min 30 s, what was stopped left out."),
+        ((30.0, None), "Making 1 of 3 rows, scored, took 30.0 s, what was stopped left out."),
         ((None, None), None),
     ],
 )
 def test_the_time_of_all_rows_is_told_where_they_say_it(tmp_path, seconds, says):
     cells = zip(("unrolled", "implicit_cg"), seconds, strict=True)
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        report.run(runs=[save(tmp_path, [row(gradient=name, wall_seconds=taken) for name, taken in cells])])
+        rows = [row(gradient=name, wall_seconds=taken) for name, taken in cells]
+        report.run(runs=[save(tmp_path, [*rows, failed(gradient="matching_all", wall_seconds=9.0)])])
     for text in (out.getvalue(), *((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))):
-        assert text.count("scoring included") == (says is not None) and (says or "") in text
+        assert text.count("Making ") == (says is not None) and (says or "") in text
 
 
 def test_other_networks_are_averaged_network_by_network():
@@ -344,6 +345,7 @@ def test_a_report_takes_no_folder_of_another_run(tmp_path):
         (row(seconds_per_step="fast"), "seconds_per_step = 'fast'. Delete it"),
         (row(images="ten"), "images = 'ten'. Delete it"),
         (row(seconds=None), "seconds = None. Delete it"),
+        (row(wall_seconds="long"), "wall_seconds = 'long'. Delete it"),
         (row(environment="here"), "environment = 'here'. Delete it"),
     ],
 )
