@@ -140,7 +140,8 @@ DIGITS = Preset(
     rates={
         ("images", "matching_all"): 0.3,
         ("images", "implicit_cg"): 0.3,
-        ("generator", "implicit_identity"): 0.009,
+        ("generator", "matching_all"): 0.009,
+        ("generator", "implicit_identity"): 0.0027,
     },
     study={
         "tries": 1,
