@@ -21,7 +21,7 @@ import jinja2
 
 from experiments import cli
 from experiments.options import Groups, Option, complete
-from experiments.report_data import Row, cautions, check_finished, load, without_repeats
+from experiments.report_data import Row, cautions, check_finished, load, short_commit, without_repeats
 from experiments.report_findings import findings
 from experiments.report_rows import (
     ARCHITECTURES,
@@ -249,7 +249,7 @@ def _ran(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "seed": row["seed"],
             "device": row["environment"].get("device"),
             "jax": row["environment"].get("jax"),
-            "commit": _short(row["environment"].get("commit") or "unknown"),
+            "commit": short_commit(row["environment"].get("commit")),
             "outer_steps": row.get("outer_steps", "-"),
             "command": row["command"],
         }
@@ -264,12 +264,6 @@ def _took(rows: Sequence[Row]) -> str | None:
         return None
     whole = progress.duration(sum(known))
     return f"Making {len(known)} of {len(rows)} rows, scored, took {whole}, what was stopped left out."
-
-
-def _short(commit: str) -> str:
-    """With what says that files were changed."""
-    name, mark, rest = commit.partition("-")
-    return name[:12] + mark + rest
 
 
 def _markdown(content: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:

@@ -278,7 +278,8 @@ def cautions(rows: Sequence[Row], baselines: Sequence[Row] = ()) -> list[str]:
             if "environment" in row:
                 kinds.setdefault(row["environment"].get(name), []).append(f"{row['what']} images")
         if len(kinds) > 1:
-            parts = "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items())
+            shown = short_commit if name == "commit" else str
+            parts = "; ".join(f"{shown(kind)}: {_some(names)}" for kind, names in kinds.items())
             found.append(f"Rows of mixed versions, {name}: {parts}.")
     small = [row for row in rows if not row["full_size"]]
     if small:
@@ -300,6 +301,12 @@ def cautions(rows: Sequence[Row], baselines: Sequence[Row] = ()) -> list[str]:
         if row.get("note"):
             found.append(f"Failed: {row['what']} images, {row['architecture']}: {row['note']}")
     return found
+
+
+def short_commit(commit: str | None) -> str:
+    """With what says that files were changed."""
+    name, mark, rest = (commit or "unknown").partition("-")
+    return name[:12] + mark + rest
 
 
 def _off(row: Mapping[str, Any]) -> bool:
