@@ -76,8 +76,7 @@ def run(**chosen: Any) -> dict[str, Any]:
     Raises:
       UserError: bad input, before anything is written.
     """
-    config = complete(GROUPS, chosen)
-    config |= SMOKE if config["smoke"] else {}
+    config = complete(GROUPS, (SMOKE if chosen.get("smoke") else {}) | chosen)
     where = devices_of(
         config, config["group_size"], config["batch_size"], learners="group_size", batch="batch_size"
     )

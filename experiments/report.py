@@ -21,7 +21,15 @@ import jinja2
 
 from experiments import cli
 from experiments.options import Groups, Option, complete
-from experiments.report_data import Row, cautions, check_finished, load, short_commit, without_repeats
+from experiments.report_data import (
+    Row,
+    cautions,
+    check_finished,
+    decoded,
+    load,
+    short_commit,
+    without_repeats,
+)
 from experiments.report_findings import findings
 from experiments.report_rows import (
     ARCHITECTURES,
@@ -121,16 +129,15 @@ def write(run_dir: str | Path, runs: Sequence[str | Path], *, title: str | None 
         "rows": rows,
         "cautions": repeated + cautions(rows, baselines),
     }
-    pictures = _pictures(found)
+    pictures, images = _pictures(found), _images(found)
+    files = {f"report_{name}.png": light("png") for name, (light, _) in pictures.items()}
+    files |= {f"report_{name}.png": made for name, made in images.items()}
+    files["report.html"] = _html(content, pictures).encode()
+    files["report.md"] = _markdown(content, pictures | images).encode()
     for old in folder.glob("report_[0-9]*_*.png"):
         old.unlink()
-    for name, (light, _) in pictures.items():
-        _write(folder / f"report_{name}.png", light("png"))
-    images = _images(found)
-    for name, content_of in images.items():
-        _write(folder / f"report_{name}.png", content_of)
-    _write(folder / "report.html", _html(content, pictures).encode())
-    _write(folder / "report.md", _markdown(content, pictures | images).encode())
+    for name, made in files.items():
+        _write(folder / name, made)
     write_json(folder / "rows.json", {"rows": rows, "baselines": baselines})
     return {"rows": rows, "baselines": baselines, "cautions": content["cautions"]}
 
@@ -173,11 +180,7 @@ def _images(found: Sequence[Table]) -> dict[str, bytes]:
     """Name to the images of all cells of a table, side by side."""
     made = {}
     for number, table in enumerate(found):
-        pictures = [
-            (line.label, base64.b64decode(line.picture.partition(",")[2]))
-            for line in table.lines
-            if line.picture
-        ]
+        pictures = [(line.label, decoded(line.picture)) for line in table.lines if line.picture]
         if pictures:
             made[f"{number}_images"] = side_by_side(pictures)
     return made

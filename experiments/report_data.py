@@ -2,13 +2,16 @@
 
 import base64
 import contextlib
+import io
 import json
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import image
 
 from experiments import build, cli, distill, gradients
 from experiments.banks import KINDS
@@ -40,8 +43,6 @@ VERSIONS = ("jaxdistill", "commit", "jax", "jaxlib", "flax", "optax", "python", 
 """Of an environment, what rows are compared by."""
 SAVED = "saved results"
 REMEDY = "Delete it: the command that wrote it makes it again."
-NUMBERS = ("images", "outer_steps", "seconds", "seconds_per_step")
-MAY_LACK = ("compile_seconds", "program_bytes")
 OF_BASELINES = ("what", "images", "architecture", "protocol", "dataset", "learner", "every")
 
 
@@ -115,7 +116,7 @@ def read_json(file: Path) -> Any:
 
 
 def check_rows(rows: Any, path: str | Path, needed: Sequence[str] = ABOUT) -> None:
-    """Raises unless these have the fields that a report reads, and numbers where it reckons.
+    """Raises unless these have the fields that a report reads, each of its kind.
 
     Raises:
       UserError: names the file, or the folder, and the field.
@@ -124,16 +125,76 @@ def check_rows(rows: Any, path: str | Path, needed: Sequence[str] = ABOUT) -> No
     if not isinstance(rows, list):
         raise fail(SAVED, expected, type(rows).__name__)
     for row in rows:
+        if isinstance(row, dict) and "outer_learning_rate" in row:
+            raise fail(SAVED, expected, "those of experiments.study_search")
         wanted = (*needed, *MEASURED) if isinstance(row, dict) and row.get("status") == "done" else needed
         missing = [name for name in wanted if not isinstance(row, dict) or name not in row]
         if missing:
             raise fail(SAVED, expected, f"one without the field {missing[0]!r}", REMEDY)
-        wrong = [n for n in NUMBERS if n in wanted and not isinstance(row[n], int | float)]
-        wrong += [n for n in MAY_LACK if n in wanted and not isinstance(row[n], int | float | None)]
-        wrong += ["wall_seconds"] * (not isinstance(row.get("wall_seconds"), int | float | None))
-        wrong += ["environment"] * ("environment" in wanted and not isinstance(row["environment"], dict))
+        wrong = [name for name in KINDS_OF_FIELDS if name in row and not KINDS_OF_FIELDS[name](row[name])]
         if wrong:
-            raise fail(SAVED, expected, f"{wrong[0]} = {row[wrong[0]]!r}", REMEDY)
+            got = f"{row[wrong[0]]!r}"
+            raise fail(SAVED, expected, f"{wrong[0]} = {got if len(got) < 60 else got[:60] + '...'}", REMEDY)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(one is None or _number(one) for one in value)
+
+
+def _score(value: Any) -> bool:
+    return isinstance(value, dict) and _numbers(value.get("every"))
+
+
+def _scores(value: Any) -> bool:
+    texts = ("architecture", "protocol")
+    return isinstance(value, list) and all(
+        _score(one) and all(_text(one.get(name)) for name in texts) for one in value
+    )
+
+
+def _picture(value: Any) -> bool:
+    try:
+        image.imread(io.BytesIO(decoded(value)))
+    except Exception:  # whatever is wrong with it: readers of images raise anything
+        return False
+    return True
+
+
+def decoded(picture: str) -> bytes:
+    """The PNG of a data URI."""
+    return base64.b64decode(picture.partition(",")[2])
+
+
+def _or_none(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or kind(value)
+
+
+def _by_name(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+TEXTS = ("name", "teacher", "gradient", "change", "reading", "learner", "dataset", "command", "identity")
+TEXTS += ("status", "note", "what", "architecture", "protocol")
+NUMBERS = ("images", "outer_steps", "seconds", "seconds_per_step", "seed", "try")
+KINDS_OF_FIELDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(TEXTS, _text),
+    **dict.fromkeys(NUMBERS, _number),
+    **dict.fromkeys(("compile_seconds", "program_bytes", "all_bytes", "wall_seconds"), _or_none(_number)),
+    **dict.fromkeys(("as_distilled", "hard_labels"), _or_none(_score)),
+    **dict.fromkeys(("environment", "diagnostics"), _by_name),
+    "accuracies": _scores,
+    "every": _numbers,
+    "picture": _or_none(_picture),
+}
+"""What a field of a row or of a baseline has to be."""
 
 
 def _of_run(path: Path, result: Any) -> tuple[list[Row], list[Row]]:

@@ -75,6 +75,8 @@ def load_run(
         if dataset is None:
             raise fail("load_run", f"the data of {path}: dataset=FILE.npz", "none")
         config["dataset"] = dataset
+    elif dataset not in (None, saved["dataset"]):
+        raise fail("load_run", f"the data of {path}: dataset={saved['dataset']}", dataset)
     key = jax.random.key(config["seed"])
     data = build.splits(config)
     if "dataset_sha256" in saved and distill.digest(data) != saved["dataset_sha256"]:

@@ -178,7 +178,7 @@ def best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, short: bool = False) -> Table:
-    """(columns, cells): a line per cell, its candidates from the smallest on; short ones are means alone."""
+    """(columns, cells): a line per cell, its candidates in order; short ones in whole percent."""
     chosen = best(rows)
     by_cell: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["name"], row["outer_learning_rate"])):
@@ -186,18 +186,22 @@ def table(rows: Sequence[Mapping[str, Any]], *, short: bool = False) -> Table:
     lines = []
     for name, own in by_cell.items():
         rate = f"{chosen[name]:g}" if name in chosen else "-"
-        shown = ", ".join(_shown(row, short) for row in own)
+        shown = ", ".join(_short(row) if short else _shown(row) for row in own)
         lines.append([own[0]["teacher"], own[0]["gradient"], rate, shown])
     return ["teacher", "gradient", "best", "accuracy at each"], lines
 
 
-def _shown(row: Mapping[str, Any], short: bool) -> str:
+def _shown(row: Mapping[str, Any]) -> str:
+    rate = f"{row['outer_learning_rate']:g}: "
     if row["status"] != "done":
-        found = "failed"
-    else:
-        found = f"{100 * row['mean']:.1f}" + ("" if short else f" ± {100 * row['std']:.1f}")
-        found += f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
-    return f"{row['outer_learning_rate']:g}: {found}"
+        return rate + "failed"
+    lost = f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
+    return f"{rate}{100 * row['mean']:.1f} ± {100 * row['std']:.1f}{lost}"
+
+
+def _short(row: Mapping[str, Any]) -> str:
+    found = f"{100 * row['mean']:.0f}" if row["status"] == "done" else "failed"
+    return f"{row['outer_learning_rate']:g} {found}"
 
 
 if __name__ == "__main__":

@@ -185,6 +185,7 @@ def test_a_run_of_two_batches_and_of_a_matching_method(tmp_path):
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
+        ({"dataset": "mnist"}, "dataset=digits, got mnist"),
         ({"run": "nowhere"}, "a run directory of experiments.distill, got nowhere"),
         ({"keep": 0.0}, "keep > 0.0, got 0.0"),
         ({"neighbors": [0]}, "neighbors >= 1, got 0"),

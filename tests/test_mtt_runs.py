@@ -47,6 +47,16 @@ def test_experts_learn_and_are_kept_epoch_by_epoch(made, capsys):
     assert again == result and "3 experts on digits: mlp, 4 epochs, cpu; " in capsys.readouterr().out
 
 
+def test_what_is_chosen_stays_in_a_smoke_run(tmp_path):
+    result = experts.run(smoke=True, num_epochs=1, learner="mlp", width=4, run_dir=str(tmp_path / "run"))
+    assert {n: result["config"][n] for n in ("num_epochs", "width", "depth", "num_experts")} == {
+        "num_epochs": 1,
+        "width": 4,
+        "depth": 1,
+        "num_experts": 2,
+    }
+
+
 def test_a_stopped_run_goes_on_with_the_next_group(made, tmp_path, monkeypatch):
     save = Checkpoints.save
 

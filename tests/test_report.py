@@ -347,6 +347,11 @@ def test_a_report_takes_no_folder_of_another_run(tmp_path):
         (row(seconds=None), "seconds = None. Delete it"),
         (row(wall_seconds="long"), "wall_seconds = 'long'. Delete it"),
         (row(environment="here"), "environment = 'here'. Delete it"),
+        (row(dataset=7), "dataset = 7. Delete it"),
+        (row(picture="data:image/png;base64,AAAA"), "picture = 'data:image/png;base64,AAAA'. Delete it"),
+        (row(accuracies=[scores(0.5, architecture=NET)]), "accuracies = [{'every': "),
+        (row(as_distilled={"every": [float("nan")]}), "as_distilled = {'every': [nan]}. Delete it"),
+        ({"outer_learning_rate": 0.1}, "got those of experiments.study_search."),
     ],
 )
 def test_a_damaged_row_is_named(tmp_path, content, says):
