@@ -168,7 +168,6 @@ def a_hundred_random_ones():
 
 
 TEN = {
-    "dc": {"start": "real", "num_outer_steps": 1200, "real_batch_size": 64},
     "dsa": {"num_outer_steps": 1200, "real_batch_size": 64},
     "dm": {"num_outer_steps": 500, "real_batch_size": 64},
     "mtt": {
