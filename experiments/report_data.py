@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import image
 
 from experiments import build, cli, distill, gradients
 from experiments.banks import KINDS
@@ -57,9 +56,11 @@ def checked_rows(path: Path) -> list[Row]:
     Raises:
       UserError: one that is damaged; names its file.
     """
+    rows = []
     for file in sorted((path / "rows").glob("*.json")):
-        check_rows([read_row(file)], file)
-    return read_rows(path)
+        rows.append(read_row(file))
+        check_rows(rows[-1:], file)
+    return rows
 
 
 def read_row(file: Path) -> Row:
@@ -161,6 +162,8 @@ def _scores(value: Any) -> bool:
 
 
 def _picture(value: Any) -> bool:
+    from matplotlib import image
+
     try:
         image.imread(io.BytesIO(decoded(value)))
     except Exception:  # whatever is wrong with it: readers of images raise anything
