@@ -42,6 +42,7 @@ from experiments.measure import (
     row,
     timed,
 )
+from experiments.microbatches import microbatches
 from experiments.options import RUN, Groups, Option, complete, defaults
 from experiments.pool_training import pool
 from experiments.torch_reference import TorchReference, available
@@ -67,7 +68,7 @@ GROUPS: Groups = {
         "what": Option(
             [],
             str,
-            "torch, outer, remat, chunk, conv, generator, matching, pool (default: all; torch if there)",
+            "torch, outer, remat, chunk, conv, generator, matching, microbatch, pool (default: all there is)",
         ),
         "repeats": Option(7, int, "rounds of each comparison, after one that warms up"),
         "smoke": Option(False, bool, "everything tiny, 2 rounds: does it run?"),
@@ -284,6 +285,7 @@ PARTS = {
     "conv": conv,
     "generator": generated,
     "matching": matching,
+    "microbatch": microbatches,
     "pool": pool,
 }
 

@@ -1,4 +1,4 @@
-"""Losses, the one training loop in NumPy, the K axis and microbatches."""
+"""Losses, the one training loop in NumPy and the K axis."""
 
 import functools
 
@@ -11,7 +11,6 @@ from helpers import CLASSES, message, tiny_batch, tiny_net, to_float64
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Meta
 from jaxdistill.inner.losses import accuracy, cross_entropy, inner_loss
-from jaxdistill.inner.microbatch import mean_of_parts, mean_over_batch
 from jaxdistill.inner.optimizers import adam, sgd
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
@@ -156,54 +155,3 @@ def test_bad_strategies_are_refused():
     with pytest.raises(UserError) as error:
         over_learners(lambda a: a, chunk=0)
     assert "chunk >= 1" in message(error)
-
-
-# ---------------------------------------------------------------- microbatches
-
-
-@pytest.mark.parametrize("microbatch", [3, 5, 12])  # of 10 images
-def test_microbatches_change_nothing(x64, microbatch):
-    net, batch = tiny_net(), tiny_batch(10)
-    params = to_float64(net.init(jax.random.key(0)))
-
-    def score(params, batch):
-        logits = net.apply(params, batch.x)
-        return cross_entropy(logits, batch.y), accuracy(logits, batch.y)
-
-    def outer(params, batch, microbatch):
-        loss, right = mean_over_batch(score, params, batch, microbatch)
-        return jnp.exp(loss), right  # so that the cotangent is not 1
-
-    both = jax.jit(jax.value_and_grad(outer, (0, 1), has_aux=True), static_argnums=2)
-    value, (gradient, to_images) = both(params, batch, microbatch)
-    expected, (expected_gradient, _) = both(params, batch, None)
-    same = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-15)
-    jax.tree.map(same, (value, gradient), (expected, expected_gradient))
-    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 1e-3
-    jax.tree.map(lambda a: np.testing.assert_array_equal(a, 0), to_images)  # real data are constants
-
-
-def test_microbatches_under_vmap(x64):
-    net, batch = tiny_net(), tiny_batch(7)
-    params = to_float64(jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2)))
-
-    def score(params, batch):
-        return cross_entropy(net.apply(params, batch.x), batch.y), jnp.zeros(())
-
-    def gradient(params, microbatch):
-        return jax.grad(lambda p: mean_over_batch(score, p, batch, microbatch)[0])(params)
-
-    parts = jax.jit(jax.vmap(lambda p: gradient(p, 3)))(params)
-    whole = jax.jit(jax.vmap(lambda p: gradient(p, None)))(params)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-15), parts, whole)
-
-
-def test_mean_of_parts_weighs_the_last_part():
-    batch = tiny_batch(7)
-
-    def measure(part):
-        return {"x": part.x.mean(), "size": jnp.asarray(float(part.y.shape[0]))}
-
-    means = mean_of_parts(measure, 3, batch)
-    assert float(means["x"]) == pytest.approx(float(batch.x.mean()), rel=1e-5, abs=1e-6)
-    assert float(means["size"]) == pytest.approx((3 * 3 + 3 * 3 + 1 * 1) / 7)

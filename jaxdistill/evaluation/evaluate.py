@@ -16,7 +16,7 @@ from jaxdistill.core.types import Array, Batch, Dataset, Learner, Meta, Params
 from jaxdistill.data import sample
 from jaxdistill.evaluation.protocols import Protocol
 from jaxdistill.inner.losses import accuracy, inner_loss
-from jaxdistill.inner.microbatch import mean_of_parts
+from jaxdistill.inner.microbatch import images_at_a_time, in_parts, mean_of_parts
 from jaxdistill.inner.over_learners import gathered, over_data, over_learners
 from jaxdistill.inner.train import train
 
@@ -52,7 +52,7 @@ def accuracy_on(
       learner: the network.
       params: its trained (calibrated) parameters.
       dataset: the split.
-      microbatch: images at a time.
+      microbatch: images at a time; fewer where fewer fit the cache.
     """
 
     def right(batch: Batch) -> Array:
@@ -60,7 +60,7 @@ def accuracy_on(
         return jnp.where(jnp.all(jnp.isfinite(logits)), accuracy(logits, batch.y), jnp.nan)
 
     batch = over_data(Batch(dataset.x, dataset.y))
-    return mean_of_parts(right, min(microbatch, batch.y.shape[0]), batch)
+    return _mean_of_parts(learner, params, right, microbatch, batch)
 
 
 def confusion_on(
@@ -72,7 +72,7 @@ def confusion_on(
       learner: the network.
       params: its trained (calibrated) parameters.
       dataset: the split.
-      microbatch: images at a time.
+      microbatch: images at a time; fewer where fewer fit the cache.
 
     Returns:
       [classes, classes], summing to 1; row c for images of class c. NaN for NaN logits.
@@ -85,7 +85,14 @@ def confusion_on(
         return jnp.where(jnp.all(jnp.isfinite(logits)), found, jnp.nan)
 
     batch = over_data(Batch(dataset.x, dataset.y))
-    return mean_of_parts(shares, min(microbatch, batch.y.shape[0]), batch)
+    return _mean_of_parts(learner, params, shares, microbatch, batch)
+
+
+def _mean_of_parts(
+    learner: Learner, params: Params, function: Callable[[Batch], Array], microbatch: int, batch: Batch
+) -> Array:
+    fitting = images_at_a_time(learner, lambda p, part: learner.apply(p, part.x), params, batch)
+    return mean_of_parts(function, min(microbatch, fitting), batch)
 
 
 def as_they_are(
@@ -150,7 +157,9 @@ def training(
     """
     order = subset[protocol.order(stream(key, "order"))]
     keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(order.shape[0]))
-    data_loss = inner_loss(learner, weight_decay=protocol.weight_decay)
+    data_loss = in_parts(
+        learner, partial(inner_loss(learner, weight_decay=protocol.weight_decay), Meta((), {}))
+    )
 
     def batch_of(step: Step) -> Batch:
         rows, key = step
@@ -158,7 +167,7 @@ def training(
         return batch if protocol.augment is None else batch._replace(x=protocol.augment(key, batch.x))
 
     def loss(params: Params, step: Step) -> Array:
-        return data_loss(Meta({}, {}), params, batch_of(step))
+        return data_loss(params, batch_of(step))
 
     return (order, keys), batch_of, loss
 

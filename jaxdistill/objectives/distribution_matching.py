@@ -1,5 +1,6 @@
 """Matching of distributions: synthetic images whose mean features are those of real ones."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jax import lax
 from jaxdistill.core.checks import fail, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Augment, Batch, Learner, Meta, Metrics, Objective, Params, Teacher
+from jaxdistill.inner.microbatch import images_at_a_time, mean_of_parts
 from jaxdistill.inner.over_learners import STRATEGIES, over_learners
 
 LAYERS = ("all", "last")
@@ -65,10 +67,15 @@ def distribution_matching(
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         del probe
 
-        def of_class(real: Array, synthetic: Array, key: Array) -> Array:
+        def embedding(params: Params, images: Batch) -> list[Array]:
+            return [jnp.mean(f, axis=0) for f in features(params, images.x)]
+
+        def of_class(real: Batch, synthetic: Batch, key: Array) -> Array:
             if augment is not None:
-                real, synthetic = augment(key, real), augment(key, synthetic)
-            target, ours = ([jnp.mean(f, axis=0) for f in features(params, x)] for x in (real, synthetic))
+                real, synthetic = (batch._replace(x=augment(key, batch.x)) for batch in (real, synthetic))
+            microbatch = images_at_a_time(learner, embedding, params, real)
+            target = mean_of_parts(partial(embedding, params), microbatch, real)
+            ours = embedding(params, synthetic)
             apart = [
                 jnp.mean(jnp.square(a - b)) for a, b in zip(lax.stop_gradient(target), ours, strict=True)
             ]
@@ -76,7 +83,7 @@ def distribution_matching(
 
         synthetic = by_class(meta.teacher, stream(key, "teacher"))
         keys = jax.random.split(stream(key, "augment"), synthetic.y.shape[0])
-        loss = jnp.sum(over_learners(of_class, strategy=class_strategy)(real.x, synthetic.x, keys))
+        loss = jnp.sum(over_learners(of_class, strategy=class_strategy)(real, synthetic, keys))
         return loss, {"loss": loss}
 
     return objective

@@ -1,6 +1,7 @@
 """Matching of gradients: synthetic images that pull a network's weights where real ones do."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from jaxdistill.core.types import (
     Teacher,
 )
 from jaxdistill.inner.losses import inner_loss as plain_loss
+from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.over_learners import STRATEGIES, over_learners
 
 EPSILON = 1e-6
@@ -123,14 +125,13 @@ def gradient_matching(
 
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         del probe
+        constant = lax.stop_gradient(meta)
 
         def of_class(real: Batch, synthetic: Batch, key: Array) -> tuple[Array, Array]:
             if augment is not None:
                 real, synthetic = (batch._replace(x=augment(key, batch.x)) for batch in (real, synthetic))
-            target, ours = (
-                jax.grad(lambda p, b=batch: loss_of(meta, p, b))(params) for batch in (real, synthetic)
-            )
-            target = lax.stop_gradient(target)
+            target = lax.stop_gradient(jax.grad(in_parts(learner, partial(loss_of, constant)))(params, real))
+            ours = jax.grad(partial(loss_of, meta))(params, synthetic)
             return measure(target, ours), lax.stop_gradient(cosine(target, ours))
 
         draw = stream(key, "teacher")

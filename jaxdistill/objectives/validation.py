@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxdistill.core.checks import at_least
 from jaxdistill.core.types import Array, Batch, Learner, Meta, Metrics, Objective, Params, Solve
 from jaxdistill.inner.losses import accuracy, cross_entropy
-from jaxdistill.inner.microbatch import mean_over_batch
+from jaxdistill.inner.microbatch import images_at_a_time, mean_over_batch
 
 
 def validation(
@@ -20,8 +19,8 @@ def validation(
     Args:
       learner: the network.
       solve: the inner training map, differentiated in its own way.
-      microbatch: real images per pass, so that activations stay in the cache (CPU) or in memory;
-        64 on the CPU and the whole batch elsewhere when None.
+      microbatch: real images per pass, so that activations stay in the cache (CPU) or in memory; see
+        `jaxdistill.inner.microbatch.images_at_a_time` when None.
       intermediate: the solve returns weights of several inner steps, [n, ...] (`unrolled(keep_every=...)`);
         the loss is the mean over them, the accuracy that of the last.
 
@@ -31,9 +30,7 @@ def validation(
 
     References: Wang et al. 2018, equation 4; Such et al. 2019, appendix (intermediate losses).
     """
-    if microbatch is None:
-        microbatch = 64 if jax.default_backend() == "cpu" else None
-    else:
+    if microbatch is not None:
         at_least("validation", "microbatch", microbatch, 1)
 
     def score(params: Params, batch: Batch) -> tuple[Array, Array]:
@@ -42,11 +39,17 @@ def validation(
 
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         trained, info = solve(meta, params, probe, key)
+
+        def tested(params: Params) -> tuple[Array, Array]:
+            return mean_over_batch(
+                score, params, real, microbatch or images_at_a_time(learner, score, params, real)
+            )
+
         if intermediate:
-            every = lax.map(lambda params: mean_over_batch(score, params, real, microbatch), trained)
+            every = lax.map(tested, trained)
             loss, right = jnp.mean(every[0]), every[1][-1]
         else:
-            loss, right = mean_over_batch(score, trained, real, microbatch)
+            loss, right = tested(trained)
         return loss, {"loss": loss, "accuracy": right, "inner_loss": info.losses[-1]} | info.report
 
     return objective

@@ -11,6 +11,7 @@ from jaxdistill.core.checks import above, at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Augment, Batch, Learner, Meta, Params, Population, Teacher
 from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
@@ -68,7 +69,7 @@ def persistent(
         at_least("persistent", name, value, 1)
     at_least("persistent", "epochs", epochs, 0)
     above("persistent", "learning_rate", learning_rate, 0.0)
-    loss_of = inner_loss(learner)
+    loss_of = in_parts(learner, partial(inner_loss(learner), Meta((), {})))
 
     def fresh(key: Array) -> Persistent:
         keys = jax.random.split(key, num_learners)
@@ -92,7 +93,7 @@ def persistent(
             batch = jax.tree.map(lambda a: a[rows], images)
             if augment is not None:
                 batch = batch._replace(x=augment(key, batch.x))
-            return loss_of(Meta((), {}), params, batch)
+            return loss_of(params, batch)
 
         return train(loss, params, (rows, keys), optimizer, optimizer.values({}))[0]
 

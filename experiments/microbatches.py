@@ -1,0 +1,52 @@
+"""Gradients of a batch by images at a time: a part of `experiments.benchmark`."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.measure import Row, compiled, ratio_of_medians, row, timed
+from jaxdistill.core.types import Batch, Learner, Meta, Params
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.microbatch import images_at_a_time, mean_of_parts
+from jaxdistill.learners import learner
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "convnet 128": {"name": "convnet", "width": 128},
+    "convnet 32": {"name": "convnet", "width": 32},
+    "lenet": {"name": "lenet"},
+    "mlp": {"name": "mlp"},
+}
+
+
+def microbatches(config: Mapping[str, Any]) -> Iterator[Row]:
+    """Gradient of 256 images, so many at a time, as methods do where it says so; ratio to all."""
+    size = 8 if config["smoke"] else 256
+    keys = jax.random.split(jax.random.key(config["seed"]), 2)
+    batch = Batch(jax.random.normal(keys[0], (size, 28, 28, 1)), jax.nn.one_hot(jnp.arange(size) % 10, 10))
+    for title, settings in NETWORKS.items():
+        network = learner(**settings, image_shape=(28, 28, 1), num_classes=10)
+        params = network.init(keys[1])
+        chosen = images_at_a_time(
+            network, functools.partial(inner_loss(network), Meta({}, {})), params, batch
+        )
+        sizes = sorted({chosen, *(size // 2**power for power in range(0, 7, 2))} - {0}, reverse=True)
+        programs = {n: compiled(gradient(network, n), (params, batch)) for n in sizes}
+        times = timed({str(n): program for n, program in programs.items()}, config["repeats"])
+        for n, program in programs.items():
+            more = {"learner": title, "ratio": ratio_of_medians(times, str(n), str(size))}
+            told = f"{n} (chosen)" if n == chosen else str(n)
+            yield row("microbatch", told, times[str(n)], program, **more)
+
+
+def gradient(network: Learner, microbatch: int) -> Any:
+    """(params, Batch) -> gradient of the cross-entropy, so many images at a time, compiled when called."""
+    loss = functools.partial(inner_loss(network), Meta({}, {}))
+
+    @jax.jit
+    def whole(params: Params, batch: Batch) -> Params:
+        return mean_of_parts(lambda part: jax.grad(loss)(params, part), microbatch, batch)
+
+    return whole
