@@ -177,7 +177,7 @@ def chunk(config: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def conv(config: Mapping[str, Any]) -> Iterator[Row]:
-    """Gradients of a convolution, first and second order, in a scan and outside; then LeNet's two layouts."""
+    """Gradients of a convolution in a scan and outside, of one larger than its image; LeNet's two layouts."""
     smoke = config["smoke"]
     size = {"channels": 4, "side": 4} if smoke else {"channels": 128, "side": 16}
     batches = {1: 2, 2: 2} if smoke else {1: 32, 2: 8}  # a second-order `lax` of 32 takes minutes
@@ -188,6 +188,11 @@ def conv(config: Mapping[str, Any]) -> Iterator[Row]:
             for where, program in programs.items():
                 more = {"batch": batch, "ratio": ratio_of_medians(times, where, "outside")}
                 yield row("conv", f"{formulation}, order {order}, {where}", times[where], program, **more)
+    small = {"channels": 4 if smoke else 512, "side": 2, "batch": 8, "seed": config["seed"]}
+    for formulation in ("lax", "im2col"):
+        programs, times = conv_times(formulation, 1, config["repeats"], **small)
+        outside = times["outside"], programs["outside"]
+        yield row("conv", f"{formulation}, 2x2 pixels", *outside, batch=small["batch"])
     parts = (1, 4) if smoke else (8, 64)
     programs = {layout: lenet_convolutions(layout, *parts, seed=config["seed"]) for layout in LAYOUTS}
     times = timed(programs, config["repeats"])

@@ -15,6 +15,7 @@ CASES = {  # size, inputs, outputs, kernel, stride, padding
     "one channel, wide padding": ((6, 6), 1, 2, (5, 5), 1, 3),
     "stride": ((7, 6), 2, 3, (3, 3), 2, 1),
     "stride, one by one": ((6, 5), 2, 3, (1, 1), 2, 0),
+    "larger than the image": ((2, 2), 2, 3, (3, 3), 1, 1),
     "uneven kernel": ((6, 6), 2, 2, (2, 3), 1, 1),
 }
 
@@ -70,9 +71,18 @@ def test_equals_xla_to_second_order(x64, case, formulation):
         np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_default_follows_the_number_of_inputs():
-    assert default_formulation((5, 5, 1, 6)) == ("im2col" if jax.default_backend() == "cpu" else "lax")
-    assert default_formulation((3, 3, 128, 128)) == ("hybrid" if jax.default_backend() == "cpu" else "lax")
+@pytest.mark.parametrize(
+    "kernel, image, result, on_cpu",
+    [
+        ((5, 5, 1, 6), (28, 28), (24, 24), "im2col"),  # few inputs
+        ((3, 3, 128, 128), (16, 16), (16, 16), "hybrid"),
+        ((3, 3, 128, 128), (3, 3), (3, 3), "hybrid"),
+        ((3, 3, 128, 128), (3, 2), (3, 2), "im2col"),  # larger than the image
+        ((5, 5, 128, 128), (6, 6), (2, 2), "im2col"),  # and than the result, which its gradient starts from
+    ],
+)
+def test_default_follows_the_inputs_and_the_size(kernel, image, result, on_cpu):
+    assert default_formulation(kernel, image, result) == (on_cpu if jax.default_backend() == "cpu" else "lax")
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)

@@ -11,7 +11,9 @@ derivatives of any order need, and it leaves the choice of how each map is compu
 - `hybrid`: the three maps above, tied by custom VJPs; the kernel gradient by im2col (shifted slices and
   one matrix product), the others by XLA. On the CPU, XLA's own kernel gradient is ruinous in second
   order and inside `lax.scan` or `lax.map`; this one is not. Reverse mode only.
-- `im2col`: all of it by shifted slices and one matrix product. Best on the CPU for few channels.
+- `im2col`: all of it by shifted slices and one matrix product. Best on the CPU for few channels, and where
+  the kernel is larger than the image or the result, which XLA has no fast way for (its gradient
+  takes some thirty times as long for 512 channels of 2x2 pixels: `experiments.benchmark --what=conv`).
 
 `upsampled_conv2d` convolves an image of twice the size without making it: its outputs over one pixel are
 channels of a convolution of the small image.
@@ -45,11 +47,18 @@ def few_channel_layout() -> Layout:
     return "CHWB" if jax.default_backend() == "cpu" else "NHWC"
 
 
-def default_formulation(kernel_shape: tuple[int, ...]) -> str:
-    """What this backend computes a convolution with a [h, w, in, out] kernel by."""
+def default_formulation(kernel_shape: tuple[int, ...], *sizes: tuple[int, int]) -> str:
+    """What this backend computes a convolution by.
+
+    Args:
+      kernel_shape: [h, w, in, out].
+      sizes: (height, width) of the image and of the result, pixels.
+    """
     if jax.default_backend() != "cpu":
         return "lax"
-    return "im2col" if kernel_shape[0] * kernel_shape[1] * kernel_shape[2] <= FEW_INPUTS else "hybrid"
+    h, w, inputs = kernel_shape[:3]
+    small = any(h > height or w > width for height, width in sizes)
+    return "im2col" if small or h * w * inputs <= FEW_INPUTS else "hybrid"
 
 
 def conv2d(
@@ -78,11 +87,13 @@ def conv2d(
       UserError: an unknown formulation or layout, or a kernel that does not fit the padded image.
     """
     one_of("conv2d layout", layout, LAYOUTS)
-    chosen = one_of("conv2d formulation", formulation or default_formulation(kernel.shape), FORMULATIONS)
     height, width = x.shape[1] + 2 * padding, x.shape[2] + 2 * padding
     if kernel.shape[0] > height or kernel.shape[1] > width:
         expected = f"an image of at least {kernel.shape[:2]} with its padding"
         raise fail("conv2d", expected, f"{(height, width)}")
+    result = (height - kernel.shape[0]) // stride + 1, (width - kernel.shape[1]) // stride + 1
+    default = default_formulation(kernel.shape, (x.shape[1], x.shape[2]), result)
+    chosen = one_of("conv2d formulation", formulation or default, FORMULATIONS)
     if layout == "CHWB":
         return _im2col_batch_minor(x, kernel, stride, padding)
     if chosen == "lax":
