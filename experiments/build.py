@@ -186,21 +186,23 @@ def population(
         expected = "num_learners 1, since all of them are equal"
         raise fail(f"population {name}", expected, config["num_learners"], "Add --num_learners=1.")
     taken = inspect.signature(factory).parameters
-    for option, part in {"matches": "matches", "match_epochs": "epochs"}.items():
-        if config[option] is not None and part not in taken:
+    between = {"matches": "matches", "match_epochs": "epochs", "match_learning_rate": "learning_rate"}
+    chosen = {part: config[option] for option, part in between.items() if config[option] is not None}
+    for option, part in between.items():
+        if part in chosen and part not in taken:
             raise fail("population", f"{option} left out with population={name}", config[option])
     matches, epochs = schedule(images_per_class(teacher))
     parts = {
         "learner": learner,
         "teacher": teacher,
         "num_learners": config["num_learners"],
-        "matches": config["matches"] or matches,
-        "epochs": epochs if config["match_epochs"] is None else config["match_epochs"],
+        "matches": matches,
+        "epochs": epochs,
         "augment": None if augmented is None else augmented.per_image,
         "strategy": config["strategy"],
         "start_epochs": config["start_epochs"],
         "expert_epochs": config["expert_epochs"],
-    }
+    } | chosen
     return factory(**{name: value for name, value in parts.items() if name in taken})
 
 

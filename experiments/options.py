@@ -128,6 +128,9 @@ LEARNER = {
     "match_epochs": Option(
         None, int, "persistent: epochs over the synthetic data between them (default: likewise)", low=0
     ),
+    "match_learning_rate": Option(
+        None, float, "persistent: step size of that training (default: 0.01, as in DC)"
+    ),
 }
 INNER = {
     "inner_optimizer": Option("sgd", str, "optimiser of the inner loop", INNER_OPTIMIZERS),

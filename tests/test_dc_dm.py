@@ -168,6 +168,7 @@ def a_hundred_random_ones():
 
 
 TEN = {
+    "dc": {"num_outer_steps": 1200, "real_batch_size": 64, "match_learning_rate": 0.1},
     "dsa": {"num_outer_steps": 1200, "real_batch_size": 64},
     "dm": {"num_outer_steps": 500, "real_batch_size": 64},
     "mtt": {
@@ -234,6 +235,11 @@ def test_one_image_per_class_beats_random_real_ones(tmp_path, method, steps):
         ),
         ({"method": "dc", "matches": 0}, "matches >= 1, got 0"),
         ({"method": "dm", "matches": 3}, "matches left out with population=fresh, got 3"),
+        (
+            {"method": "dm", "match_learning_rate": 0.1},
+            "match_learning_rate left out with population=fresh, got 0.1",
+        ),
+        ({"method": "dc", "match_learning_rate": 0.0}, "persistent: expected learning_rate > 0.0, got 0.0"),
         (
             {"method": "dc", "protocol": "as_distilled"},
             "one of dc, dc_augmented, dsa with method=dc, which trains no inner",
