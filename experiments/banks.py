@@ -148,7 +148,7 @@ def train_bank(
             with progress.Progress(units * len(groups), units * done, what.split()[0]) as bar:
                 for i, group in list(enumerate(groups))[done:]:
                     kept.save(i + 1, make(group, lambda n, i=i: bar.update(units * i + n)))
-            every = [kept.read(i + 1, _template(learner, g, num_snapshots)) for i, g in enumerate(groups)]
+            every = _read(kept, groups, learner, num_snapshots)
         result = {
             **{name: [float(a) for group in every for a in group[name]] for name in SCORES},
             "bytes": size,
@@ -229,11 +229,24 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
         raise fail(config["population"], expected, "some", remedy)
     groups = groups_of(total, size)
     with Checkpoints(folder / GROUPS_FOLDER, keep=len(groups)) as files:
-        every = [files.read(i + 1, _template(learner, g, snapshots))["weights"] for i, g in enumerate(groups)]
+        every = [group["weights"] for group in _read(files, groups, learner, snapshots)]
     weights = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
     if kind.noun == "experts":
         return Bank(weights, None)
     return Bank(jax.tree.map(lambda a: a[:kept], weights), jax.tree.map(lambda a: a[kept:], weights))
+
+
+def _read(
+    files: Checkpoints, groups: Sequence[Group], learner: Learner, num_snapshots: int | None
+) -> list[dict[str, Any]]:
+    """All groups, as `_template` says. A damaged one has to be made again with all after it."""
+
+    def remedy(number: int) -> str:
+        which = "it" if number == len(groups) else f"{number} ... {len(groups)}"
+        return f"Delete {which} there: the command that made them goes on."
+
+    numbered = enumerate(groups, start=1)
+    return [files.read(n, _template(learner, g, num_snapshots), remedy=remedy(n)) for n, g in numbered]
 
 
 def _or_default(choices: Choices, defaults: Choices, name: str) -> Any:

@@ -1,5 +1,7 @@
 """What several test modules share: a problem small enough to compile in a second, and error lines."""
 
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -65,3 +67,12 @@ def same_bits(a, b) -> None:
     chex.assert_trees_all_equal_shapes_and_dtypes(a, b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def damage(step: Path) -> None:
+    """Flips bits in every data file of a checkpoint."""
+    for file in (step / "state").rglob("d/*"):
+        content = bytearray(file.read_bytes())
+        for i in range(len(content) // 4, len(content) // 2, 7):
+            content[i] ^= 0x55
+        file.write_bytes(content)

@@ -1,13 +1,11 @@
 """Checkpoints: the same bits back, and every damage said or mended."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import message
+from helpers import damage, message
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import DistillState, Meta
@@ -36,15 +34,6 @@ def assert_same(a, b):
             assert jax.random.key_impl(x) == jax.random.key_impl(y)
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-
-
-def damage(step: Path):
-    """Flips bits in every data file of a checkpoint."""
-    for file in (step / "state").rglob("d/*"):
-        content = bytearray(file.read_bytes())
-        for i in range(len(content) // 4, len(content) // 2, 7):
-            content[i] ^= 0x55
-        file.write_bytes(content)
 
 
 def test_checkpoint_restores_the_same_bits(tmp_path, capfd, monkeypatch):

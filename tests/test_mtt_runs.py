@@ -1,9 +1,11 @@
 """Experts and what follows them, as scripts: made, gone on with, matched, refused where they do not fit."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
-from helpers import message, same_bits
+from helpers import damage, message, same_bits
 from tiny_runs import tiny_run
 
 from experiments import banks, distill, experts
@@ -74,6 +76,20 @@ def test_a_stopped_run_goes_on_with_the_next_group(made, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "save", save)
     experts.run(**EXPERTS, run_dir=str(tmp_path / "run"))
     same_bits(bank_of(tmp_path / "run"), bank_of(made[0]))
+
+
+def test_a_damaged_group_is_told_and_made_again(made, tmp_path):
+    copy = shutil.copytree(made[0], tmp_path / "run")
+    groups = copy / banks.GROUPS_FOLDER
+    damage(groups / "1")
+    for ask in (lambda: bank_of(copy), lambda: experts.run(**EXPERTS, run_dir=str(copy))):
+        with pytest.raises(UserError) as error:
+            ask()
+        assert "1 that does not restore (" in message(error) and "Delete 1 ... 2 there" in message(error)
+    for number in (1, 2):
+        shutil.rmtree(groups / str(number))
+    experts.run(**EXPERTS, run_dir=str(copy))
+    same_bits(bank_of(copy), bank_of(made[0]))
 
 
 def test_a_run_follows_experts_and_is_evaluated_with_its_step_size(made, tmp_path):

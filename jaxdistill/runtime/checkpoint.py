@@ -132,8 +132,13 @@ class Checkpoints:
         with _quiet():
             return sorted(self._manager.all_steps())
 
-    def read(self, step: int, template: Any) -> Any:
+    def read(self, step: int, template: Any, *, remedy: str = "") -> Any:
         """The state saved at one step.
+
+        Args:
+          step: which.
+          template: a pytree of arrays or of their shapes.
+          remedy: what the error says to do about a damaged one.
 
         Raises:
           UserError: it is damaged, or of another structure, shape or dtype than `template`.
@@ -143,7 +148,7 @@ class Checkpoints:
                 return self._restore_one(step, template)
             except Exception as error:  # damage raises anything
                 what = f"{step} that does not restore ({_first_line(error)})"
-                raise fail("Checkpoints.read", f"a whole item in {self.directory}", what) from error
+                raise fail("Checkpoints.read", f"a whole item in {self.directory}", what, remedy) from error
 
     def close(self) -> None:
         """Waits for what is under way and lets Orbax's threads end."""
