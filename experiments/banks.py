@@ -145,6 +145,8 @@ def train_bank(
         say_devices(where)
         with Checkpoints(directory.path / GROUPS_FOLDER, keep=len(groups)) as kept, mesh.spread(where):
             done = kept.latest_step() or 0
+            if done < len(groups):  # a damaged one is told before others are made
+                _read(kept, groups[:done], learner, num_snapshots)
             with progress.Progress(units * len(groups), units * done, what.split()[0]) as bar:
                 for i, group in list(enumerate(groups))[done:]:
                     kept.save(i + 1, make(group, lambda n, i=i: bar.update(units * i + n)))
@@ -242,8 +244,8 @@ def _read(
     """All groups, as `_template` says. A damaged one has to be made again with all after it."""
 
     def remedy(number: int) -> str:
-        which = "it" if number == len(groups) else f"{number} ... {len(groups)}"
-        return f"Delete {which} there: the command that made them goes on."
+        which = f"{number} ... {len(groups)}" if number < len(groups) else f"{number}"
+        return f"Delete {which} there, then run the command that made them again: it goes on."
 
     numbered = enumerate(groups, start=1)
     return [files.read(n, _template(learner, g, num_snapshots), remedy=remedy(n)) for n, g in numbered]

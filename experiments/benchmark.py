@@ -2,7 +2,7 @@
 
 Question: how long does an outer step take against a plain PyTorch implementation, how does it grow with K
 learners and T inner steps, what does `remat` save, how long should a compiled chunk be, and which
-formulation of the convolution is right for this backend?
+formulation of the convolution is right for this backend, and how many images at a time?
 
     python -m experiments.benchmark                         all parts, about 15 minutes on 2 cores
     python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"

@@ -176,6 +176,10 @@ def augmentation(config: Config, info: DatasetInfo) -> Augmentation | None:
     return dsa(names, strength=config["augment_strength"]) if names else None
 
 
+OF_PERSISTENT = {"matches": "matches", "match_epochs": "epochs", "match_learning_rate": "learning_rate"}
+"""Options of networks that live on, and what their population calls them."""
+
+
 def population(
     config: Config, learner: Learner, teacher: Teacher, augmented: Augmentation | None = None
 ) -> Population:
@@ -186,11 +190,12 @@ def population(
         expected = "num_learners 1, since all of them are equal"
         raise fail(f"population {name}", expected, config["num_learners"], "Add --num_learners=1.")
     taken = inspect.signature(factory).parameters
-    between = {"matches": "matches", "match_epochs": "epochs", "match_learning_rate": "learning_rate"}
-    chosen = {part: config[option] for option, part in between.items() if config[option] is not None}
-    for option, part in between.items():
+    chosen = {part: config[option] for option, part in OF_PERSISTENT.items() if config[option] is not None}
+    for option, part in OF_PERSISTENT.items():
         if part in chosen and part not in taken:
             raise fail("population", f"{option} left out with population={name}", config[option])
+    if chosen.get("learning_rate", 1.0) <= 0:
+        raise fail("population", "match_learning_rate > 0", config["match_learning_rate"])
     matches, epochs = schedule(images_per_class(teacher))
     parts = {
         "learner": learner,

@@ -1,14 +1,14 @@
 """Gradients of a batch by images at a time: a part of `experiments.benchmark`."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from experiments.measure import Row, compiled, ratio_of_medians, row, timed
-from jaxdistill.core.types import Batch, Learner, Meta, Params
+from jaxdistill.core.types import Array, Batch, Meta, Params
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.microbatch import images_at_a_time, mean_of_parts
 from jaxdistill.learners import learner
@@ -22,18 +22,17 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def microbatches(config: Mapping[str, Any]) -> Iterator[Row]:
-    """Gradient of 256 images, so many at a time, as methods do where it says so; ratio to all."""
+    """Gradient of 256 images, so many at a time; `(chosen)` is what matching takes; ratio to all at once."""
     size = 8 if config["smoke"] else 256
     keys = jax.random.split(jax.random.key(config["seed"]), 2)
     batch = Batch(jax.random.normal(keys[0], (size, 28, 28, 1)), jax.nn.one_hot(jnp.arange(size) % 10, 10))
     for title, settings in NETWORKS.items():
         network = learner(**settings, image_shape=(28, 28, 1), num_classes=10)
         params = network.init(keys[1])
-        chosen = images_at_a_time(
-            network, functools.partial(inner_loss(network), Meta({}, {})), params, batch
-        )
+        loss = functools.partial(inner_loss(network), Meta((), {}))
+        chosen = images_at_a_time(network, loss, params, batch)
         sizes = sorted({chosen, *(size // 2**power for power in range(0, 7, 2))} - {0}, reverse=True)
-        programs = {n: compiled(gradient(network, n), (params, batch)) for n in sizes}
+        programs = {n: compiled(gradient(loss, n), (params, batch)) for n in sizes}
         times = timed({str(n): program for n, program in programs.items()}, config["repeats"])
         for n, program in programs.items():
             more = {"learner": title, "ratio": ratio_of_medians(times, str(n), str(size))}
@@ -41,9 +40,8 @@ def microbatches(config: Mapping[str, Any]) -> Iterator[Row]:
             yield row("microbatch", told, times[str(n)], program, **more)
 
 
-def gradient(network: Learner, microbatch: int) -> Any:
-    """(params, Batch) -> gradient of the cross-entropy, so many images at a time, compiled when called."""
-    loss = functools.partial(inner_loss(network), Meta({}, {}))
+def gradient(loss: Callable[[Params, Batch], Array], microbatch: int) -> Any:
+    """(params, Batch) -> gradient of the loss, so many images at a time, compiled when called."""
 
     @jax.jit
     def whole(params: Params, batch: Batch) -> Params:

@@ -222,7 +222,9 @@ OUTER = {
     "num_learners": Option(8, int, "K, learners per outer step", low=1),
     "strategy": Option("auto", str, "how the K axis is computed", STRATEGIES),
     "learner_chunk": Option(None, int, "learners at a time", low=1),
-    "microbatch": Option(None, int, "real images at a time (default: on a CPU what fits its cache)", low=1),
+    "microbatch": Option(
+        None, int, "real images at a time (default: all; on a CPU 64, or in matching by size)", low=1
+    ),
 }
 TRAJECTORIES = {
     "experts": Option(None, str, "mtt: folder that experiments.experts wrote"),

@@ -239,7 +239,10 @@ def test_one_image_per_class_beats_random_real_ones(tmp_path, method, steps):
             {"method": "dm", "match_learning_rate": 0.1},
             "match_learning_rate left out with population=fresh, got 0.1",
         ),
-        ({"method": "dc", "match_learning_rate": 0.0}, "persistent: expected learning_rate > 0.0, got 0.0"),
+        (
+            {"method": "dc", "match_learning_rate": 0.0},
+            "population: expected match_learning_rate > 0, got 0.0",
+        ),
         (
             {"method": "dc", "protocol": "as_distilled"},
             "one of dc, dc_augmented, dsa with method=dc, which trains no inner",

@@ -6,22 +6,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import images_teacher, tiny_batch, tiny_data, tiny_net, to_float64
+from helpers import images_teacher, message, tiny_batch, tiny_data, tiny_net, to_float64
 
-from jaxdistill.core.types import Batch, Meta, SolveInfo
+from jaxdistill.core.checks import UserError
+from jaxdistill.core.types import Batch, Meta
 from jaxdistill.data import sample_per_class
 from jaxdistill.evaluation import published
-from jaxdistill.evaluation.evaluate import training
+from jaxdistill.evaluation.evaluate import accuracy_on, confusion_on, training
 from jaxdistill.inner import microbatch
 from jaxdistill.inner.losses import accuracy, cross_entropy, inner_loss
 from jaxdistill.inner.microbatch import images_at_a_time, mean_of_parts, mean_over_batch
 from jaxdistill.learners import learner
 from jaxdistill.objectives.distribution_matching import distribution_matching
 from jaxdistill.objectives.gradient_matching import gradient_matching
-from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.persistent import persistent
 
 KEY = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
 
 
 @pytest.mark.parametrize("microbatch", [3, 5, 12])  # of 10 images
@@ -88,18 +93,20 @@ def at_a_time(net, shape, size):
     "name, shape, options, size, expected",
     [
         ("mlp", (8, 8, 1), {}, 1024, 1024),  # all of them fit
-        ("convnet", (28, 28, 1), {"width": 128}, 256, 4),  # 2.45 MB an image: 6 fit, 4 divides
-        ("convnet", (28, 28, 1), {"width": 32}, 256, 16),
-        ("convnet", (28, 28, 1), {"width": 128}, 257, 6),  # no divisor is near
-        ("resnet18", (28, 28, 1), {}, 64, 4),  # as large as its weights, though one image fits the cache
+        ("convnet", (28, 28, 1), {"width": 128}, 256, 8),  # 2.45 MB an image: 10 fit, 8 divides
+        ("convnet", (28, 28, 1), {"width": 128}, 257, 10),  # no divisor is near
+        ("convnet", (28, 28, 1), {"width": 128}, 10, 10),
+        ("convnet", (28, 28, 1), {"width": 32}, 256, 32),
+        ("vgg11", (28, 28, 1), {}, 12, 12),  # of 3 MB an image, whose weights are 37 MB: they count once
+        ("vgg11", (28, 28, 1), {}, 17, 12),
     ],
 )
-def test_what_fits_the_cache_on_the_cpu(name, shape, options, size, expected):
+def test_what_is_kept_says_how_many_on_the_cpu(name, shape, options, size, expected):
     assert at_a_time(learner(name, image_shape=shape, num_classes=10, **options), shape, size) == expected
 
 
 def test_all_at_once_elsewhere_and_where_images_see_one_another(monkeypatch):
-    monkeypatch.setattr(microbatch, "CACHE", 1)
+    monkeypatch.setattr(microbatch, "KEPT", 1)
     shape, options = (8, 8, 1), {"width": 8, "depth": 2}
     nets = [
         learner("convnet", image_shape=shape, num_classes=10, norm=norm, **options)
@@ -111,7 +118,7 @@ def test_all_at_once_elsewhere_and_where_images_see_one_another(monkeypatch):
 
 
 def test_a_batch_norm_that_remembers_is_taken_in_parts(monkeypatch):
-    monkeypatch.setattr(microbatch, "CACHE", 1)
+    monkeypatch.setattr(microbatch, "KEPT", 1)
     net = learner("convnet", image_shape=(8, 8, 1), num_classes=10, norm="batch", width=8, depth=2)
     batch = Batch(jax.random.normal(KEY, (64, 8, 8, 1)), jnp.zeros((64, 10)))
     params = net.calibrate(net.init(KEY), batch.x)
@@ -124,17 +131,29 @@ def test_a_batch_norm_that_remembers_is_taken_in_parts(monkeypatch):
 NET, TEACHER = tiny_net(), images_teacher()
 
 
-def of_meta(objective):
+def of_meta(objective, **options):
     real = to_float64(sample_per_class(tiny_data(), KEY, 7))
     params = to_float64(NET.init(jax.random.key(1)))
-    loss = objective(NET, TEACHER)
+    loss = objective(NET, TEACHER, **options)
     return jax.value_and_grad(lambda meta: loss(meta, params, real, None, KEY)[0])
 
 
-def of_weights(meta):
-    loss = validation(NET, lambda meta, params, *_: (params, SolveInfo(jnp.zeros(1), {})))
+@pytest.mark.parametrize("objective", [gradient_matching, distribution_matching])
+def test_a_chosen_microbatch_changes_the_program_and_no_number(x64, objective):
+    meta = to_float64(Meta(TEACHER.init(KEY), {}))
+    parts, whole = (jax.jit(of_meta(objective, microbatch=n)).lower(meta) for n in (3, None))
+    assert parts.as_text() != whole.as_text()
+    values = [jax.tree.leaves(lowered.compile()(meta)) for lowered in (parts, whole)]
+    assert max(float(jnp.abs(leaf).max()) for leaf in values[1]) > 1e-3
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), *values)
+    with pytest.raises(UserError) as error:
+        objective(NET, TEACHER, microbatch=0)
+    assert "microbatch >= 1, got 0" in message(error)
+
+
+def of_a_split(meta):
     params = to_float64(NET.init(KEY))
-    return jax.value_and_grad(lambda params: loss(meta, params, tiny_batch(7), None, KEY)[0])(params)
+    return accuracy_on(NET, params, tiny_batch(7)), confusion_on(NET, params, tiny_batch(7))
 
 
 def between_matches(meta):
@@ -153,15 +172,15 @@ def in_evaluation(meta):
     [
         pytest.param(lambda meta: of_meta(gradient_matching)(meta), 1e-9, id="gradient matching"),
         pytest.param(lambda meta: of_meta(distribution_matching)(meta), 1e-9, id="distribution matching"),
-        pytest.param(of_weights, 1e-9, id="validation"),
+        pytest.param(of_a_split, 1e-9, id="test"),
         pytest.param(between_matches, 1e-5, id="persistent"),
         pytest.param(in_evaluation, 1e-9, id="evaluation"),
     ],
 )
-def test_a_smaller_cache_changes_the_program_and_no_number(x64, monkeypatch, function, tolerance):
+def test_keeping_less_changes_the_program_and_no_number(x64, monkeypatch, function, tolerance):
     meta = to_float64(Meta(TEACHER.init(KEY), {}))
     whole = jax.jit(lambda meta: function(meta)).lower(meta)
-    monkeypatch.setattr(microbatch, "CACHE", 1)
+    monkeypatch.setattr(microbatch, "KEPT", 1)
     parts = jax.jit(lambda meta: function(meta)).lower(meta)
     assert parts.as_text() != whole.as_text()
     values = [jax.tree.leaves(lowered.compile()(meta)) for lowered in (parts, whole)]

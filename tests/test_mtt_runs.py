@@ -78,16 +78,17 @@ def test_a_stopped_run_goes_on_with_the_next_group(made, tmp_path, monkeypatch):
     same_bits(bank_of(tmp_path / "run"), bank_of(made[0]))
 
 
-def test_a_damaged_group_is_told_and_made_again(made, tmp_path):
+@pytest.mark.parametrize(("number", "says"), [(1, "Delete 1 ... 2 there, then"), (2, "Delete 2 there, then")])
+def test_a_damaged_group_is_told_and_made_again(made, tmp_path, number, says):
     copy = shutil.copytree(made[0], tmp_path / "run")
     groups = copy / banks.GROUPS_FOLDER
-    damage(groups / "1")
+    damage(groups / str(number))
     for ask in (lambda: bank_of(copy), lambda: experts.run(**EXPERTS, run_dir=str(copy))):
         with pytest.raises(UserError) as error:
             ask()
-        assert "1 that does not restore (" in message(error) and "Delete 1 ... 2 there" in message(error)
-    for number in (1, 2):
-        shutil.rmtree(groups / str(number))
+        assert f"{number} that does not restore (" in message(error) and says in message(error)
+    for deleted in range(number, 3):
+        shutil.rmtree(groups / str(deleted))
     experts.run(**EXPERTS, run_dir=str(copy))
     same_bits(bank_of(copy), bank_of(made[0]))
 

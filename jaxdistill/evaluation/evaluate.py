@@ -52,7 +52,7 @@ def accuracy_on(
       learner: the network.
       params: its trained (calibrated) parameters.
       dataset: the split.
-      microbatch: images at a time; fewer where fewer fit the cache.
+      microbatch: images at a time, fewer on the CPU (`jaxdistill.inner.microbatch.images_at_a_time`).
     """
 
     def right(batch: Batch) -> Array:
@@ -60,7 +60,7 @@ def accuracy_on(
         return jnp.where(jnp.all(jnp.isfinite(logits)), accuracy(logits, batch.y), jnp.nan)
 
     batch = over_data(Batch(dataset.x, dataset.y))
-    return _mean_of_parts(learner, params, right, microbatch, batch)
+    return _mean_over(learner, params, right, microbatch, batch)
 
 
 def confusion_on(
@@ -72,7 +72,7 @@ def confusion_on(
       learner: the network.
       params: its trained (calibrated) parameters.
       dataset: the split.
-      microbatch: images at a time; fewer where fewer fit the cache.
+      microbatch: images at a time, fewer on the CPU (`jaxdistill.inner.microbatch.images_at_a_time`).
 
     Returns:
       [classes, classes], summing to 1; row c for images of class c. NaN for NaN logits.
@@ -85,12 +85,13 @@ def confusion_on(
         return jnp.where(jnp.all(jnp.isfinite(logits)), found, jnp.nan)
 
     batch = over_data(Batch(dataset.x, dataset.y))
-    return _mean_of_parts(learner, params, shares, microbatch, batch)
+    return _mean_over(learner, params, shares, microbatch, batch)
 
 
-def _mean_of_parts(
+def _mean_over(
     learner: Learner, params: Params, function: Callable[[Batch], Array], microbatch: int, batch: Batch
 ) -> Array:
+    """Mean of a function over a split, at most so many images at a time."""
     fitting = images_at_a_time(learner, lambda p, part: learner.apply(p, part.x), params, batch)
     return mean_of_parts(function, min(microbatch, fitting), batch)
 
@@ -153,7 +154,7 @@ def training(
       key: of the order and of the augmentation.
 
     Returns:
-      (the T steps, what one of them is trained on, (params, step) -> loss).
+      (the T steps, what one of them is trained on, (params, step) -> loss, differentiable by params alone).
     """
     order = subset[protocol.order(stream(key, "order"))]
     keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(order.shape[0]))

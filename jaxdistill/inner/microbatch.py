@@ -1,4 +1,4 @@
-"""Means over a batch, a few images at a time: what fits the cache is fast, what fits memory runs."""
+"""Means over a batch, a few images at a time: faster on the CPU, and what fits memory runs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,18 +11,19 @@ from jax import lax
 from jaxdistill.core.types import Array, Batch, Learner, Params
 from jaxdistill.inner.over_learners import data_shares
 
-CACHE = 16 * 2**20
-"""Bytes that the forward pass of images computed at a time may keep for its gradient, on the CPU. ConvNet-3
-takes up to twice as long for 256 MNIST digits at once: `experiments.benchmark --what=microbatch`."""
+KEPT = 24 * 2**20
+"""Bytes that images computed at a time may keep for their gradient, on the CPU. 256 of 28x28 pixels keep
+600 MiB in ConvNet-3, and take up to twice as long at once: `experiments.benchmark --what=microbatch`."""
 
 
 def images_at_a_time(
     learner: Learner, function: Callable[[Params, Batch], Any], params: Params, batch: Batch
 ) -> int:
-    """How many images of a batch to compute at a time: what fits the cache on the CPU, all of them elsewhere.
+    """How many images of a batch to compute at a time: what keeps `KEPT` on the CPU, all of them elsewhere.
 
-    All too where images depend on one another, which is where `calibrate` has something to remember. Every
-    part's gradient is added to one of the size of the weights, so a part is not made smaller than they are.
+    All too where images see one another, which is where `calibrate` adds statistics. Every part's gradient is
+    added to one of the size of the weights, so a part keeps no less than they take. This is for one learner:
+    K of them under `vmap` keep K times as much.
 
     Args:
       learner: the network.
@@ -38,13 +39,15 @@ def images_at_a_time(
     remembered = jax.eval_shape(learner.calibrate, params, batch.x)
     if jax.default_backend() != "cpu" or jax.tree.structure(remembered) != jax.tree.structure(params):
         return own
-    kept = jax.eval_shape(
-        lambda params, batch: jax.vjp(lambda p: function(p, batch), params)[1], params, batch
-    )
-    fitting = max(CACHE, _bytes(params)) * size // max(1, _bytes(kept))
+
+    def kept(images: int) -> int:
+        some = jax.tree.map(lambda a: jax.ShapeDtypeStruct((images, *a.shape[1:]), a.dtype), batch)
+        return _bytes(jax.eval_shape(lambda p, b: jax.vjp(lambda p: function(p, b), p)[1], params, some))
+
+    fitting = max(1, max(KEPT, _bytes(params)) // max(1, kept(2) - kept(1)))
     if fitting >= own:
         return own
-    divisor = max(n for n in range(1, max(1, fitting) + 1) if own % n == 0)
+    divisor = max(n for n in range(1, fitting + 1) if own % n == 0)
     return divisor if 2 * divisor > fitting else fitting
 
 
@@ -52,19 +55,23 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def in_parts(learner: Learner, loss: Callable[[Params, Batch], Array]) -> Callable[[Params, Batch], Array]:
-    """A loss that is a mean over images, computed `images_at_a_time`: the same numbers, faster on the CPU.
+def in_parts(
+    learner: Learner, loss: Callable[[Params, Batch], Array], *, microbatch: int | None = None
+) -> Callable[[Params, Batch], Array]:
+    """A loss that is a mean over images, computed a few at a time: the same numbers, faster on the CPU.
 
     To be differentiated by `params` alone and once, see `mean_over_batch`.
 
     Args:
       learner: the network.
-      loss: (params, Batch) -> scalar.
+      loss: (params, Batch) -> scalar, a mean over images and terms of the weights; what it closes over is
+        constant (`lax.stop_gradient`).
+      microbatch: images at a time; `images_at_a_time` when None.
     """
 
     def value(params: Params, batch: Batch) -> Array:
-        microbatch = images_at_a_time(learner, loss, params, batch)
-        return mean_over_batch(lambda p, part: (loss(p, part), jnp.zeros(())), params, batch, microbatch)[0]
+        size = microbatch or images_at_a_time(learner, loss, params, batch)
+        return mean_over_batch(lambda p, part: (loss(p, part), jnp.zeros(())), params, batch, size)[0]
 
     return value
 

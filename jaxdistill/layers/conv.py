@@ -12,8 +12,8 @@ derivatives of any order need, and it leaves the choice of how each map is compu
   one matrix product), the others by XLA. On the CPU, XLA's own kernel gradient is ruinous in second
   order and inside `lax.scan` or `lax.map`; this one is not. Reverse mode only.
 - `im2col`: all of it by shifted slices and one matrix product. Best on the CPU for few channels, and where
-  the kernel is larger than the image or the result, which XLA has no fast way for (its gradient
-  takes some thirty times as long for 512 channels of 2x2 pixels: `experiments.benchmark --what=conv`).
+  the kernel is larger than the image or the result, which XLA has no fast way for (gradients
+  by `lax` take 25 times as long for 512 channels of 2x2 pixels: `experiments.benchmark --what=conv`).
 
 `upsampled_conv2d` convolves an image of twice the size without making it: its outputs over one pixel are
 channels of a convolution of the small image.
@@ -77,7 +77,7 @@ def conv2d(
       kernel: [h, w, C_in, C_out].
       stride: step between output positions, pixels.
       padding: zeros on each side, pixels.
-      formulation: one of `FORMULATIONS`; by backend and kernel when None.
+      formulation: one of `FORMULATIONS`; by backend, kernel and sizes when None.
       layout: of `x` and of the result; `CHWB` is computed by im2col.
 
     Returns:

@@ -46,6 +46,7 @@ def dc(
     by_class: bool = True,
     augmentation: Augmentation | None = None,
     class_strategy: str = "auto",
+    microbatch: int | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
 ) -> Method:
@@ -61,7 +62,7 @@ def dc(
       real_batch_size: real images per outer step, of each class where they have a term each.
       augmentation: of real and synthetic images where they are matched (siamese), and of those that networks
         are trained on between matches (per image); none in the paper.
-      distance, by_class, class_strategy: see `jaxdistill.objectives.gradient_matching`.
+      distance, by_class, class_strategy, microbatch: see `jaxdistill.objectives.gradient_matching`.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -84,6 +85,7 @@ def dc(
         by_class=by_class,
         augment=None if augmentation is None else augmentation.siamese,
         class_strategy=class_strategy,
+        microbatch=microbatch,
     )
     if population is None:
         matches, epochs = schedule(images_per_class(teacher))

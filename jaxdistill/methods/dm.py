@@ -38,6 +38,7 @@ def dm(
     augmentation: Augmentation | None = DSA,
     layers: str = "last",
     class_strategy: str = "auto",
+    microbatch: int | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
 ) -> Method:
@@ -51,7 +52,7 @@ def dm(
       num_learners: K networks per outer step.
       real_batch_size: real images of a class per outer step.
       augmentation: its siamese half is applied to real and synthetic images; None for none.
-      layers, class_strategy: see `jaxdistill.objectives.distribution_matching`.
+      layers, class_strategy, microbatch: see `jaxdistill.objectives.distribution_matching`.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -73,6 +74,7 @@ def dm(
         layers=layers,
         augment=None if augmentation is None else augmentation.siamese,
         class_strategy=class_strategy,
+        microbatch=microbatch,
     )
     return bilevel(
         teacher=teacher,

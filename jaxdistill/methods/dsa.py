@@ -28,6 +28,7 @@ def dsa(
     by_class: bool = True,
     augmentation: Augmentation = DSA,
     class_strategy: str = "auto",
+    microbatch: int | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
 ) -> Method:
@@ -41,7 +42,7 @@ def dsa(
       num_learners: K networks per outer step.
       real_batch_size: real images per outer step, of each class where they have a term each.
       augmentation: see `jaxdistill.augment.dsa`.
-      distance, by_class, class_strategy: see `jaxdistill.objectives.gradient_matching`.
+      distance, by_class, class_strategy, microbatch: see `jaxdistill.objectives.gradient_matching`.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -67,6 +68,7 @@ def dsa(
         by_class=by_class,
         augmentation=augmentation,
         class_strategy=class_strategy,
+        microbatch=microbatch,
         strategy=strategy,
         learner_chunk=learner_chunk,
     )

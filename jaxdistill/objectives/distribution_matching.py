@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdistill.core.checks import fail, one_of
+from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Augment, Batch, Learner, Meta, Metrics, Objective, Params, Teacher
 from jaxdistill.inner.microbatch import images_at_a_time, mean_of_parts
@@ -23,6 +23,7 @@ def distribution_matching(
     layers: str = "last",
     augment: Augment | None = None,
     class_strategy: str = "auto",
+    microbatch: int | None = None,
 ) -> Objective:
     """L(phi) = sum over classes of |mean embed(real_c) - mean embed(synthetic_c(phi))|^2.
 
@@ -36,6 +37,7 @@ def distribution_matching(
       augment: applied to the real and the synthetic images of a class with the same key, which makes one draw
         whatever the images (siamese: `jaxdistill.augment.dsa`).
       class_strategy: how the classes are computed, see `jaxdistill.inner.over_learners`.
+      microbatch: real images of a class at a time; `jaxdistill.inner.microbatch.images_at_a_time` when None.
 
     Returns:
       (meta, params, real Batch [classes, n, ...], probe, key) -> (loss, {"loss"}).
@@ -53,6 +55,8 @@ def distribution_matching(
     """
     one_of("distribution_matching class_strategy", class_strategy, STRATEGIES)
     one_of("distribution_matching layers", layers, LAYERS)
+    if microbatch is not None:
+        at_least("distribution_matching", "microbatch", microbatch, 1)
     every = learner.embed_all
     if layers == "all" and every is None:
         raise fail("distribution_matching", "layers=last with a learner without embed_all", layers)
@@ -73,8 +77,8 @@ def distribution_matching(
         def of_class(real: Batch, synthetic: Batch, key: Array) -> Array:
             if augment is not None:
                 real, synthetic = (batch._replace(x=augment(key, batch.x)) for batch in (real, synthetic))
-            microbatch = images_at_a_time(learner, embedding, params, real)
-            target = mean_of_parts(partial(embedding, params), microbatch, real)
+            size = microbatch or images_at_a_time(learner, embedding, params, real)
+            target = mean_of_parts(partial(embedding, params), size, real)
             ours = embedding(params, synthetic)
             apart = [
                 jnp.mean(jnp.square(a - b)) for a, b in zip(lax.stop_gradient(target), ours, strict=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdistill.core.checks import fail, lookup, one_of
+from jaxdistill.core.checks import at_least, fail, lookup, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.linalg import add_scaled, cosine, squared_norm
 from jaxdistill.core.types import (
@@ -83,6 +83,7 @@ def gradient_matching(
     augment: Augment | None = None,
     normalise: bool = False,
     class_strategy: str = "auto",
+    microbatch: int | None = None,
 ) -> Objective:
     """L(phi) = sum over classes of D(grad L(real_c, theta), grad L(synthetic_c(phi), theta)).
 
@@ -92,7 +93,8 @@ def gradient_matching(
     Args:
       learner: the network.
       teacher: what is learned, the half that learners see (`teacher.seen`).
-      inner_loss: whose gradients are matched; the cross-entropy when None.
+      inner_loss: whose gradients are matched, a mean over images and terms of the weights; the cross-entropy
+        when None.
       distance: D, a key of `DISTANCES`.
       by_class: a term per class (the real batch is [classes, n, ...], `sample_per_class`); all images of all
         batches at once, against a real batch [n, ...], otherwise.
@@ -100,6 +102,7 @@ def gradient_matching(
         whatever the images (siamese: `jaxdistill.augment.dsa`).
       normalise: divides by the number of parameter tensors and of terms (Medvedev & D'yakonov 2022).
       class_strategy: how the classes are computed, see `jaxdistill.inner.over_learners`.
+      microbatch: real images of a term at a time; `jaxdistill.inner.microbatch.images_at_a_time` when None.
 
     Returns:
       (meta, params, real Batch, probe, key) -> (loss, {"loss", "cosine"}), `cosine` of the two gradients as
@@ -117,6 +120,8 @@ def gradient_matching(
     """
     measure = lookup("gradient_matching distance", distance, DISTANCES)
     one_of("gradient_matching class_strategy", class_strategy, STRATEGIES)
+    if microbatch is not None:
+        at_least("gradient_matching", "microbatch", microbatch, 1)
     arranged = teacher.by_class
     if by_class and arranged is None:
         expected = "at least one synthetic image of every class, with a term per class"
@@ -125,12 +130,13 @@ def gradient_matching(
 
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         del probe
-        constant = lax.stop_gradient(meta)
+        constant = lax.stop_gradient(meta)  # real gradients are, and `in_parts` asks for it
 
         def of_class(real: Batch, synthetic: Batch, key: Array) -> tuple[Array, Array]:
             if augment is not None:
                 real, synthetic = (batch._replace(x=augment(key, batch.x)) for batch in (real, synthetic))
-            target = lax.stop_gradient(jax.grad(in_parts(learner, partial(loss_of, constant)))(params, real))
+            real_loss = in_parts(learner, partial(loss_of, constant), microbatch=microbatch)
+            target = lax.stop_gradient(jax.grad(real_loss)(params, real))
             ours = jax.grad(partial(loss_of, meta))(params, synthetic)
             return measure(target, ours), lax.stop_gradient(cosine(target, ours))
 

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxdistill.core.checks import at_least
 from jaxdistill.core.types import Array, Batch, Learner, Meta, Metrics, Objective, Params, Solve
 from jaxdistill.inner.losses import accuracy, cross_entropy
-from jaxdistill.inner.microbatch import images_at_a_time, mean_over_batch
+from jaxdistill.inner.microbatch import mean_over_batch
 
 
 def validation(
@@ -19,8 +20,8 @@ def validation(
     Args:
       learner: the network.
       solve: the inner training map, differentiated in its own way.
-      microbatch: real images per pass, so that activations stay in the cache (CPU) or in memory; see
-        `jaxdistill.inner.microbatch.images_at_a_time` when None.
+      microbatch: real images per pass, so that activations stay in the cache (CPU) or in memory;
+        64 on the CPU and all of them elsewhere when None.
       intermediate: the solve returns weights of several inner steps, [n, ...] (`unrolled(keep_every=...)`);
         the loss is the mean over them, the accuracy that of the last.
 
@@ -41,9 +42,9 @@ def validation(
         trained, info = solve(meta, params, probe, key)
 
         def tested(params: Params) -> tuple[Array, Array]:
-            return mean_over_batch(
-                score, params, real, microbatch or images_at_a_time(learner, score, params, real)
-            )
+            size = real.y.shape[0]
+            default = min(64, size) if jax.default_backend() == "cpu" else size
+            return mean_over_batch(score, params, real, microbatch or default)
 
         if intermediate:
             every = lax.map(tested, trained)
