@@ -146,11 +146,11 @@ def train_bank(
         with Checkpoints(directory.path / GROUPS_FOLDER, keep=len(groups)) as kept, mesh.spread(where):
             done = kept.latest_step() or 0
             if done < len(groups):  # a damaged one is told before others are made
-                _read(kept, groups[:done], learner, num_snapshots)
+                _read(kept, groups[:done], learner, num_snapshots, "this command")
             with progress.Progress(units * len(groups), units * done, what.split()[0]) as bar:
                 for i, group in list(enumerate(groups))[done:]:
                     kept.save(i + 1, make(group, lambda n, i=i: bar.update(units * i + n)))
-            every = _read(kept, groups, learner, num_snapshots)
+            every = _read(kept, groups, learner, num_snapshots, "this command")
         result = {
             **{name: [float(a) for group in every for a in group[name]] for name in SCORES},
             "bytes": size,
@@ -231,7 +231,8 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
         raise fail(config["population"], expected, "some", remedy)
     groups = groups_of(total, size)
     with Checkpoints(folder / GROUPS_FOLDER, keep=len(groups)) as files:
-        every = [group["weights"] for group in _read(files, groups, learner, snapshots)]
+        command = f"the command of experiments.{kind.script} that made them"
+        every = [group["weights"] for group in _read(files, groups, learner, snapshots, command)]
     weights = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
     if kind.noun == "experts":
         return Bank(weights, None)
@@ -239,13 +240,13 @@ def load_bank(config: Choices, choices: Choices, learner: Learner, info: Dataset
 
 
 def _read(
-    files: Checkpoints, groups: Sequence[Group], learner: Learner, num_snapshots: int | None
+    files: Checkpoints, groups: Sequence[Group], learner: Learner, num_snapshots: int | None, command: str
 ) -> list[dict[str, Any]]:
     """All groups, as `_template` says. A damaged one has to be made again with all after it."""
 
     def remedy(number: int) -> str:
         which = f"{number} ... {len(groups)}" if number < len(groups) else f"{number}"
-        return f"Delete {which} there, then run the command that made them again: it goes on."
+        return f"Delete {which} there, then run {command} again: it goes on."
 
     numbered = enumerate(groups, start=1)
     return [files.read(n, _template(learner, g, num_snapshots), remedy=remedy(n)) for n, g in numbered]

@@ -285,7 +285,8 @@ def with_inner_loop(config: Config) -> dict[str, Any]:
         raise fail("population", "experts with method=mtt, and with no other", got)
     for name, default in others.items():
         if config[name] != default:
-            remedy = "It trains no inner steps." if not trains(config) else ""
+            inner = name in INNER or name in IMPLICIT or name == "distill_epochs"
+            remedy = "It trains no inner steps." if inner and not trains(config) else ""
             raise fail("method", f"{name} left out with method={config['method']}", config[name], remedy)
     return dict(config)
 

@@ -71,7 +71,14 @@ CADENCE = ("checkpoint_every", "tensorboard")
 """Changes no number."""
 FREE = (*EVALUATION, *CADENCE)
 """May differ when a run goes on: it stays the same run."""
-REMEDY = "Lower outer_learning_rate or clip, or bound the step sizes with max_inner_learning_rate."
+
+
+def remedy(config: Mapping[str, Any]) -> str:
+    """What helps against numbers that are not finite."""
+    if build.trains(config):
+        return "Lower outer_learning_rate or clip, or bound the step sizes with max_inner_learning_rate."
+    rates = "outer_learning_rate" + " or match_learning_rate" * (config["population"] == "persistent")
+    return f"Lower {rates}, or bound the outer gradient with clip."
 
 
 def run(**chosen: Any) -> dict[str, Any]:
@@ -201,7 +208,7 @@ def distilled(plan: Plan, directory: RunDir) -> tuple[Finished, Synthetic]:
         checkpoint_every=config["checkpoint_every"],
         label=config["method"],
         tensorboard=config["tensorboard"],
-        remedy=REMEDY,
+        remedy=remedy(config),
         faults=gradients.FAULTS if config["on_failed_solve"] == "stop" else None,
         where=plan.where,
     )

@@ -22,7 +22,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def microbatches(config: Mapping[str, Any]) -> Iterator[Row]:
-    """Gradient of 256 images, so many at a time; `(chosen)` is what matching takes; ratio to all at once."""
+    """Gradient of a batch of images, so many at a time; `(chosen)` is what matching takes; ratio to all."""
     size = 8 if config["smoke"] else 256
     keys = jax.random.split(jax.random.key(config["seed"]), 2)
     batch = Batch(jax.random.normal(keys[0], (size, 28, 28, 1)), jax.nn.one_hot(jnp.arange(size) % 10, 10))

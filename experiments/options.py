@@ -213,8 +213,8 @@ OUTER = {
     "augment": Option(
         None,
         str,
-        f"dm, dsa, mtt: operations to draw from, {', '.join(OPERATIONS)}; empty for none (default: all, flip "
-        "only where mirror images are of the same class)",
+        f"dc, dm, dsa, mtt: operations to draw from, {', '.join(OPERATIONS)}; empty for none (default: all, "
+        "flip only where mirror images are of the same class; dc none)",
         list_of=True,
     ),
     "augment_strength": Option(1.0, float, "of them, relative to the paper's", low=0, high=2),

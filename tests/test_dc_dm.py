@@ -227,7 +227,7 @@ def test_one_image_per_class_beats_random_real_ones(tmp_path, method, steps):
         ({"method": "dm", "inner_learning_rate": 0.1}, "inner_learning_rate left out with method=dm"),
         ({"method": "dm", "distill_epochs": 2}, "distill_epochs left out with method=dm, got 2"),
         ({"method": "dc", "distance": "l3"}, "distance: expected one of cosine, l2, layerwise"),
-        ({"method": "dm", "distance": "l2"}, "distance left out with method=dm, got l2"),
+        ({"method": "dm", "distance": "l2"}, "distance left out with method=dm, got l2."),
         ({"method": "dd", "distance": "l2"}, "distance left out with method=dd, got l2"),
         (
             {"method": "dc", "outer_optimizer": "adam", "outer_momentum": 0.9},
@@ -267,6 +267,17 @@ def test_bad_input_starts_nothing(tmp_path, chosen, says):
         distill.run(**small | {"run_dir": str(tmp_path / "run")} | chosen)
     assert says in message(error)
     assert not (tmp_path / "run").exists()
+
+
+def test_numbers_that_are_not_finite_name_options_of_the_method(tmp_path):
+    chosen = {"method": "dc", "matches": 2, "match_epochs": 1, "match_learning_rate": 1e30}
+    small = {name: value for name, value in SMALL.items() if name != "distill_epochs"}
+    with pytest.raises(UserError) as error:
+        distill.run(**small | chosen, run_dir=str(tmp_path / "run"))
+    assert (
+        "Lower outer_learning_rate or match_learning_rate, or bound the outer gradient with clip."
+        in message(error)
+    )
 
 
 def test_a_batch_beyond_a_class_is_told(tmp_path):

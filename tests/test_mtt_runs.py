@@ -148,6 +148,7 @@ def test_any_gradient_follows_experts(made, tmp_path, gradient):
         ({"gradient": "accumulated", "remat": "step"}, "gradient=unrolled with remat"),
         ({"hyper_learning_rate": -1.0}, "hyper_learning_rate >= 0, got -1.0"),
         ({"inner_batch_size": 0}, "inner_batch_size >= 1, got 0"),
+        ({"inner_batch_size": 11}, "batch_size <= 10, the synthetic images, got 11"),
     ],
 )
 def test_bad_input_starts_nothing(made, tmp_path, chosen, says):

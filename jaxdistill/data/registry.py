@@ -159,7 +159,9 @@ def _split(raw: Raw, y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
             least = int(counts.argmin())
             expected = f"enough images of each class to split off a fraction of {fraction:.3g}"
             got = f"{counts[least]} of class {least} ({raw.class_names[least]})"
-            raise fail(f"load({raw.name})", expected, got, "Add images, or change validation_fraction.")
+            raise fail(
+                f"load({raw.name})", expected, got, "Add images; in Python, lower validation_fraction."
+            )
     return kept, taken
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.core.checks import at_least
+from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Augment, Batch, Params, Teacher
 
@@ -49,7 +49,7 @@ def minibatches(teacher: Teacher, batch_size: int) -> Teacher:
       batch_size: b >= 1, images of a step; a step may take from two shuffles.
 
     Raises:
-      UserError: `batch_size` below 1.
+      UserError: `batch_size` below 1, or above the number of images.
 
     References: Cazenavette et al. 2022, section 3.4 (batched synthetic data).
     """
@@ -61,6 +61,8 @@ def minibatches(teacher: Teacher, batch_size: int) -> Teacher:
         pool = given if teacher.by_class is None else teacher.by_class(phi, key)
         pool = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), pool)
         count = pool.y.shape[0]
+        if batch_size > count:
+            raise fail("minibatches", f"batch_size <= {count}, the synthetic images", batch_size)
         keys = jax.random.split(stream(key, "minibatches"), -(-num_steps * batch_size // count))
         order = jax.vmap(lambda key: jax.random.permutation(key, count))(keys).reshape(-1)
         rows = order[: num_steps * batch_size].reshape(num_steps, batch_size)
