@@ -194,8 +194,6 @@ def population(
     for option, part in OF_PERSISTENT.items():
         if part in chosen and part not in taken:
             raise fail("population", f"{option} left out with population={name}", config[option])
-    if chosen.get("learning_rate", 1.0) <= 0:
-        raise fail("population", "match_learning_rate > 0", config["match_learning_rate"])
     matches, epochs = schedule(images_per_class(teacher))
     parts = {
         "learner": learner,

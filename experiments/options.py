@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from experiments.gradients import BY_GRADIENT, FAILED_SOLVES, GRADIENTS
 from experiments.method_defaults import BY_METHOD
 from jaxdistill.augment import OPERATIONS
-from jaxdistill.core.checks import at_least, fail, one_of
+from jaxdistill.core.checks import above, at_least, fail, one_of
 from jaxdistill.data import DATASETS
 from jaxdistill.evaluation import PUBLISHED, STEP_SIZES
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS, POSITIVE
@@ -51,6 +51,8 @@ class Option(NamedTuple):
     """The smallest value, if it is a number."""
     high: float | None = None
     """The largest."""
+    above: float | None = None
+    """What it is larger than."""
     list_of: bool = False
     """Whether it is a list of values; one with a list as its default is."""
 
@@ -129,7 +131,7 @@ LEARNER = {
         None, int, "persistent: epochs over the synthetic data between them (default: likewise)", low=0
     ),
     "match_learning_rate": Option(
-        None, float, "persistent: step size of that training (default: 0.01, as in DC)"
+        None, float, "persistent: step size of that training (default: 0.01, as in DC)", above=0
     ),
 }
 INNER = {
@@ -344,6 +346,8 @@ def _checked_one(name: str, option: Option, value: Any) -> Any:
         raise fail("options", f"a finite {name}", value)
     if option.low is not None:
         at_least("options", name, value, option.low)
+    if option.above is not None:
+        above("options", name, value, option.above)
     if option.high is not None and value > option.high:
         raise fail("options", f"{name} <= {option.high}", value)
     return value

@@ -241,7 +241,7 @@ def test_one_image_per_class_beats_random_real_ones(tmp_path, method, steps):
         ),
         (
             {"method": "dc", "match_learning_rate": 0.0},
-            "population: expected match_learning_rate > 0, got 0.0",
+            "options: expected match_learning_rate > 0, got 0.0",
         ),
         (
             {"method": "dc", "protocol": "as_distilled"},

@@ -42,9 +42,8 @@ def validation(
         trained, info = solve(meta, params, probe, key)
 
         def tested(params: Params) -> tuple[Array, Array]:
-            size = real.y.shape[0]
-            default = min(64, size) if jax.default_backend() == "cpu" else size
-            return mean_over_batch(score, params, real, microbatch or default)
+            size = microbatch or (64 if jax.default_backend() == "cpu" else real.y.shape[0])
+            return mean_over_batch(score, params, real, size)
 
         if intermediate:
             every = lax.map(tested, trained)
