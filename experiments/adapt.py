@@ -20,52 +20,53 @@ set of each kind as an .npz, and the run, in distilled/.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from experiments import baselines, cli, distill
-from experiments.baselines import LISTS, SMOKE, Row, row
-from experiments.networks import new_networks
-from experiments.options import DATA, POOL, Groups, Option, complete, with_defaults
-from experiments.saved import Saved, load_run
+from experiments import cli
 from experiments.tables import writable, write_tables
+from jaxdistill.config.option import option, options
+from jaxdistill.config.resolve import defaults, resolve
+from jaxdistill.config.table import Config
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Batch
-from jaxdistill.evaluation import Evaluation, everything, pretraining, tuned
+from jaxdistill.evaluation import pretraining, tuned
+from jaxdistill.methods.recipe import Facts
+from jaxdistill.runs import compare
+from jaxdistill.runs.baseline_files import LISTS, draw, save_sets, table
+from jaxdistill.runs.baselines import BaselineOptions, Row, fits, rows_of
+from jaxdistill.runs.distill import distilled, opened, say_start
+from jaxdistill.runs.networks import of_new_networks
+from jaxdistill.runs.plan import identity_of, planned
+from jaxdistill.runs.run import Run
 from jaxdistill.runtime import profile, progress
 
-GROUPS: Groups = {
-    "adaptation": {
-        "source": Option("mnist", str, "the set that the networks of the pool were trained on"),
-        "target": Option("usps", str, "the set to distill, as --dataset of experiments.distill"),
-        "pool": POOL["pool"],
-        "num_full_learners": Option(5, int, "new networks trained on the whole target set", low=1),
-        "smoke": Option(False, bool, "few networks and steps: does it run?"),
-    },
-    "data": {name: DATA[name] for name in ("data_dir", "manual_dir")},
-    **{
-        n: dict(group)
-        for n, group in distill.GROUPS.items()
-        if n not in ("data", "pre-trained networks", "hosts")
-    },
-    "baselines": {n: o for n, o in baselines.GROUPS["baselines"].items() if n not in ("run", "smoke")},
-}
-GROUPS["learner"] = GROUPS["learner"] | {
-    "population": GROUPS["learner"]["population"]._replace(
-        default="pretrained", known=("pretrained", "fixed_pretrained")
-    )
-}
-GROUPS["run"] = with_defaults(GROUPS["run"], run_dir="runs/adapt")
-del GROUPS["evaluation"]["num_baseline_learners"]
-SHORT = {"num_outer_steps": 20, "num_eval_learners": 2, "full_data_epochs": 1}
+SMOKE = {"num_outer_steps": 20, "num_eval_learners": 2, "full_data_epochs": 1, "num_sets": 3, "num_judges": 2}
 FULL_RATES = (3e-4, 1e-3, 3e-3)
 """Step sizes of Adam that training on the whole target set is searched over."""
 
 
-def run(**chosen: Any) -> dict[str, Any]:
-    """Distills, tests every set, prints the table, writes the files.
+@options
+class Options(Config, BaselineOptions):
+    title: ClassVar[str] = "adaptation"
+    left_out: ClassVar[tuple[str, ...]] = ("dataset", "image_size", "pool_dataset", "num_baseline_learners")
+    source: str = option("mnist", "the set that the networks of the pool were trained on")
+    target: str = option("usps", "the set to distill, as --dataset of experiments.distill")
+    population: str = option(
+        "pretrained",
+        "networks to distill for: those of the pool, or one of it",
+        known=("pretrained", "fixed_pretrained"),
+    )
+    num_full_learners: int = option(5, "new networks trained on the whole target set", low=1)
+    run_dir: str = option("runs/adapt", "folder of everything; a run that is there is resumed")
+    smoke: bool = option(False, "few networks and steps: does it run?")
 
-    Args:
-      **chosen: any option of `GROUPS`.
+    @classmethod
+    def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:
+        """Networks come from a pool."""
+        return {"population": "pretrained"}
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Distills, tests every set, prints the table, writes the files.
 
     Returns:
       {"rows": one per set, "margins": in words, "config", "environment"}.
@@ -73,38 +74,44 @@ def run(**chosen: Any) -> dict[str, Any]:
     Raises:
       UserError: bad input, before anything is trained.
     """
-    chosen = SHORT | chosen if chosen.get("smoke") else chosen
-    config = complete(GROUPS, chosen)
-    config |= {name: SMOKE[name] for name in GROUPS["baselines"] if config["smoke"] and name in SMOKE}
-    baselines.check(config)
-    folder = Path(config["run_dir"])
-    options = {name: value for name, value in chosen.items() if name in distill.OPTIONS}
-    options |= {"dataset": config["target"], "pool_dataset": config["source"], "pool": config["pool"]}
-    options |= {"population": config["population"], "image_size": side_of(config["pool"])}
-    options |= {"num_baseline_learners": 0, "run_dir": str(folder / "distilled")}
-    plan = distill.planned(options)
-    baselines.fits(plan.method, plan.data, plan.key, config)
-    writable("adapt", folder)
-    distill.run(**options)
-    places = {name: config[name] for name in ("data_dir", "manual_dir", "pool")}
-    dataset = config["target"] if config["target"].endswith(".npz") else None
-    saved = load_run(options["run_dir"], dataset=dataset, **places)
-    limits = {"num_learners": config["num_eval_learners"]}
-    rows, pictures = baselines.rows_of(saved, config | limits)
-    rows += whole_set(saved, config)
+    chosen = options.with_smoke(SMOKE)
+    plan = planned(distillation(chosen))
+    info = plan.data.info
+    options = resolve(chosen, Facts(info.image_shape, info.num_classes))
+    fits(plan, options.neighbors)
+    folder = writable("adapt", options.run_dir)
+    path = folder / "distilled"
+    with opened(plan, path) as directory:
+        say_start(plan, path)
+        run = distilled(plan, directory)
+    compare.show(run.compare())
+    rows, sets = rows_of(run, options, num_learners=options.num_eval_learners, seed=options.seed)
+    rows += whole_set(run, options)
+    about = {"target": info.name, "image_shape": list(info.image_shape)}
     result = {
         "rows": rows,
         "margins": margins(rows),
-        "config": {n: v for n, v in config.items() if n not in (*places, "run_dir", "target")}
-        | {"target": saved.data.info.name, "image_shape": list(saved.data.info.image_shape)},
+        "config": identity_of(options) | about,
         "environment": profile.environment(),
     }
-    write_tables(folder, "adapt", result, baselines.table(rows), leave_out=LISTS)
-    baselines.draw(folder / "adapt.png", pictures, saved)
-    baselines.save_sets(folder, pictures, saved)
+    write_tables(folder, "adapt", result, table(rows), leave_out=LISTS)
+    draw(folder / "adapt.png", sets, run)
+    save_sets(folder, sets, info)
     show(result)
     progress.say(f"written to {folder}")
     return result
+
+
+def distillation(chosen: Options) -> Config:
+    """The distillation of the target for the networks of the pool."""
+    values = defaults(chosen)
+    return chosen.pick(
+        Config,
+        dataset=values["target"],
+        pool_dataset=values["source"],
+        image_size=side_of(values["pool"]),
+        num_baseline_learners=0,
+    )
 
 
 def side_of(pool: str | None) -> int | None:
@@ -117,29 +124,24 @@ def side_of(pool: str | None) -> int | None:
     return height if height == width else None
 
 
-def whole_set(saved: Saved, config: Mapping[str, Any]) -> list[Row]:
+def whole_set(run: Run, options: Options) -> list[Row]:
     """New networks trained on all of the target's training set; no row with `full_data_epochs=0`."""
-    epochs, train = config["full_data_epochs"], saved.data.train
-    if not epochs:
+    count = options.full_data_epochs
+    if not count:
         return []
     progress.say("the whole target set: step size searched on validation ...")
-    evaluation = Evaluation(
-        learner=saved.learner,
-        contexts=new_networks(saved.learner),
-        validation=saved.data.validation,
-        test=saved.data.test,
-        key=stream(saved.key, "whole set"),
-        num_learners=config["num_full_learners"],
-        search_learners=min(2, config["num_search_learners"]),
-        strategy=config["strategy"],
-        learner_chunk=config["learner_chunk"],
-    )
-    plan = pretraining(len(train.y), num_epochs=epochs)
+    searched = options.replace(num_search_learners=min(2, options.num_search_learners))
+    evaluation = of_new_networks(run.learner, run.data, searched, options.num_full_learners)
+    plan = pretraining(len(run.data.train.y), num_epochs=count)
     found = tuned(
-        evaluation, [plan], Batch(train.x, train.y), everything(len(train.y)), step_sizes=FULL_RATES
+        evaluation._replace(key=stream(run.key, "whole set")),
+        [plan],
+        *compare.all_images(run.data),
+        step_sizes=FULL_RATES,
     )
-    how = f"{epochs} epoch{'s' * (epochs > 1)}: {found.step_size:.3g}"
-    return [row("whole target set", found.score) | {"trained_by": how, "validation": found.searched}]
+    trained_by = f"{count} epoch{'s' if count > 1 else ''}: {found.step_size:.3g}"
+    row = {"set": "whole target set", **found.score.as_row(), "trained_by": trained_by}
+    return [row | {"validation": found.searched}]
 
 
 def margins(rows: Sequence[Row]) -> str:
@@ -159,12 +161,12 @@ def margins(rows: Sequence[Row]) -> str:
 
 def show(result: Mapping[str, Any]) -> None:
     """Prints the table, and by how much the distilled images are ahead."""
-    config = result["config"]
-    networks = f"{config['learner']} that was trained on {config['source']}"
-    title = f"\nTest accuracy (%) on {config['target']}: {networks}"
-    progress.table(title, *baselines.table(result["rows"]))
+    about = result["config"]
+    networks = f"{about['learner']} that was trained on {about['source']}"
+    title = f"\nTest accuracy (%) on {about['target']}: {networks}"
+    progress.table(title, *table(result["rows"]))
     progress.say(result["margins"])
 
 
 if __name__ == "__main__":
-    cli.main(run, GROUPS, __doc__)
+    cli.main(run, Options, __doc__)

@@ -11,29 +11,33 @@ epochs  passes over one image per class, --epochs
 images  images per class of one batch, --images, for --distill_epochs passes
 rates   step size of all inner steps, not learned, --rates, the same passes over one image per class
 
-Every point is a run of experiments.distill in a folder of its own below the run directory: the same command
-goes on with what was stopped, and a point that fails is a row that says why. The points of `rates` share one
-compiled program. Random real images stand beside each, as many and for as many steps or by the `dc` protocol,
-and images that were distilled in order are also tested with the order drawn at random. Expected, digits: 10
-steps 92%, with the batches shuffled 75%; 1 and 20 epochs 45% and 92%; fixed step sizes 0.1 and 1 77% and 89%.
-Writes analyses.csv, analyses.json, analyses.md and a figure per analysis.
+Every point is a run of experiments.distill in a folder of its own below the run directory: run the same
+command again to resume what was stopped. A point that fails is a row that says why. The points of `rates`
+share one compiled program. Random real images stand beside each, as many and for as many steps or by the `dc`
+protocol, and images that were distilled in order are also tested with the order drawn at random. Expected,
+digits: 10 steps 92%, with the batches shuffled 75%; 1 and 20 epochs 45% and 92%; fixed step sizes 0.1 and 1
+77% and 89%. Writes analyses.csv, analyses.json, analyses.md and a figure per analysis.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from experiments import cli, distill
-from experiments.measure import OUT_OF_MEMORY
-from experiments.options import Groups, Option, complete, with_defaults
-from experiments.report_data import read_json
+from experiments import cli
 from experiments.tables import writable, write_tables
-from jaxdistill.core.checks import above, at_least, fail
-from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.config.option import option, options
+from jaxdistill.config.resolve import filled
+from jaxdistill.config.table import Config
+from jaxdistill.core.checks import fail
+from jaxdistill.runs import compare
+from jaxdistill.runs.budget import OUT_OF_MEMORY
+from jaxdistill.runs.plan import planned
+from jaxdistill.runs.result import run_to_result
+from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.loop import Diverged
 
-POINTS: dict[str, tuple[str, Any]] = {
+POINTS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     "steps": ("distinct steps", lambda n: {"distill_steps": n, "images_per_class": n, "distill_epochs": 1}),
     "epochs": ("epochs", lambda n: {"distill_steps": 1, "images_per_class": 1, "distill_epochs": n}),
     "images": ("images per class", lambda n: {"distill_steps": 1, "images_per_class": n}),
@@ -50,33 +54,35 @@ POINTS: dict[str, tuple[str, Any]] = {
     ),
 }
 """What is on the axis, and a value to the options of its run."""
-VALUES = {
-    "steps": Option([1, 2, 5, 10], int, "points of the analysis steps"),
-    "epochs": Option([1, 2, 5, 10, 20], int, "points of epochs"),
-    "images": Option([1, 2, 5, 10], int, "points of images"),
-    "rates": Option([0.01, 0.03, 0.1, 0.3, 1.0], float, "points of rates"),
-}
-QUICK = {"num_outer_steps": 500, "num_baseline_learners": 10, "num_search_learners": 2, "full_data_epochs": 0}
 SMOKE = {"num_outer_steps": 20, "num_eval_learners": 2, "num_baseline_learners": 2, "step_sizes": [0.1]}
 SMOKE |= {name: [1, 2] for name in ("steps", "epochs", "images")} | {"rates": [0.1, 0.3], "width": 8}
-
-
-GROUPS: Groups = {
-    "analyses": {
-        "analyses": Option(list(POINTS), str, "those to run", POINTS),
-        **VALUES,
-        "smoke": Option(False, bool, "two points each, short: does it run?"),
-    }
-} | {name: with_defaults(group, **QUICK) for name, group in distill.GROUPS.items() if name != "hosts"}
-GROUPS["run"] = with_defaults(GROUPS["run"], run_dir="runs/analyses")
 Row = dict[str, Any]
 
 
-def run(**chosen: Any) -> dict[str, Any]:
-    """Runs every point, prints a table per analysis, writes the files.
+@options
+class Options(Config):
+    title: ClassVar[str] = "analyses"
+    analyses: tuple[str, ...] = option(tuple(POINTS), "those to run", some=True, known=tuple(POINTS))
+    steps: tuple[int, ...] = option((1, 2, 5, 10), "points of the analysis steps", some=True, low=1)
+    epochs: tuple[int, ...] = option((1, 2, 5, 10, 20), "points of epochs", some=True, low=1)
+    images: tuple[int, ...] = option((1, 2, 5, 10), "points of images", some=True, low=1)
+    rates: tuple[float, ...] = option((0.01, 0.03, 0.1, 0.3, 1.0), "points of rates", some=True, above=0)
+    run_dir: str = option("runs/analyses", "folder of everything; a run that is there is resumed")
+    smoke: bool = option(False, "two points each, short: does it run?")
 
-    Args:
-      **chosen: any option of `GROUPS`.
+    @classmethod
+    def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:
+        """Short runs, since there are many, without the full training set."""
+        return {
+            "num_outer_steps": 500,
+            "num_baseline_learners": 10,
+            "num_search_learners": 2,
+            "full_data_epochs": 0,
+        }
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Runs every point, prints a table per analysis, writes the files.
 
     Returns:
       {"rows": one per point and series, "config", "environment"}.
@@ -84,59 +90,34 @@ def run(**chosen: Any) -> dict[str, Any]:
     Raises:
       UserError: bad input, before anything is distilled; no point that ended.
     """
-    chosen = (SMOKE if chosen.get("smoke") else {}) | chosen
-    config = complete(GROUPS, chosen)
-    if not config["analyses"]:
-        raise fail("analyses", f"at least one of {', '.join(POINTS)}", "none")
-    for name in config["analyses"]:
-        if not config[name]:
-            raise fail("analyses", f"at least one value of {name}", "none")
-        for value in config[name]:
-            above("analyses", name, value, 0.0) if name == "rates" else at_least("analyses", name, value, 1)
-    folder = Path(config["run_dir"])
-    if config["teacher"] != "images":
-        raise fail("analyses", "teacher=images", config["teacher"])
-    if config["gradient"] == "implicit":
+    chosen = options.with_smoke(SMOKE)
+    options = filled(chosen)
+    if options.teacher != "images":
+        raise fail("analyses", "teacher=images", options.teacher)
+    if options.gradient == "implicit":
         raise fail("analyses", "a gradient through the steps that are counted", "implicit")
-    options = {n: v for n, v in (QUICK | chosen).items() if n in distill.OPTIONS}
-    points = [(name, value) for name in config["analyses"] for value in sorted(set(config[name]))]
-    runs = {point: options | POINTS[point[0]][1](point[1]) for point in points}
-    plans = [distill.planned(each).choices for each in runs.values()]  # what cannot be made starts nothing
-    shared = {n: v for n, v in plans[0].items() if all(plan[n] == v for plan in plans)}
-    writable("analyses", folder)
-    kept = earlier(folder, config, shared)
+    points = [(name, value) for name in options.analyses for value in sorted(set(getattr(options, name)))]
+    runs = {point: chosen.pick(Config, **POINTS[point[0]][1](point[1])) for point in points}
+    plans = [planned(each).identity for each in runs.values()]  # what cannot be made starts nothing
+    shared = {n: v for n, v in plans[0].items() if all(n in plan and plan[n] == v for plan in plans)}
+    folder = writable("analyses", options.run_dir)
+    kept = earlier(folder, options.analyses, shared)
     rows = []
     for (name, value), each in runs.items():
         progress.say(f"\n{POINTS[name][0]}: {value:g}")
-        place = folder / "points" / f"{name}-{value!r}"
-        rows += rows_of(name, value, each | {"run_dir": str(place)})
+        rows += rows_of(name, value, each.replace(run_dir=folder / "points" / f"{name}-{value!r}"))
     if all(row["mean"] is None for row in rows):
         raise fail("analyses", "a point that ends", "none", rows[0]["error"])
     rows = sorted(kept + rows, key=lambda row: list(POINTS).index(row["analysis"]))
-    result = {
-        "rows": rows,
-        "config": json.loads(json.dumps(shared)),
-        "environment": profile.environment(),
-    }
+    result = {"rows": rows, "config": shared, "environment": profile.environment()}
     write_tables(folder, "analyses", result, table(rows), leave_out=["every"])
-    for name in config["analyses"]:
-        own = [row for row in rows if row["analysis"] == name and row["mean"] is not None]
-        if own:
-            figures.lines(
-                folder / f"analyses_{name}.png",
-                own,
-                x="value",
-                x_label=POINTS[name][0],
-                panels={"test accuracy, %": ("mean", "std")},
-                base=10 if name == "rates" else 2,
-                title=f"{shared['dataset']}: accuracy by {POINTS[name][0]}",
-            )
+    draw(folder, options.analyses, result)
     show(result)
     progress.say(f"written to {folder}")
     return result
 
 
-def earlier(folder: Path, config: Mapping[str, Any], shared: Mapping[str, Any]) -> list[Row]:
+def earlier(folder: Path, analyses: Collection[str], shared: Mapping[str, Any]) -> list[Row]:
     """Rows in the folder of analyses that are not run now.
 
     Raises:
@@ -145,12 +126,15 @@ def earlier(folder: Path, config: Mapping[str, Any], shared: Mapping[str, Any]) 
     file = folder / "analyses.json"
     if not file.exists():
         return []
-    saved = read_json(file)
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise fail("analyses", f"a readable {file}", error, "Delete it.") from error
     if not isinstance(saved, dict) or not {"rows", "config"} <= saved.keys():
         raise fail("analyses", f"rows and config in {file}", "another file", "Delete it.")
-    rows = [row for row in saved["rows"] if row["analysis"] not in config["analyses"]]
+    rows = [row for row in saved["rows"] if row["analysis"] not in analyses]
     both = saved["config"].keys() & shared.keys() if rows else ()
-    other = [name for name in sorted(both) if saved["config"][name] != json.loads(json.dumps(shared[name]))]
+    other = [name for name in sorted(both) if saved["config"][name] != shared[name]]
     varied = {name for _, options in POINTS.values() for name in options(1)}
     other = [name for name in other if name not in varied]
     if other:
@@ -159,11 +143,12 @@ def earlier(folder: Path, config: Mapping[str, Any], shared: Mapping[str, Any]) 
     return rows
 
 
-def rows_of(name: str, value: float, options: Mapping[str, Any]) -> list[Row]:
+def rows_of(name: str, value: float, config: Config) -> list[Row]:
     """A point: distilled images, tested in the other order too, and random real ones."""
     point = {"analysis": name, "value": value}
     try:
-        found = distill.run(**options)
+        found = run_to_result(config)
+        compare.show(found)
     except (Diverged, *OUT_OF_MEMORY) as error:
         text = " ".join(str(error).split())[:300]
         progress.say(f"failed: {text}")
@@ -182,6 +167,24 @@ def rows_of(name: str, value: float, options: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def draw(folder: Path, analyses: Collection[str], result: Mapping[str, Any]) -> None:
+    """A figure for each analysis of which a point ended."""
+    from jaxdistill.runtime import figures  # imports matplotlib
+
+    for name in analyses:
+        own = [row for row in result["rows"] if row["analysis"] == name and row["mean"] is not None]
+        if own:
+            figures.lines(
+                folder / f"analyses_{name}.png",
+                own,
+                x="value",
+                x_label=POINTS[name][0],
+                panels={"test accuracy, %": ("mean", "std")},
+                base=10 if name == "rates" else 2,
+                title=f"{result['config']['dataset']}: accuracy by {POINTS[name][0]}",
+            )
+
+
 def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """(columns, cells): a line per point and series."""
     lines = []
@@ -196,9 +199,9 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 def show(result: Mapping[str, Any]) -> None:
     """Prints the table."""
-    config = result["config"]
-    progress.table(f"\n{config['learner']} on {config['dataset']}", *table(result["rows"]))
+    about = result["config"]
+    progress.table(f"\n{about['learner']} on {about['dataset']}", *table(result["rows"]))
 
 
 if __name__ == "__main__":
-    cli.main(run, GROUPS, __doc__)
+    cli.main(run, Options, __doc__)

@@ -19,23 +19,20 @@ config, checkpoints.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build, cli, distill
-from experiments.baselines import class_by_class, equal_steps, fits
-from experiments.comparison import Synthetic, as_learned, seen
-from experiments.distill import FREE, Plan, default_run_dir, described, distilled, facts, planned
-from experiments.networks import NETWORKS, evaluations, num_unseen
-from experiments.options import Groups, Option, complete, with_defaults
+from experiments import cli
 from experiments.tables import write_tables
+from jaxdistill.config.option import option, options
+from jaxdistill.config.resolve import defaults
+from jaxdistill.config.table import Config
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Array, Batch, Dataset, DistillState, Params
+from jaxdistill.core.types import Array, Batch, Dataset, Params
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import (
     Evaluation,
@@ -44,45 +41,70 @@ from jaxdistill.evaluation import (
     as_they_are,
     confusion_on,
     evaluator,
-    random_of_each_class,
     with_step_size,
 )
-from jaxdistill.runtime import figures, profile, progress
-from jaxdistill.runtime.rundir import open_run
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.recipe import recipe_of
+from jaxdistill.runs.baselines import class_by_class, equal_steps, fits
+from jaxdistill.runs.compare import random_images, tested_on
+from jaxdistill.runs.distill import distilled, opened
+from jaxdistill.runs.networks import evaluations, num_unseen
+from jaxdistill.runs.plan import default_run_dir, planned, splits
+from jaxdistill.runs.protocols import as_learned, seen
+from jaxdistill.runs.result import facts
+from jaxdistill.runs.run import Run
+from jaxdistill.runtime import profile, progress
 
 SMOKE = {"num_outer_steps": 20, "num_eval_learners": 2, "step_sizes": [0.1]}
-
-
-STEP_SIZES = [0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16, 0.2, 0.3, 0.5, 1.0]
+STEP_SIZES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16, 0.2, 0.3, 0.5, 1.0)
 """Finer where real images with changed labels begin to work: a coarse grid would starve them."""
-GROUPS: Groups = {
-    "attack": {
-        "attack_class": Option(0, int, "K, number of the class that is to be taken for another", low=0),
-        "target_class": Option(1, int, "J, number of the class that it is to be taken for", low=0),
-        "most_lost": Option(0.1, float, "accuracy that the others may lose at the chosen step size", low=0),
-        "smoke": Option(False, bool, "few networks and steps: does it run?"),
-    }
-} | {name: dict(group) for name, group in distill.GROUPS.items() if name != "hosts"}
-GROUPS["teacher"] = with_defaults(GROUPS["teacher"], images_per_class=10, distill_epochs=1)
-GROUPS["evaluation"] = with_defaults(GROUPS["evaluation"], step_sizes=STEP_SIZES)
-for unused in ("protocol", "num_baseline_learners", "full_data_epochs"):
-    del GROUPS["evaluation"][unused]
-GROUPS["learner"] = GROUPS["learner"] | {
-    "population": Option(
-        "pretrained", str, "networks: those of a pool, or one of it", ("pretrained", "fixed_pretrained")
-    )
-}
 COLUMNS = ("success_mean", "success_std", "others_mean", "others_std", "others_lost")
 LISTS = [f"{prefix}{part}_every" for prefix in ("", "validation_") for part in ("success", "others")]
-"""Of a row, in the JSON file alone."""
+"""The lists in a row, which stand in the JSON file alone."""
 Row = dict[str, Any]
 
 
-def run(**chosen: Any) -> dict[str, Any]:
-    """Distills, tests every set at every step size, prints the table, writes the run directory.
+@options
+class Options(Config):
+    title: ClassVar[str] = "attack"
+    left_out: ClassVar[tuple[str, ...]] = ("protocol", "num_baseline_learners", "full_data_epochs")
+    attack_class: int = option(0, "K, number of the class that is to be taken for another", low=0)
+    target_class: int = option(1, "J, number of the class that it is to be taken for", low=0)
+    most_lost: float = option(0.1, "accuracy that the others may lose at the chosen step size", low=0)
+    population: str = option(
+        "pretrained",
+        "networks to distill for: those of a pool, or one of it",
+        known=("pretrained", "fixed_pretrained"),
+    )
+    smoke: bool = option(False, "few networks and steps: does it run?")
 
-    Args:
-      **chosen: any option of `GROUPS`.
+    @classmethod
+    def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:
+        """One step on ten images per class, for the networks of a pool."""
+        return {
+            "images_per_class": 10,
+            "distill_epochs": 1,
+            "population": "pretrained",
+            "step_sizes": STEP_SIZES,
+        }
+
+
+class Attack(NamedTuple):
+    """What is to be taken for what."""
+
+    attack_class: int
+    """K."""
+    target_class: int
+    """J."""
+
+    def named(self, data: Splits) -> str:
+        """`3 taken for 5`."""
+        names = data.info.class_names
+        return f"{names[self.attack_class]} taken for {names[self.target_class]}"
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Distills, tests every set at every step size, prints the table, writes the run directory.
 
     Returns:
       {"rows": one per set and step size, "chosen": one per set and one of no training, times, "config",
@@ -92,43 +114,44 @@ def run(**chosen: Any) -> dict[str, Any]:
       UserError: bad input, before anything is written; a NaN on the way.
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    config = complete(GROUPS, (SMOKE if chosen.get("smoke") else {}) | chosen)
-    if not build.trains(config):
-        raise fail("attack", "a method that trains inner steps", config["method"])
-    classes = {name: config[name] for name in ("attack_class", "target_class")}
+    from jaxdistill.runtime import figures  # imports matplotlib
+
+    options = options.with_smoke(SMOKE)
+    values = defaults(options)
+    if not recipe_of(METHODS[values["method"]]).trains:
+        raise fail("attack", "a method that trains inner steps", values["method"])
+    attack, chosen = Attack(values["attack_class"], values["target_class"]), options.pick(Config)
     plan = planned(
-        {n: v for n, v in config.items() if n in distill.OPTIONS}, partial(relabelled, **classes), classes
+        chosen,
+        change=lambda data: relabelled(data, attack),
+        more=attack._asdict(),
+        experiment="attack",
     )
-    real = build.splits(plan.config)
-    designed, per_class = fits(plan.method, real, plan.key, {"neighbors": [1]})
-    if plan.config["population"] == "pretrained" and num_unseen(plan.bank) < 2:
+    real = splits(chosen)
+    classes, per_class = fits(plan)
+    if plan.config.population == "pretrained" and num_unseen(plan.bank) < 2:
         expected = "a pool with at least 2 networks held out, one to search with and one to test on"
         remedy = "See num_test_networks of experiments.pretrain."
         raise fail("attack", expected, num_unseen(plan.bank), remedy)
-    path = plan.config["run_dir"] or default_run_dir(plan.choices | {"method": "attack"})
-    with open_run(path, plan.choices, free_fields=FREE) as directory:
+    path, what = plan.config.run_dir or default_run_dir(plan), attack.named(real)
+    with opened(plan, path) as directory:
         progress.say(
-            f"attack on {real.info.name}: {named(real, **classes)}, {described(plan.config, real)}, "
-            f"{plan.config['learner']}, {profile.device_description()}; everything goes to {path}"
+            f"attack on {real.info.name}: {what}, {plan.made_of}, {plan.config.learner}, "
+            f"{profile.device_description()}; everything goes to {path}"
         )
-        finished, synthetic = distilled(plan, directory)
-        evaluation, _ = evaluations(
-            plan.config, real, plan.learner, finished.state, stream(plan.key, "attack"), plan.bank
-        )
-        networks = networks_of(evaluation, num_unseen(plan.bank))
-        before = untrained(evaluation, networks, config, real.train)
+        run = distilled(plan, directory)
+        trial = trial_of(run, real, attack)
+        before = untrained(trial, real.train)
         series = [
-            rows_of(name, *how, evaluation, networks, config, before)
-            for name, how in sets(
-                plan, real, finished.state, synthetic, class_by_class(designed), per_class
-            ).items()
+            rows_of(trial, name, each, plan.config.step_sizes, before)
+            for name, each in sets(run, real, class_by_class(classes), per_class).items()
         ]
         rows = [row for own in series for row in own]
         result = {
             "rows": rows,
-            "chosen": [before, *(best(own, config["most_lost"]) for own in series)],
-            "most_lost": config["most_lost"],
-            **facts(plan, finished, directory),
+            "chosen": [before, *(best(own, values["most_lost"]) for own in series)],
+            "most_lost": values["most_lost"],
+            **facts(run, directory),
         }
         write_tables(directory.path, "attack", result, table(result), leave_out=LISTS)
         figures.lines(
@@ -137,69 +160,74 @@ def run(**chosen: Any) -> dict[str, Any]:
             x="step_size",
             x_label="step size",
             panels={
-                f"{named(real, **classes)}, %": ("success_mean", "success_std"),
+                f"{what}, %": ("success_mean", "success_std"),
                 "accuracy of other classes, %": ("others_mean", "others_std"),
             },
             base=10,
-            title=f"attack on {real.info.name}: {NETWORKS[plan.config['population']]}",
+            title=f"attack on {real.info.name}: {tested_on(plan.config.population)}",
         )
-    show(result, named(real, **classes))
+    show(result, what)
     return result
 
 
-def relabelled(data: Splits, *, attack_class: int, target_class: int) -> Splits:
+def relabelled(data: Splits, attack: Attack) -> Splits:
     """The set with training labels J in the place of K: what the outer loop lowers the loss on.
 
     Raises:
       UserError: a class that there is not, or the same one twice.
     """
-    for name, value in (("attack_class", attack_class), ("target_class", target_class)):
+    for name, value in attack._asdict().items():
         if value >= data.info.num_classes:
             raise fail("attack", f"{name} in 0 ... {data.info.num_classes - 1}", value)
-    if attack_class == target_class:
-        raise fail("attack", "attack_class other than target_class", attack_class)
+    if attack.attack_class == attack.target_class:
+        raise fail("attack", "attack_class other than target_class", attack.attack_class)
     y = data.train.y
-    changed = jnp.where(y[:, attack_class, None] == 1, jnp.eye(y.shape[1])[target_class], y)
+    changed = jnp.where(y[:, attack.attack_class, None] == 1, jnp.eye(y.shape[1])[attack.target_class], y)
     return data._replace(train=data.train._replace(y=changed))
 
 
-def named(data: Splits, *, attack_class: int, target_class: int) -> str:
-    """`3 taken for 5`."""
-    names = data.info.class_names
-    return f"{names[attack_class]} taken for {names[target_class]}"
+class Trained(NamedTuple):
+    """What networks are trained on, and how."""
+
+    protocol: Protocol
+    images: Batch
+    subsets: Subsets
 
 
-def sets(
-    plan: Plan,
-    real: Splits,
-    state: DistillState,
-    synthetic: Synthetic,
-    place: np.ndarray,
-    per_class: int,
-) -> dict[str, tuple[Protocol, Batch, Subsets]]:
-    """(how networks are trained, images, which each sees): the distilled ones and what they have to beat."""
-    order = synthetic[2]
-    most = max(plan.config["num_eval_learners"], plan.config["num_search_learners"])
-    constant = equal_steps(plan.config, plan.method, state, place[order])[0]
-    subsets = random_of_each_class(real.train, per_class)
-    draw = seen(plan.config, plan.method, state, synthetic, stream(plan.key, "draws"), most)
-    learned = as_learned(plan.config, plan.method, state, order)
+def sets(run: Run, real: Splits, place: np.ndarray, per_class: int) -> dict[str, Trained]:
+    """The distilled images and what they have to beat.
+
+    Args:
+      run: of the distillation.
+      real: its data, before the labels were changed.
+      place: [N], where each distilled image would be in a set that is sorted by class.
+      per_class: images of each class.
+    """
+    most = max(run.config.num_eval_learners, run.config.num_search_learners)
+    constant = equal_steps(run, place[run.order])[0]
+    images, subsets = random_images(real, per_class)
     return {
-        "distilled": (learned, *draw),
-        "random real": (constant, Batch(real.train.x, real.train.y), subsets),
-        "mislabelled real": (constant, Batch(real.train.x, plan.data.train.y), subsets),
+        "distilled": Trained(as_learned(run, run.order), *seen(run, stream(run.key, "draws"), most)),
+        "random real": Trained(constant, images, subsets),
+        "mislabelled real": Trained(constant, images._replace(y=run.data.train.y), subsets),
     }
 
 
-class Networks(NamedTuple):
-    """What every set is tried on: weights, the split that they are tested on, and a key."""
+class Trial(NamedTuple):
+    """What every set is tried on."""
 
+    attack: Attack
+    evaluation: Evaluation
     search: tuple[Params, Dataset, Array]
+    """Networks to search with, validation data, a key."""
     test: tuple[Params, Dataset, Array]
+    """Networks to test, test data, a key."""
 
 
-def networks_of(evaluation: Evaluation, unseen: int) -> Networks:
+def trial_of(run: Run, real: Splits, attack: Attack) -> Trial:
     """Networks held out of a pool, half of them at most to search with; the one network for both."""
+    key, unseen = stream(run.key, "attack"), num_unseen(run.bank)
+    evaluation, _ = evaluations(run.config, real, run.learner, run.state, key, run.bank)
     search, test = evaluation.search_learners, evaluation.num_learners
     key = stream(evaluation.key, "networks")
     if evaluation.search_contexts is None:
@@ -209,21 +237,14 @@ def networks_of(evaluation: Evaluation, unseen: int) -> Networks:
         every = evaluation.contexts(key, min(unseen, search + test))
         parts = jax.tree.map(lambda a: a[:search], every), jax.tree.map(lambda a: a[search:], every)
     searching = (parts[0], evaluation.validation, stream(key, "search"))
-    return Networks(searching, (parts[1], evaluation.test, stream(key, "test")))
+    return Trial(attack, evaluation, searching, (parts[1], evaluation.test, stream(key, "test")))
 
 
-def rows_of(
-    name: str,
-    protocol: Protocol,
-    images: Batch,
-    subsets: Subsets,
-    evaluation: Evaluation,
-    networks: Networks,
-    config: Mapping[str, Any],
-    before: Row,
-) -> list[Row]:
-    """One set at every step size, on validation and on test."""
+def rows_of(trial: Trial, name: str, trained: Trained, step_sizes: Sequence[float], before: Row) -> list[Row]:
+    """One set at every step size, on both splits; `before` is the row of the networks as they are."""
     progress.say(f"{name} images: every step size ...")
+    protocol, images, subsets = trained
+    evaluation = trial.evaluation
     run = evaluator(
         evaluation.learner,
         protocol,
@@ -231,7 +252,7 @@ def rows_of(
         strategy=evaluation.strategy,
         learner_chunk=evaluation.learner_chunk,
     )
-    rates = set(config["step_sizes"])
+    rates = set(step_sizes)
     own = float(protocol.values["learning_rate"][0])
     rows = []
     for rate in sorted(rates | {own} if name == "distilled" else rates):
@@ -242,44 +263,51 @@ def rows_of(
             return run(params, images, subsets(key, count), values, split, key)
 
         line = {"series": name, "step_size": rate, "learned": name == "distilled" and rate == own}
-        line |= on_both_splits(networks, config, measured)
+        line |= on_both_splits(trial, measured)
         for prefix in ("", "validation_"):
             line[f"{prefix}others_lost"] = before[f"{prefix}others_mean"] - line[f"{prefix}others_mean"]
         rows.append(line)
     return rows
 
 
-def untrained(evaluation: Evaluation, networks: Networks, config: Mapping[str, Any], real: Dataset) -> Row:
+def untrained(trial: Trial, real: Dataset) -> Row:
     """The networks as they are."""
+    evaluation = trial.evaluation
 
     def measured(params: Params, split: Dataset, key: Array) -> Array:
-        options = {"strategy": evaluation.strategy, "learner_chunk": evaluation.learner_chunk}
-        return as_they_are(evaluation.learner, params, split, real, key, measure=confusion_on, **options)
+        return as_they_are(
+            evaluation.learner,
+            params,
+            split,
+            real,
+            key,
+            measure=confusion_on,
+            strategy=evaluation.strategy,
+            learner_chunk=evaluation.learner_chunk,
+        )
 
     line: Row = {"series": "nothing", "step_size": 0.0, "others_lost": 0.0, "learned": False}
-    return line | on_both_splits(networks, config, measured)
+    return line | on_both_splits(trial, measured)
 
 
-def on_both_splits(
-    networks: Networks, config: Mapping[str, Any], measured: Callable[[Params, Dataset, Array], Array]
-) -> Row:
+def on_both_splits(trial: Trial, measured: Callable[[Params, Dataset, Array], Array]) -> Row:
     """Some unseen networks on validation, others on test; `measured` gives confusions."""
     line: Row = {}
-    for prefix, (params, split, key) in (("validation_", networks.search), ("", networks.test)):
-        found = shares(measured(params, split, key), config)
+    for prefix, (params, split, key) in (("validation_", trial.search), ("", trial.test)):
+        found = shares(measured(params, split, key), trial.attack)
         line |= {prefix + part: value for part, value in found.items()}
     return line
 
 
-def shares(confusion: Array, config: Mapping[str, Any]) -> Row:
+def shares(confusion: Array, attack: Attack) -> Row:
     """How much of K is taken for J, and how much of the others is right: mean, deviation, every network.
 
     A network that diverged to NaN takes nothing for anything: the attack has not worked, and all is lost.
     """
-    attacked, goal = config["attack_class"], config["target_class"]
+    attacked = attack.attack_class
     matrix = np.nan_to_num(np.asarray(confusion, np.float64))
     others = np.arange(matrix.shape[1]) != attacked
-    success = matrix[:, attacked, goal] / np.maximum(matrix[:, attacked].sum(axis=-1), 1e-12)
+    success = matrix[:, attacked, attack.target_class] / np.maximum(matrix[:, attacked].sum(axis=-1), 1e-12)
     right = np.trace(matrix[:, others][:, :, others], axis1=1, axis2=2)
     right = right / np.maximum(matrix[:, others].sum(axis=(1, 2)), 1e-12)
     return {
@@ -317,13 +345,13 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def show(result: Mapping[str, Any], what: str) -> None:
     """Prints the table."""
-    config = result["config"]
+    about = result["config"]
     progress.table(
-        f"\n{what} (%) and accuracy of the other classes on {config['dataset']}: {config['learner']}, "
-        f"{NETWORKS[config['population']]}",
+        f"\n{what} (%) and accuracy of the other classes on {about['dataset']}: {about['learner']}, "
+        f"{tested_on(about['population'])}",
         *table(result),
     )
 
 
 if __name__ == "__main__":
-    cli.main(run, GROUPS, __doc__)
+    cli.main(run, Options, __doc__)

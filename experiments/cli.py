@@ -1,7 +1,6 @@
-"""The command line of every experiment: flags from the table of options, one-line errors, exit codes."""
+"""The command line of every experiment: flags from a class of options, one-line errors, exit codes."""
 
 import os
-import re
 import signal
 import sys
 import textwrap
@@ -9,34 +8,49 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from absl import flags, logging
 
-from experiments.devices import HOSTS, OF_ONE
-from experiments.options import BY_METHOD, Groups, Option
+from experiments.start import HELP
+from jaxdistill.config.option import Option, Options
+from jaxdistill.config.owners import HEADS, acts, brought
+from jaxdistill.config.resolve import defaults, facts_before_loading
+from jaxdistill.config.table import Config, HostOptions
 from jaxdistill.core.checks import Caution, UserError
+from jaxdistill.core.registry import unknown
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.recipe import recipe_of
 
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
 INDENT = " " * 6
 VERSIONS = ("jaxdistill", "jax", "jaxlib", "flax", "optax", "commit")
-"""Of what all processes of a run have to have."""
+"""What all processes of a run have to have in common."""
+OF_ONE = ("process_id", "data_dir", "manual_dir")
+"""Options that may differ between the processes of one run."""
+SHORT = (
+    *("method", "dataset", "images_per_class", "start", "learner", "width", "depth", "distill_epochs"),
+    *("inner_learning_rate", "gradient", "batch_size", "distill_steps", "num_outer_steps"),
+    *("outer_learning_rate", "num_learners", "real_batch_size", "experts", "seed"),
+)
+"""The options that `--help` shows: those of them that act and have a value."""
+ALWAYS = ("pool", "run_dir")
+"""Those that it shows without a value too."""
+C = TypeVar("C", bound=Options)
 
 
-def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequence[str] | None = None) -> None:
+def main(run: Callable[[C], Any], cls: type[C], doc: str | None, argv: Sequence[str] | None = None) -> None:
     """Parses the command line and runs; exits with 1 on bad input (one line), with 128 + n on signal n.
 
     Args:
-      run: `run(**config)`, the experiment.
-      groups: its options, by what they choose.
+      run: the experiment.
+      cls: its options.
       doc: the module's docstring, for `--help`.
       argv: the command line, `sys.argv` when None.
 
     A process of several ends with its last line, without waiting for the others (`jaxdistill.runtime.hosts`).
     """
-    _use_huge_pages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    config = _parse(groups, doc or "", list(sys.argv if argv is None else argv))
+    config = parsed(cls, doc or "", list(sys.argv if argv is None else argv))
 
     from jaxdistill.runtime import hosts
 
@@ -54,20 +68,21 @@ def main(run: Callable[..., Any], groups: Groups, doc: str | None, argv: Sequenc
         hosts.leave(1)
 
 
-def _run(run: Callable[..., Any], config: dict[str, Any]) -> None:
+def _run(run: Callable[[Any], Any], config: Options) -> None:
     """Runs, in one process or several; errors become lines and exit codes."""
     from jaxdistill.runtime import hosts, profile
     from jaxdistill.runtime.compile_cache import enable_compile_cache
     from jaxdistill.runtime.loop import Interrupted
 
+    chosen = config.chosen()
     try:
-        several = hosts.start(**{name: value for name, value in config.items() if name in HOSTS})
+        several = hosts.start(**{n: v for n, v in chosen.items() if n in HostOptions.options()})
         enable_compile_cache()
         if several:
-            hosts.agree("flags", {name: value for name, value in config.items() if name not in OF_ONE})
+            hosts.agree("flags", {name: value for name, value in chosen.items() if name not in OF_ONE})
             here = profile.environment()
             hosts.agree("versions", {name: here[name] for name in VERSIONS})
-        run(**config)
+        run(config)
         hosts.finish()
     except UserError as error:
         _exit(" ".join(str(error).split()))
@@ -86,32 +101,57 @@ def _run(run: Callable[..., Any], config: dict[str, Any]) -> None:
 def as_flags(options: Mapping[str, Any]) -> list[str]:
     """The flags that say the same as keyword arguments do; those at None are left out."""
     return [
-        f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        f"--{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
         for name, value in options.items()
         if value is not None
     ]
 
 
-def _parse(groups: Groups, doc: str, arguments: list[str]) -> dict[str, Any]:
-    """The value of every option that was chosen; exits on `--help` and on flags that cannot be read."""
-    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
-        try:
-            print(_help(groups, doc), flush=True)
-        except BrokenPipeError:  # a reader that had enough, such as `head`
-            os._exit(0)
-        sys.exit(0)
-    values = flags.FlagValues()
-    for options in groups.values():
-        for name, option in options.items():
-            _define(values, name, option)
+def parsed(cls: type[C], doc: str, arguments: list[str]) -> C:
+    """The options that were chosen on a command line; exits on `--help` and on flags that cannot be read."""
+    shown = [flag for flag in arguments[1:] if flag in HELP]
+    rest = [argument for argument in arguments if argument not in HELP]
     try:
-        rest = values(arguments)
+        table = cls.options() | brought(cls, _members(cls, rest))
+        config = _parsed(cls, table, rest)
     except (flags.Error, OSError) as error:
         _exit(f"{' '.join(str(error).split()).rstrip('.')}. --help lists the flags.")
+    except UserError as error:
+        _exit(" ".join(str(error).split()))
+    if shown:
+        whole = "--helpfull" in shown
+        try:
+            print(_help(config, doc, whole=whole), flush=True)
+        except BrokenPipeError:  # a reader that had enough, such as `head`
+            os._exit(0)
+        except UserError as error:
+            _exit(" ".join(str(error).split()))
+        sys.exit(0)
+    return config
+
+
+def _parsed(cls: type[C], table: Mapping[str, Option], arguments: list[str]) -> C:
+    values = flags.FlagValues()
+    for option in table.values():
+        _define(values, option)
+    try:
+        rest = values(arguments)
+    except flags.UnrecognizedFlagError as error:
+        raise unknown("command line", "a flag", error.flagname, table, "--helpfull lists them.") from error
     if len(rest) > 1:
-        _exit(f"command line: expected flags alone, got {rest[1]!r}. --help lists them.")
-    names = [name for options in groups.values() for name in options]
-    return {name: values[name].value for name in names if values[name].present}
+        raise UserError(f"command line: expected flags alone, got {rest[1]!r}. --help lists them.")
+    return cls(**{name: values[name].value for name in table if values[name].present})
+
+
+def _members(cls: type[Options], arguments: list[str]) -> dict[str, str]:
+    """The members of registries that a command line names: they may bring flags of their own."""
+    expanded = flags.FlagValues().read_flags_from_files(arguments[1:], force_gnu=True)
+    found = {}
+    for flag, following in zip(expanded, [*expanded, ""][1:], strict=True):
+        name, equals, value = flag.lstrip("-").partition("=")
+        if flag.startswith("-") and name in HEADS and name in cls.options():
+            found[name] = value if equals else following
+    return found
 
 
 def _exit(line: str, code: int = 1) -> NoReturn:
@@ -137,16 +177,15 @@ def _stop(number: int, frame: Any) -> None:
     _exit(f"stopped by {signal.Signals(number).name}", 128 + number)
 
 
-def _define(values: flags.FlagValues, name: str, option: Option) -> None:
+def _define(values: flags.FlagValues, option: Option) -> None:
     if option.many:
         parser, serializer = _List(option.kind), flags.CsvListSerializer(",")
-        default = None if option.default is None else ",".join(map(str, option.default))
-        flags.DEFINE(parser, name, default, option.help, serializer=serializer, flag_values=values)
+        flags.DEFINE(parser, option.name, None, option.help, serializer=serializer, flag_values=values)
     elif option.kind is bool:
-        flags.DEFINE_boolean(name, option.default, option.help, flag_values=values)
+        flags.DEFINE_boolean(option.name, None, option.help, flag_values=values)
     else:
         define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
-        define[option.kind](name, option.default, option.help, flag_values=values)
+        define[option.kind](option.name, None, option.help, flag_values=values)
 
 
 class _List(flags.ArgumentParser):
@@ -165,40 +204,48 @@ class _List(flags.ArgumentParser):
         return "comma separated list"
 
 
-def _help(groups: Groups, doc: str) -> str:
-    lines = [doc.strip(), "", "Flags, by what they choose (--flagfile=FILE reads them from a preset):"]
-    for title, options in groups.items():
-        lines += ["", f"{title}:"]
-        for name, option in options.items():
-            shown = _shown(option.default)
-            default = "" if shown in (None, "") else f" [{shown}]"
-            lines.append(f"  --{'[no]' if option.kind is bool else ''}{name}{default}")
-            known = f": {', '.join(option.known)}" if option.known else ""
-            lines += textwrap.wrap(option.help + known, 96, initial_indent=INDENT, subsequent_indent=INDENT)
-    if any("method" in options for options in groups.values()):
-        lines += ["", "Defaults that a method brings:"]
-        for method, own in BY_METHOD.items():
-            text = ", ".join(f"{name}={_shown(value)}" for name, value in own.items())
-            lines += textwrap.wrap(
-                f"{method}: {text}", 96, initial_indent="  ", subsequent_indent=INDENT
-            ) * bool(own)
+def _help(config: Options, doc: str, *, whole: bool) -> str:
+    """The help text: what an option would be, given what was chosen already."""
+    cls = type(config)
+    facts = facts_before_loading(config) if "dataset" in cls.options() else None
+    values = defaults(config, facts)
+    own = brought(cls, config.chosen())
+    lines = [doc.strip(), ""]
+    if whole:
+        lines.append("All flags, by what they choose (--flagfile=FILE reads them from a preset):")
+        groups = cls.groups() | ({"of the chosen members alone": own} if own else {})
+        for title, options in groups.items():
+            lines += ["", f"{title}:"]
+            lines += [line for option in options.values() for line in _lines(option, values)]
+        return "\n".join(lines)
+    lines += ["The flags that matter most, with their values; --helpfull shows all."]
+    if "method" in values:
+        recipe = recipe_of(METHODS[values["method"]])
+        small = facts is not None and facts.small
+        kind = "its settings for small images" if small else "its paper's settings"
+        lines += [f"Of {values['method']} on {values['dataset']}: {recipe.title}, {kind}."]
+    table = cls.options()
+    shown = [table[name] for name in _short(cls, values) if name in table and acts(table[name], values)]
+    lines += [""]
+    lines += [line for option in shown for line in _lines(option, values)]
+    lines += [line for option in own.values() for line in _lines(option, values)]
     return "\n".join(lines)
 
 
-def _shown(value: Any) -> Any:
-    return ",".join(map(str, value)) if isinstance(value, list) else value
+def _short(cls: type[Options], values: Mapping[str, Any]) -> list[str]:
+    """The script's own options and those that it declares anew, then those of `SHORT` that have a value."""
+    listed = {*Config.options(), *HostOptions.options()}
+    own = [n for n in cls.options() if n not in listed or n in vars(cls).get("__annotations__", {})]
+    valued = [name for name in SHORT if values.get(name) is not None]
+    return list(dict.fromkeys([*own, *valued, *ALWAYS]))
 
 
-def _use_huge_pages() -> None:
-    """Starts this process again with glibc's huge pages on (Linux, CPU; opt out: JAXDISTILL_HUGE_PAGES=0).
-
-    Page faults of large temporaries cost up to half of a step on the CPU; the tunable is read at start only.
-    """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    wanted = os.environ.get("JAXDISTILL_HUGE_PAGES", "1") != "0"
-    if not wanted or not sys.platform.startswith("linux") or re.search("malloc.hugetlb", tunables):
-        return
-    if "CS_GNU_LIBC_VERSION" not in os.confstr_names:
-        return
-    environment = os.environ | {"GLIBC_TUNABLES": f"{tunables}:{HUGE_PAGES}".strip(":")}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+def _lines(option: Option, values: Mapping[str, Any]) -> list[str]:
+    value = values.get(option.name, option.default)
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+    default = "" if text in (None, "") else f" [{text}]"
+    known = f": {', '.join(option.names)}" if option.names else ""
+    return [
+        f"  --{'[no]' if option.kind is bool else ''}{option.name}{default}",
+        *textwrap.wrap(option.help + known, 96, initial_indent=INDENT, subsequent_indent=INDENT),
+    ]

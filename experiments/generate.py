@@ -6,45 +6,34 @@ Question: what do images of noise that the generator never saw look like, and ho
 
 RUN is a finished run of `experiments.distill --teacher=generator` (or `--method=gtn`). Writes
 RUN/generated.npz (x in pixel units, x_standardised, y) and RUN/generated.png. The noise is new, of the
-distribution that the generator was made for; its batches are as large as those it was trained in, since its
-normalisation looks at a whole batch. Seconds.
+distribution that the generator was made for. Seconds.
 """
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from experiments import build, cli
-from experiments.options import DATA, RUN, Groups, Option, complete
-from experiments.saved import load_run
+from experiments import cli
+from jaxdistill.config.option import option, options
+from jaxdistill.config.resolve import resolve
+from jaxdistill.config.table import Places, SeedOptions
 from jaxdistill.core.checks import fail
-from jaxdistill.core.keys import stream
-from jaxdistill.data import to_pixels
+from jaxdistill.runs.generate import generate
+from jaxdistill.runs.run import load_run
 from jaxdistill.runtime import figures, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.export import write_arrays
 
-GROUPS: Groups = {
-    "generator": {
-        "run_dir": Option(None, str, "a finished run with teacher=generator; everything is written there"),
-        "num_images": Option(1000, int, "images, balanced over the classes", low=1),
-    },
-    "data": {
-        "dataset": Option(None, str, "the .npz of a run that was distilled from a user's own images"),
-        "data_dir": DATA["data_dir"],
-        "manual_dir": DATA["manual_dir"],
-    },
-    "run": {"seed": RUN["seed"]},
-}
+
+@options
+class Options(Places, SeedOptions):
+    title: ClassVar[str] = "generator"
+    run_dir: str | None = option(None, "a finished run with teacher=generator; everything is written there")
+    num_images: int = option(1000, "images, balanced over the classes", low=1)
+    dataset: str | None = option(None, "the .npz of a run that was distilled from a user's own images")
 
 
-def run(**chosen: Any) -> dict[str, Any]:
+def run(options: Options) -> dict[str, Any]:
     """Draws images, writes `generated.npz` and `generated.png`.
-
-    Args:
-      **chosen: any option of `GROUPS`.
 
     Returns:
       {"x": [N, H, W, C] in pixel units, "x_standardised", "y": [N] integers}.
@@ -52,42 +41,25 @@ def run(**chosen: Any) -> dict[str, Any]:
     Raises:
       UserError: bad input, or a run that learned images and no generator.
     """
-    config = complete(GROUPS, chosen)
-    if not config["run_dir"]:
+    options = resolve(options)
+    if options.run_dir is None:
         raise fail("generate", "--run_dir=RUN", "nothing")
+    folder = Path(options.run_dir)
     saved = load_run(
-        config["run_dir"],
-        dataset=config["dataset"],
-        data_dir=config["data_dir"],
-        manual_dir=config["manual_dir"],
+        folder, dataset=options.dataset, data_dir=options.data_dir, manual_dir=options.manual_dir
     )
-    if saved.config["teacher"] != "generator":
-        expected = "a run with teacher=generator"
-        raise fail("generate", expected, f"teacher={saved.config['teacher']} in {config['run_dir']}")
-    info, size = saved.data.info, build.batch_size(saved.config, saved.data.info)
-    count = config["num_images"]
-    batches = -(-count // size)
-    fresh = {"curriculum": "none", "batch_size": size, "distill_steps": batches, "distill_epochs": 1}
-    fresh |= {"soft_labels": False, "steps_at_once": 1}
-    key = stream(jax.random.key(config["seed"]), "generate")
-    teacher = build.teacher(saved.config | fresh, saved.data, key)
-    network = {"network": saved.state.meta.teacher["network"]}
-    made = jax.device_get(jax.jit(teacher.batches)(network, key))
-    images = made.x.reshape(-1, *info.image_shape)[:count]
-    labels = made.y.reshape(-1, info.num_classes)[:count].argmax(-1)
-    arrays = {"x": to_pixels(images, info), "x_standardised": images, "y": labels.astype(np.int64)}
-    atomic_write(saved.path / "generated.npz", lambda file: write_arrays(file, arrays))
-    where = f"{saved.path / 'generated.npz'}"
+    pixels, standardised, labels = generate(saved, options.num_images, seed=options.seed)
+    arrays = {"x": pixels, "x_standardised": standardised, "y": labels}
+    atomic_write(folder / "generated.npz", lambda file: write_arrays(file, arrays))
+    info, written = saved.data.info, f"{folder / 'generated.npz'}"
     if info.image_shape[-1] in (1, 3):
-        title = f"{info.name}, new noise, {saved.config['method']}"
-        pixels = jnp.asarray(arrays["x"])
-        figures.image_grid(
-            saved.path / "generated.png", pixels, labels, info.class_names, title=title, scale=info.scale
-        )
-        where += " and generated.png"
-    progress.say(f"{count} images of {info.num_classes} classes: {where}")
+        title = f"{info.name}, new noise, {saved.config.method}"
+        file = folder / "generated.png"
+        figures.image_grid(file, pixels, labels, info.class_names, title=title, scale=info.scale)
+        written += f" and {file.name}"
+    progress.say(f"{len(labels)} images of {info.num_classes} classes: {written}")
     return arrays
 
 
 if __name__ == "__main__":
-    cli.main(run, GROUPS, __doc__)
+    cli.main(run, Options, __doc__)

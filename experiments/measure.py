@@ -19,8 +19,6 @@ from jaxdistill.runtime.loop import compiled_chunk
 from jaxdistill.runtime.memory import temporary_bytes
 
 Row = dict[str, Any]
-OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
-"""What JAX raises where a program does not fit, when it is compiled or run."""
 PATIENCE = 25.0
 """Seconds after which a comparison ends early; the one with PyTorch never does."""
 

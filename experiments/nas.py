@@ -8,9 +8,9 @@ on random real images, and at what cost?
 
 Candidates are ConvNets of another depth, width, norm, activation and kernel. Each is trained for the steps of
 the run on its data and scored on validation; on real data for as many steps, and long, with step sizes
-searched on validation. Told are Spearman's and Kendall's rank correlation with the long training, the time of
-both, and the test accuracy of each way's pick. The test set ranks nothing. Candidates are measured one after
-another; the same command goes on with what was stopped.
+searched on validation. The table shows Spearman's and Kendall's rank correlation with the long training, the
+time of both, and the test accuracy of each way's pick. The test set ranks nothing. Candidates are measured
+one after another; run the same command again to resume a search that was stopped.
 """
 
 import itertools
@@ -18,22 +18,22 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from experiments import build, cli, distill
-from experiments.comparison import Synthetic, as_learned, seen, training_data
-from experiments.devices import DEVICES, devices_of, say_devices
-from experiments.options import DATA, OUTER, RUN, Groups, Option, complete
-from experiments.saved import Saved, load_run
+from experiments import cli
 from experiments.tables import as_csv, as_markdown
+from jaxdistill.config.option import option, options
+from jaxdistill.config.resolve import filled
+from jaxdistill.config.table import Config, DeviceOptions, MapOptions, Places, SeedOptions
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, Learner, Params
+from jaxdistill.data import DatasetInfo
 from jaxdistill.evaluation import (
     Protocol,
     Subsets,
@@ -47,6 +47,11 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.learners import learner
 from jaxdistill.populations.fresh import fresh
+from jaxdistill.runs.banks import say_devices
+from jaxdistill.runs.compare import show as show_result
+from jaxdistill.runs.protocols import as_learned, seen
+from jaxdistill.runs.result import run_to_result
+from jaxdistill.runs.run import Run, load_run
 from jaxdistill.runtime import figures, mesh, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import RunDir, open_run
@@ -64,55 +69,60 @@ WAYS = {
     "real": "as many steps on real data",
     "random": "as many steps on random real images",
 }
-GROUPS: Groups = {
-    "search": {
-        "distilled": Option(None, str, "a finished run of experiments.distill (default: distills digits)"),
-        "num_candidates": Option(24, int, "architectures, drawn from the space", low=3),
-        "num_learners": Option(3, int, "networks per architecture and way", low=1),
-        "num_epochs": Option(20, int, "epochs of the long training", low=1),
-        "batch_size": Option(64, int, "images of a batch of the long training", low=1),
-        "step_sizes": Option([0.01, 0.03, 0.1], float, "candidates on real data, searched on validation"),
-        "smoke": Option(False, bool, "3 candidates and short training: does it run?"),
-    },
-    "data": {
-        "dataset": Option(None, str, "the .npz of a run that was distilled from a user's own images"),
-        "data_dir": DATA["data_dir"],
-        "manual_dir": DATA["manual_dir"],
-    },
-    "evaluation": {"strategy": OUTER["strategy"], "learner_chunk": OUTER["learner_chunk"]},
-    "run": {
-        "run_dir": Option("runs/nas", str, "where everything is written; what is there goes on"),
-        "seed": RUN["seed"],
-    },
-    "devices": DEVICES,
-}
-SMOKE = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "step_sizes": [0.03]}
-GENERATOR = {
-    "method": "gtn",
-    "batch_size": 16,
-    "distill_steps": 16,
-    "generator_width": 16,
-    "generator_hidden": 128,
-    "learner": "convnet",
-    "width": 16,
-    "depth": 3,
-    "num_shapes": 4,
-    "inner_learning_rate": 0.1,
-    "outer_learning_rate": 0.01,
-    "clip": 1.0,
-    "num_outer_steps": 800,
-    "chunk_length": 5,
-    "num_baseline_learners": 0,
-}
+PLACES = ("dataset", "data_dir", "manual_dir")
+"""Where the data of the run lie."""
+
+
+@options
+class Options(Places, MapOptions, SeedOptions, DeviceOptions):
+    title: ClassVar[str] = "search"
+    distilled: str | None = option(None, "a finished run of experiments.distill (default: distills digits)")
+    num_candidates: int = option(24, "architectures, drawn from the space", low=3)
+    num_learners: int = option(3, "networks per architecture and way", low=1)
+    num_epochs: int = option(20, "epochs of the long training", low=1)
+    batch_size: int = option(64, "images of a batch of the long training", low=1)
+    step_sizes: tuple[float, ...] = option(
+        (0.01, 0.03, 0.1), "candidates on real data, searched on validation", above=0, some=True
+    )
+    dataset: str | None = option(None, "the .npz of a run that was distilled from a user's own images")
+    run_dir: str = option("runs/nas", "folder to write everything into; a search that is there is resumed")
+    smoke: bool = option(False, "3 candidates and short training: does it run?")
+
+
+SMOKE = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "step_sizes": (0.03,)}
+GENERATOR = Config(
+    method="gtn",
+    batch_size=16,
+    distill_steps=16,
+    generator_width=16,
+    generator_hidden=128,
+    learner="convnet",
+    width=16,
+    depth=3,
+    num_shapes=4,
+    inner_learning_rate=0.1,
+    outer_learning_rate=0.01,
+    clip=1.0,
+    num_outer_steps=800,
+    chunk_length=5,
+    num_baseline_learners=0,
+)
 """What is distilled where no run is given: for ConvNets of four random shapes."""
+SHORT: dict[str, Any] = {
+    "num_outer_steps": 10,
+    "num_eval_learners": 2,
+    "num_shapes": 1,
+    "width": 4,
+    "depth": 1,
+    "distill_steps": 2,
+    "generator_width": 4,
+}
+"""What a trial run changes of it."""
 Row = dict[str, Any]
 
 
-def run(**chosen: Any) -> dict[str, Any]:
+def run(options: Options) -> dict[str, Any]:
     """Measures every candidate, prints the table, writes result.json, rows.csv, nas.md and nas.png.
-
-    Args:
-      **chosen: any option of `GROUPS`.
 
     Returns:
       {"rows": one per candidate, "ways": rank correlations and picks, "config", "environment"}.
@@ -120,120 +130,108 @@ def run(**chosen: Any) -> dict[str, Any]:
     Raises:
       UserError: bad input, before anything is trained.
     """
-    config = complete(GROUPS, chosen)
-    config |= SMOKE if config["smoke"] else {}
-    build.check_step_sizes(config)
-    where = devices_of(config, config["num_learners"])  # before anything is distilled
-    folder = Path(config["run_dir"])
-    places = {name: config[name] for name in ("dataset", "data_dir", "manual_dir")}
-    path = config["distilled"] or default_run(folder, config["smoke"])
-    saved = load_run(path, **places, inner_loop=True)
-    candidates = drawn(saved, config["num_candidates"], config["seed"])
-    synthetic = training_data(saved.config, saved.learner, saved.method, saved.state, saved.key, saved.bank)
-    kept = {n: v for n, v in config.items() if n not in (*places, *DEVICES, "run_dir", "distilled")}
-    pinned = kept | {"distilled": Path(path).name, "dataset": saved.data.info.name}
-    with open_run(folder / "search", pinned) as directory:
+    options = filled(options.with_smoke(SMOKE))
+    where = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
+    folder = Path(options.run_dir)
+    path = options.distilled or default_run(folder, options.smoke)
+    distilled = load_run(path, **{name: getattr(options, name) for name in PLACES}, inner_loop=True)
+    info = distilled.data.info
+    candidates = drawn(info, options.num_candidates, options.seed)
+    left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "distilled")
+    kept = {n: v for n, v in options.chosen().items() if n not in left_out}
+    pinned = kept | {"distilled": Path(path).name, "dataset": info.name}
+    with open_run(folder / "search", pinned, experiment="nas") as directory:
         progress.say(
-            f"{len(candidates)} of {len(space(saved))} ConvNets on {saved.data.info.name}, "
+            f"{len(candidates)} of {len(space(info))} ConvNets on {info.name}, "
             f"{profile.device_description()}; everything goes to {folder / 'search'}"
         )
         say_devices(where)
         with mesh.spread(where):
-            rows = [measured(directory, saved, synthetic, config, options) for options in candidates]
+            rows = [measured(directory, distilled, options, network) for network in candidates]
         result = {
             "rows": rows,
             "ways": judged(rows),
             "config": pinned,
-            "environment": json.loads(directory.config.read_text())["environment"],
+            "environment": directory.environment,
         }
         directory.write_json("result.json", result)
         files = {"rows.csv": as_csv(rows), "nas.md": as_markdown(COLUMNS, table(result))}
         for name, text in files.items():
             atomic_write(directory.path / name, lambda file, text=text: file.write(text.encode()))
-        title = f"few steps against long training: {len(rows)} ConvNets on {saved.data.info.name}"
+        title = f"few steps against long training: {len(rows)} ConvNets on {info.name}"
         figures.rank_scatter(directory.path / "nas.png", rows, WAYS, title=title)
     show(result)
     return result
 
 
 def default_run(folder: Path, smoke: bool) -> str:
-    """Distills a generator of digits for ConvNets of random shape; a run that is there goes on."""
-    tiny = {"num_outer_steps": 10, "num_eval_learners": 2, "num_shapes": 1, "width": 4, "depth": 1}
-    short = tiny | {"distill_steps": 2, "generator_width": 4} if smoke else {}
-    distill.run(**GENERATOR | short, run_dir=str(folder / "distilled"))
-    return str(folder / "distilled")
+    """Distills a generator of digits for ConvNets of random shape; a run that is there is resumed."""
+    path = str(folder / "distilled")
+    config = GENERATOR.replace(**(SHORT if smoke else {}), run_dir=path)
+    show_result(run_to_result(config))
+    return path
 
 
-def space(saved: Saved) -> list[dict[str, Any]]:
+def space(info: DatasetInfo) -> list[dict[str, Any]]:
     """Every architecture that fits the images."""
     fitting = []
     for values in itertools.product(*SPACE.values()):
-        options = dict(zip(SPACE, values, strict=True))
+        network = dict(zip(SPACE, values, strict=True))
         try:
-            network(saved, options)
+            made(info, network)
         except UserError:
             continue
-        fitting.append(options)
+        fitting.append(network)
     return fitting
 
 
-def network(saved: Saved, options: Mapping[str, Any]) -> Learner:
-    """The ConvNet of those options, for the run's images."""
-    info = saved.data.info
-    return learner("convnet", image_shape=info.image_shape, num_classes=info.num_classes, **options)
+def made(info: DatasetInfo, network: Mapping[str, Any]) -> Learner:
+    """The ConvNet of those options, for images of that kind."""
+    return learner("convnet", image_shape=info.image_shape, num_classes=info.num_classes, **network)
 
 
-def drawn(saved: Saved, count: int, seed: int) -> list[dict[str, Any]]:
+def drawn(info: DatasetInfo, count: int, seed: int) -> list[dict[str, Any]]:
     """So many different architectures of the space."""
-    every = space(saved)
+    every = space(info)
     if count > len(every):
         raise fail("nas", f"num_candidates <= {len(every)}, the architectures that fit", count)
     order = np.random.default_rng(seed).permutation(len(every))[:count]
     return [every[i] for i in order]
 
 
-def name_of(options: Mapping[str, Any]) -> str:
+def name_of(network: Mapping[str, Any]) -> str:
     """Such as `depth3-width16-instance-relu-kernel3`."""
-    return "depth{depth}-width{width}-{norm}-{activation}-kernel{kernel}".format(**options)
+    return "depth{depth}-width{width}-{norm}-{activation}-kernel{kernel}".format(**network)
 
 
-def measured(
-    directory: RunDir,
-    saved: Saved,
-    synthetic: Synthetic,
-    config: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> Row:
+def measured(directory: RunDir, distilled: Run, options: Options, network: Mapping[str, Any]) -> Row:
     """A candidate's row; one that was measured before is read."""
-    file = directory.path / "candidates" / f"{name_of(options)}.json"
+    file = directory.path / "candidates" / f"{name_of(network)}.json"
     if not file.exists():
-        progress.say(f"{name_of(options)} ...")
-        directory.write_json(file, candidate(saved, synthetic, config, options))
+        progress.say(f"{name_of(network)} ...")
+        directory.write_json(file, candidate(distilled, options, network))
     return json.loads(file.read_text())
 
 
-def candidate(
-    saved: Saved, synthetic: Synthetic, config: Mapping[str, Any], options: Mapping[str, Any]
-) -> Row:
+def candidate(distilled: Run, options: Options, network: Mapping[str, Any]) -> Row:
     """Trains one architecture in every way."""
-    net, count = network(saved, options), config["num_learners"]
-    images, _, order = synthetic
-    steps, batch = order.shape
-    train = saved.data.train
-    real, size = Batch(train.x, train.y), len(train.y)
-    plan = as_learned(saved.config, saved.method, saved.state, order)
-    key, population = stream(jax.random.key(config["seed"]), "nas"), fresh(net)
-    made, subsets = seen(saved.config, saved.method, saved.state, synthetic, stream(key, "draws"), count)
+    data, count = distilled.data, options.num_learners
+    net = made(data.info, network)
+    steps, batch = distilled.order.shape
+    real, size = Batch(data.train.x, data.train.y), len(data.train.y)
+    key, population = stream(jax.random.key(options.seed), "nas"), fresh(net)
+    images, subsets = seen(distilled, stream(key, "draws"), count)
     few = few_steps(size, num_steps=steps, batch_size=batch)
-    per_class = max(1, min(len(images) // saved.data.info.num_classes, int(train.counts.min())))
-    long = epochs(size, num_epochs=config["num_epochs"], batch_size=config["batch_size"], name="long")
+    smallest = int(data.train.counts.min())
+    per_class = max(1, min(len(distilled.synthetic.images) // data.info.num_classes, smallest))
+    long = epochs(size, num_epochs=options.num_epochs, batch_size=options.batch_size, name="long")
     params = jax.jit(lambda key: population.context((), None, key, count))(key)
-    trial = Trial(net, saved, config, key, params, {})
-    row: Row = {"name": name_of(options), **options}
-    row |= trial.run("distilled", plan, made, subsets, None)
-    row |= trial.run("real", few, real, everything(size), config["step_sizes"])
-    row |= trial.run("random", few, real, repeated(train, per_class), config["step_sizes"])
-    return row | trial.run("long", long, real, everything(size), config["step_sizes"], test=True)
+    trial = Trial(net, distilled, options, key, params, {})
+    row: Row = {"name": name_of(network), **network}
+    row |= trial.run("distilled", as_learned(distilled, distilled.order), images, subsets, None)
+    row |= trial.run("real", few, real, everything(size), options.step_sizes)
+    row |= trial.run("random", few, real, repeated(data.train, per_class), options.step_sizes)
+    return row | trial.run("long", long, real, everything(size), options.step_sizes, test=True)
 
 
 def repeated(train: Dataset, per_class: int) -> Subsets:
@@ -249,8 +247,8 @@ class Trial(NamedTuple):
     """The networks of one architecture, and the programs that were compiled for them."""
 
     net: Learner
-    saved: Saved
-    config: Mapping[str, Any]
+    distilled: Run
+    options: Options
     key: jax.Array
     params: Params
     compiled: dict[Any, Any]
@@ -266,29 +264,29 @@ class Trial(NamedTuple):
         test: bool = False,
     ) -> Row:
         """Validation (and test) accuracy, and the seconds of the whole search, compilation apart."""
-        options = {name: self.config[name] for name in ("strategy", "learner_chunk")}
-        rows = subsets(self.key, self.config["num_learners"])
+        strategy, chunk = self.options.strategy, self.options.learner_chunk
+        data, rows = self.distilled.data, subsets(self.key, self.options.num_learners)
         plans = [plan] if step_sizes is None else [with_step_size(plan, rate) for rate in step_sizes]
 
         def score(plan: Protocol, split: Dataset) -> tuple[float, float]:
             arguments = (self.params, images, rows, plan.values, split, self.key)
             program = (plan.name, len(split.y))
             if program not in self.compiled:
-                function = evaluator(self.net, plan, **options)
+                function: Any = evaluator(self.net, plan, strategy=strategy, learner_chunk=chunk)
                 self.compiled[program] = function.lower(*arguments).compile()
             began = time.perf_counter()
             found = jax.block_until_ready(self.compiled[program](*arguments))
             seconds = time.perf_counter() - began
             return summarize(found, split.y.shape[1]).mean, seconds
 
-        validation = [score(plan, self.saved.data.validation) for plan in plans]
+        validation = [score(plan, data.validation) for plan in plans]
         best = max(range(len(plans)), key=lambda i: validation[i][0])
         found = {
             f"{way}_validation": validation[best][0],
             f"{way}_seconds": sum(seconds for _, seconds in validation),
         }
         if test:
-            found |= {f"{way}_test": score(plans[best], self.saved.data.test)[0]}
+            found |= {f"{way}_test": score(plans[best], data.test)[0]}
         return found if step_sizes is None else found | {f"{way}_step_size": step_sizes[best]}
 
 
@@ -337,10 +335,10 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 def show(result: Mapping[str, Any]) -> None:
     """Prints the table."""
-    config, count = result["config"], len(result["rows"])
-    title = f"\nRank correlation with long training: {count} ConvNets on {config['dataset']}"
-    progress.table(f"{title}, K = {config['num_learners']}", COLUMNS, table(result))
+    about, count = result["config"], len(result["rows"])
+    title = f"\nRank correlation with long training: {count} ConvNets on {about['dataset']}"
+    progress.table(f"{title}, K = {about['num_learners']}", COLUMNS, table(result))
 
 
 if __name__ == "__main__":
-    cli.main(run, GROUPS, __doc__)
+    cli.main(run, Options, __doc__)

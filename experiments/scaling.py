@@ -14,40 +14,63 @@ device keeps its share of the memory alone, not what more devices bring; a minut
 import os
 import statistics
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
-from experiments import cli, distill
-from experiments.devices import HOSTS
+from experiments import cli
 from experiments.measure import Program, Row, interleaved, outer_steps
-from experiments.options import RUN, Groups, Option, complete
 from experiments.tables import Table, writable, write_tables
-from jaxdistill.core.checks import at_least, fail
-from jaxdistill.data import Splits
+from jaxdistill.config.option import UNSET, option, options
+from jaxdistill.config.resolve import filled
+from jaxdistill.config.table import (
+    Config,
+    DataOptions,
+    HostOptions,
+    ImplicitOptions,
+    InnerOptions,
+    LearnerOptions,
+    OuterOptions,
+    PoolOptions,
+    SeedOptions,
+    TeacherOptions,
+    TrajectoryOptions,
+)
+from jaxdistill.core.checks import fail
+from jaxdistill.runs.plan import Plan, planned
 from jaxdistill.runtime import hosts, mesh, profile, progress
 from jaxdistill.runtime.figures_scaling import scaling
 from jaxdistill.runtime.memory import format_bytes
 
 FIXED, PER_DEVICE = "fixed", "fixed per device"
-OF_DISTILL = tuple(name for name in distill.GROUPS if name not in ("evaluation", "run", "devices", "hosts"))
-GROUPS: Groups = {
-    "scaling": {
-        "num_devices": Option([], int, "devices to compare (default: 1, 2, 4, ... of those that are there)"),
-        "learners_per_device": Option(1, int, "K of one device, at fixed work per device", low=1),
-        "length": Option(20, int, "outer steps of a compiled program", low=1),
-        "repeats": Option(7, int, "rounds of timing, after one that warms up", low=1),
-        "smoke": Option(False, bool, "two devices, one inner step, 2 rounds: does it run?"),
-    },
-    **{name: dict(distill.GROUPS[name]) for name in OF_DISTILL},
-    "run": {
-        "run_dir": Option("runs/scaling", str, "where the tables and the plot go"),
-        "seed": RUN["seed"],
-    },
-    "hosts": HOSTS,
-}
+
+
+@options
+class Options(
+    DataOptions,
+    TeacherOptions,
+    LearnerOptions,
+    InnerOptions,
+    ImplicitOptions,
+    OuterOptions,
+    TrajectoryOptions,
+    PoolOptions,
+    SeedOptions,
+    HostOptions,
+):
+    title: ClassVar[str] = "scaling"
+    num_devices: tuple[int, ...] = option(
+        (), "numbers of devices to compare (default: 1, 2, 4, ... of those that are there)", low=1
+    )
+    learners_per_device: int = option(1, "K of one device, at fixed work per device", low=1)
+    length: int = option(20, "outer steps of a compiled program", low=1)
+    repeats: int = option(7, "rounds of timing, after one that warms up", low=1)
+    run_dir: str = option("runs/scaling", "folder that the tables and the plot are written to")
+    smoke: bool = option(False, "two devices, one inner step, 2 rounds: does it run?")
+
+
 SMOKE = {
-    "num_devices": [1, 2],
+    "num_devices": (1, 2),
     "num_learners": 2,
     "distill_epochs": 1,
     "width": 8,
@@ -69,11 +92,8 @@ class Point(NamedTuple):
     num_learners: int
 
 
-def run(**chosen: Any) -> dict[str, Any]:
+def run(chosen: Options) -> dict[str, Any]:
     """Compiles and times every point, writes the tables and the plot.
-
-    Args:
-      **chosen: any option of `GROUPS`.
 
     Returns:
       {"rows": one per point, "note", "load" of this host when timing began, "config", "environment"}.
@@ -81,68 +101,70 @@ def run(**chosen: Any) -> dict[str, Any]:
     Raises:
       UserError: bad input, before anything is compiled.
     """
-    chosen = (SMOKE if chosen.get("smoke") else {}) | chosen
-    config = complete(GROUPS, chosen)
-    points = points_of(config)
-    options = {n: config[n] for n in chosen if n in distill.OPTIONS and n not in (*HOSTS, "run_dir")}
+    chosen = chosen.with_smoke(SMOKE)
+    options = filled(chosen)
+    distilled = chosen.pick(Config, run_dir=UNSET)
+    base = planned(distilled)
+    points = points_of(options, base.config.num_learners)
     layouts = {point: mesh.on_learner(point.devices, point.num_learners) for point in points}
-    plans = {
-        k: distill.planned(options | {"num_learners": k}) for k in sorted({p.num_learners for p in points})
-    }
-    folder = writable("scaling", config["run_dir"])
-    progress.say(f"{config['method']}, {config['learner']}, {profile.device_description()}: compiling ...")
+    plans = {base.config.num_learners: base}
+    for count in {point.num_learners for point in points} - plans.keys():
+        plans[count] = planned(distilled.replace(num_learners=count))
+    folder = writable("scaling", options.run_dir)
+    config = base.config
+    progress.say(f"{config.method}, {config.learner}, {profile.device_description()}: compiling ...")
     programs = {}
     for point in points:
         plan = plans[point.num_learners]
         programs[point] = outer_steps(
-            plan.method, plan.arguments, config["seed"], config["length"], layouts[point]
+            plan.method, plan.arguments, config.seed, options.length, layouts[point]
         )
     progress.say("timing ...")
     load = round(os.getloadavg()[0], 1)
     sides = {str(point): program.seconds for point, program in programs.items()}
     patience = float("inf") if jax.process_count() > 1 else 120.0  # clocks of hosts differ
-    times = interleaved(sides, config["repeats"], patience=patience)
-    rows = [row_of(point, programs[point], times[str(point)], config) for point in points]
+    times = interleaved(sides, options.repeats, patience=patience)
+    rows = [row_of(point, programs[point], times[str(point)], config.real_batch_size) for point in points]
     with_efficiency(rows)
     shared = jax.default_backend() == "cpu" and jax.device_count() > jax.process_count()
-    first = next(iter(plans.values()))
+    own = {"learners_per_device": options.learners_per_device, "length": options.length}
     result = {
         "rows": rows,
         "note": SHARED.format(cores=os.cpu_count()) if shared else "",
         "load": load,
-        "config": first.choices | {n: config[n] for n in ("num_learners", "learners_per_device", "length")},
+        "config": base.identity | own,
         "environment": profile.environment(),
     }
     if hosts.is_primary():
         write_tables(folder, "scaling", result, table(rows))
-        scaling(folder / "scaling.png", rows, title=title_of(config, first.data, shared))
+        scaling(folder / "scaling.png", rows, title=title_of(base, shared))
     show(result)
     progress.say(f"written to {folder}")
     return result
 
 
-def points_of(config: Mapping[str, Any]) -> list[Point]:
+def points_of(options: Options, num_learners: int) -> list[Point]:
     """What is compared.
+
+    Args:
+      options: whole.
+      num_learners: K at fixed work.
 
     Raises:
       UserError: devices that are not there, or that do not divide K.
     """
     there, processes = jax.device_count(), jax.process_count()
-    counts = sorted(set(config["num_devices"]))
+    counts = sorted(set(options.num_devices))
     if not counts:
         counts = [n for n in (processes * 2**i for i in range(there.bit_length())) if n <= there]
-        counts = [n for n in counts if config["num_learners"] % n == 0]
+        counts = [n for n in counts if num_learners % n == 0]
         if not counts:
-            raise fail(
-                "scaling", f"num_learners a multiple of the {processes} processes", config["num_learners"]
-            )
-    for count in counts:
-        at_least("scaling", "num_devices", count, 1)
-    fixed = [Point(FIXED, n, config["num_learners"]) for n in counts]
-    return fixed + [Point(PER_DEVICE, n, n * config["learners_per_device"]) for n in counts]
+            raise fail("scaling", f"num_learners a multiple of the {processes} processes", num_learners)
+    fixed = [Point(FIXED, n, num_learners) for n in counts]
+    return fixed + [Point(PER_DEVICE, n, n * options.learners_per_device) for n in counts]
 
 
-def row_of(point: Point, program: Program, times: list[float], config: Mapping[str, Any]) -> Row:
+def row_of(point: Point, program: Program, times: list[float], real_batch_size: int) -> Row:
     """What was measured of a point."""
     seconds = statistics.median(times)
     sent = mesh.communication(program.call)
@@ -153,7 +175,7 @@ def row_of(point: Point, program: Program, times: list[float], config: Mapping[s
         "seconds_median": seconds,
         "seconds_min": min(times),
         "repeats": len(times),
-        "images_per_second": round(point.num_learners * config["real_batch_size"] / seconds),
+        "images_per_second": round(point.num_learners * real_batch_size / seconds),
         "program_bytes": program.temp_bytes,
         "sent_bytes": sum(each.bytes for each in sent),
         "sent": ", ".join(sorted({each.kind for each in sent})),
@@ -169,10 +191,11 @@ def with_efficiency(rows: list[Row]) -> None:
         row["efficiency"] = round(rate / base, 3)
 
 
-def title_of(config: Mapping[str, Any], data: Splits, shared: bool) -> str:
+def title_of(plan: Plan, shared: bool) -> str:
     """Of the plot."""
+    config = plan.config
     where = f"{os.cpu_count()} cores that all devices share" if shared else profile.device_description()
-    return f"an outer step of {config['method']}: {config['learner']} on {data.info.name}, {where}"
+    return f"an outer step of {config.method}: {config.learner} on {plan.data.info.name}, {where}"
 
 
 def table(rows: list[Row]) -> Table:
@@ -202,4 +225,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(run, GROUPS, __doc__)
+    cli.main(run, Options, __doc__)

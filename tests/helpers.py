@@ -1,5 +1,6 @@
-"""What several test modules share: a problem small enough to compile in a second, and error lines."""
+"""What several test modules share: a problem small enough to compile in a second, checks, and error lines."""
 
+from functools import cache
 from pathlib import Path
 
 import chex
@@ -24,11 +25,16 @@ def message(error) -> str:
     return text
 
 
+@cache
 def tiny_net(name: str = "mlp", **options) -> Learner:
-    """A smooth learner: finite differences of a ReLU or a max-pool meet its kinks."""
+    """A smooth learner: finite differences of a ReLU or a max-pool meet its kinks.
+
+    The same one for the same options, its `init` compiled, so that tests share what they compile.
+    """
     if name == "mlp":
         options = {"width": 4, "depth": 1, "activation": "tanh"} | options
-    return learner(name, image_shape=SHAPE, num_classes=CLASSES, **options)
+    net = learner(name, image_shape=SHAPE, num_classes=CLASSES, **options)
+    return net._replace(init=jax.jit(net.init))
 
 
 def tiny_data(seed: int = 0, counts=(7, 5, 6)) -> Dataset:
@@ -59,7 +65,12 @@ def images_teacher(**options) -> Teacher:
 
 def to_float64(tree):
     """Learners and teachers draw in float32; an oracle needs the rest of the digits."""
-    return jax.tree.map(lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+    def widened(leaf):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(np.asarray(leaf, np.float64)) if floating else leaf  # NumPy's, to compile nothing
+
+    return jax.tree.map(widened, tree)
 
 
 def same_bits(a, b) -> None:
@@ -67,6 +78,36 @@ def same_bits(a, b) -> None:
     chex.assert_trees_all_equal_shapes_and_dtypes(a, b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def conforming(function, *arguments):
+    """Asserts that a function is pure, and the same compiled over a new leading axis as eagerly row by row.
+
+    Arguments are repeated along that axis, but each row has keys of its own. Returns what the function
+    gives for the arguments.
+    """
+    rows = [arguments, tuple(jax.random.fold_in(a, 1) if _is_key(a) else a for a in arguments)]
+    stacked = jax.tree.map(lambda *leaves: (jnp.stack if _is_key(leaves[0]) else np.stack)(leaves), *rows)
+    before = jax.tree.map(_copy, stacked)
+    mapped = jax.jit(jax.vmap(function))
+    out = mapped(*stacked)
+    same_bits(jax.tree.map(_copy, stacked), before)
+    same_bits(mapped(*stacked), out)
+    out = jax.device_get(out)
+    for i, row in enumerate(rows):
+        one, eager = jax.tree.map(lambda a, i=i: a[i], out), jax.device_get(function(*row))
+        chex.assert_trees_all_equal_shapes_and_dtypes(one, eager)
+        # float32, one operation fused another way
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, eager)
+    return jax.tree.map(lambda a: a[0], out)
+
+
+def _is_key(argument):
+    return isinstance(argument, jax.Array) and jnp.issubdtype(argument.dtype, jax.dtypes.prng_key)
+
+
+def _copy(leaf):
+    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def damage(step: Path) -> None:

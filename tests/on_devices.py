@@ -1,9 +1,9 @@
 """Methods on a mesh of fake devices: a program of its own, since devices are counted when JAX starts.
 
-    python tests/on_devices.py '{"mesh": "learner:8", "methods": ["dd"]}' [COORDINATOR COUNT ID]
+    python tests/on_devices.py '{"meshes": ["learner:8"], "methods": ["dd"]}' [COORDINATOR COUNT ID]
 
-Prints JSON, in process 0: what each method learned in 20 outer steps, on the mesh and (in a process alone) on
-one device; what its program sends, and what it keeps.
+Prints JSON, in process 0: what each method learned in 20 outer steps, on every mesh and (in a process alone)
+on one device; what its program sends, and what it keeps.
 """
 
 import json
@@ -120,18 +120,18 @@ def padded(where: mesh.Layout | None) -> list[float]:
 
 
 def main(task: dict[str, Any], several: bool) -> dict[str, Any]:
-    where = mesh.layout(task["mesh"], K, BATCH)
+    layouts = {text: mesh.layout(text, K, BATCH) for text in task["meshes"]}
     found: dict[str, Any] = {}
     for name in task["methods"]:
         bank = BANKS[name]() if name in BANKS else None
         method, data = METHODS[name](), Data(tiny_data(), bank)
-        found[name] = {"mesh": learned(method, data, where)}
+        found[name] = {text: learned(method, data, where) for text, where in layouts.items()}
         if not several:
             found[name]["one"] = learned(method, data, None)
     if task.get("memory"):
         eight = mesh.layout("learner:8", 16)
         found["memory"] = {"mesh": memory(eight, 16), "one": memory(None, 2)}
-    found["padded"] = padded(where)
+    found["padded"] = padded(next(iter(layouts.values())))
     return found
 
 

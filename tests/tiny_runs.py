@@ -14,6 +14,7 @@ from conftest import CACHE
 
 from experiments import distill
 from experiments.cli import as_flags
+from jaxdistill.config.option import UNSET
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -33,19 +34,21 @@ TINY = {
     "full_data_epochs": 0,
 }
 """Options of `experiments.distill`: 20 outer steps on digits."""
+ALONE = {"num_eval_learners": 1, "num_baseline_learners": 0}
+"""The cheapest evaluation: one network on the distilled images, no baselines."""
 
 
 def tiny_run(path: Path, **options: Any) -> tuple[dict[str, Any], str]:
     """(result, what was printed) of a run in `path`, in this process."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        result = distill.run(**(TINY | {"run_dir": str(path)} | options))
+        result = distill.run(distill.Options(**(TINY | {"run_dir": str(path)} | options)))
     return result, out.getvalue()
 
 
 def flags(**options: Any) -> list[str]:
     """The flags that say the same as keyword arguments do."""
-    return as_flags(options)
+    return as_flags({name: value for name, value in options.items() if value is not UNSET})
 
 
 def command(*arguments: str, wait: bool = True, **environment: str) -> Any:

@@ -7,6 +7,17 @@ from jaxdistill.augment.augmentations import (
     Augmentation,
     dc_evaluation,
     dsa,
+    operation,
+    with_parameters,
 )
 
-__all__ = ["DSA", "OPERATIONS", "WITHOUT_FLIP", "Augmentation", "dc_evaluation", "dsa"]
+__all__ = [
+    "DSA",
+    "OPERATIONS",
+    "WITHOUT_FLIP",
+    "Augmentation",
+    "dc_evaluation",
+    "dsa",
+    "operation",
+    "with_parameters",
+]

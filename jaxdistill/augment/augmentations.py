@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from jaxdistill.augment.operations import Operation, color, crop, cutout, flip, rotate, scale
+from jaxdistill.augment.operations import Operation, Parameters, color, crop, cutout, flip, rotate, scale
 from jaxdistill.core.checks import fail, lookup
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Augment
@@ -32,6 +33,64 @@ class Augmentation(NamedTuple):
     """The same operation for all images of a call, with parameters drawn for each."""
 
 
+def operation(name: str, *, strength: float = 1.0) -> Operation:
+    """One operation of DSA: what it draws, and what it does with it.
+
+    Args:
+      name: a key of `OPERATIONS`.
+      strength: s in [0, 2], times the paper's range.
+
+    Returns:
+      The operation; `with_parameters` makes an augmentation of batches of it.
+
+    Raises:
+      UserError: an unknown operation, or a strength out of range.
+
+    Example:
+      >>> rotate = operation("rotate")
+      >>> rotate.apply({"angle": 0.1}, jnp.zeros((8, 8, 1))).shape
+      (8, 8, 1)
+    """
+    make = lookup("augmentation", name, OPERATIONS)
+    if not 0 <= strength <= 2:
+        raise fail("augmentation", "strength in [0, 2]", strength)
+    return make(strength)
+
+
+def with_parameters(operation: Operation, parameters: Parameters, *, per_image: bool = False) -> Augment:
+    """An augmentation of batches that draws nothing: the operation with these parameters, whatever the key.
+
+    Args:
+      operation: `operation(name)`, or one of `jaxdistill.augment.operations`.
+      parameters: as its `draw` makes them, by name.
+      per_image: whether each has a leading axis B, one value per image; the same for all images otherwise.
+
+    Returns:
+      (key, images [B, H, W, C]) -> images.
+
+    Raises:
+      UserError: other names than the operation's, or other shapes.
+
+    Example:
+      >>> turned = with_parameters(operation("rotate"), {"angle": jnp.array([0.1, -0.2])}, per_image=True)
+      >>> turned(jax.random.key(0), jnp.zeros((2, 8, 8, 1))).shape
+      (2, 8, 8, 1)
+    """
+    drawn = jax.eval_shape(lambda: operation.draw(jax.random.key(0), (8, 8, 1)))
+    arrays = {name: jnp.asarray(value) for name, value in parameters.items()}
+    got = {name: each.shape for name, each in arrays.items()}
+    batch = (next(iter(got.values()), ())[:1] or ("B",)) if per_image else ()
+    expected = {name: (*batch, *each.shape) for name, each in drawn.items()}
+    if got != expected:
+        raise fail("with_parameters", f"parameters of shapes {expected}", got)
+
+    def augment(key: Array, x: Array) -> Array:
+        del key
+        return jax.vmap(operation.apply, in_axes=(0 if per_image else None, 0))(arrays, x)
+
+    return augment
+
+
 def dsa(names: Sequence[str] = WITHOUT_FLIP, *, strength: float = 1.0) -> Augmentation:
     """Differentiable Siamese Augmentation: one of the operations, drawn at random with each key.
 
@@ -47,16 +106,14 @@ def dsa(names: Sequence[str] = WITHOUT_FLIP, *, strength: float = 1.0) -> Augmen
       UserError: an unknown operation, none at all, or a strength out of range.
 
     Example:
-      >>> dsa(["crop", "rotate"]).siamese(jax.random.key(0), jnp.zeros((4, 8, 8, 1))).shape
+      >>> jax.jit(dsa(["crop", "rotate"]).siamese)(jax.random.key(0), jnp.zeros((4, 8, 8, 1))).shape
       (4, 8, 8, 1)
 
     References: Zhao & Bilen 2021, "Dataset Condensation with Differentiable Siamese Augmentation", section 3.
     """
     if not names:
         raise fail("dsa", f"at least one of {', '.join(OPERATIONS)}", "none")
-    if not 0 <= strength <= 2:
-        raise fail("dsa", "strength in [0, 2]", strength)
-    operations = [lookup("dsa", name, OPERATIONS)(strength) for name in names]
+    operations = [operation(name, strength=strength).__call__ for name in names]
 
     def siamese(key: Array, x: Array) -> Array:
         return jax.vmap(lambda image: _any_of(operations, key, key, image))(x)
@@ -84,7 +141,8 @@ def dc_evaluation(*, pixels: float = 4 / 28, degrees: float = 45.0) -> Augment:
 
     References: Zhao, Mopuri & Bilen 2021, supplement; Medvedev & D'yakonov 2022 (training with it).
     """
-    operations = [crop(ratio=pixels), scale(low=1 / 1.2, high=1 / 0.8), rotate(degrees=degrees)]
+    every = [crop(ratio=pixels), scale(low=1 / 1.2, high=1 / 0.8), rotate(degrees=degrees)]
+    operations = [each.__call__ for each in every]
 
     def augment(key: Array, x: Array) -> Array:
         keys = jax.random.split(key, x.shape[0])
@@ -93,7 +151,13 @@ def dc_evaluation(*, pixels: float = 4 / 28, degrees: float = 45.0) -> Augment:
     return augment
 
 
-def _any_of(operations: Sequence[Operation], which: Array, key: Array, image: Array) -> Array:
-    """One image by the operation that the key `which` draws, its parameters drawn by `key`."""
+def _any_of(
+    operations: Sequence[Callable[[Array, Array], Array]], which: Array, key: Array, image: Array
+) -> Array:
+    """One image by the operation that the key `which` draws, its parameters drawn by `key`.
+
+    The operations are functions that are made once: `switch` finds what it has traced by weak references to
+    them, which a tuple of functions does not have.
+    """
     number = jax.random.randint(stream(which, "operation"), (), 0, len(operations))
     return jax.lax.switch(number, operations, stream(key, "parameters"), image)

@@ -34,7 +34,7 @@ def optimized_real(
       protocol: how they are trained on a set.
       num_sets: S, sets to choose from.
       keep: share of them that is kept, in (0, 1]; at least one is.
-      num_scored: at most so many training images, drawn once, are what every set is scored on.
+      num_scored: the most training images, drawn once, that every set is scored on.
 
     Returns:
       Batch [kept * classes * n, H, W, C], set by set, the best first.

@@ -3,6 +3,7 @@
 Python values and shapes are checked when a thing is made; traced values never are.
 """
 
+import numbers
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -44,3 +45,10 @@ def above(where: str, name: str, value: float, low: float) -> None:
     """Raises unless `value > low` (a NaN is not)."""
     if not value > low:
         raise fail(where, f"{name} > {low}", value)
+
+
+def check_whole(where: str, **values: object) -> None:
+    """Raises unless every value is a whole number >= 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:
+            raise fail(where, f"a whole number {name} >= 1", repr(value))

@@ -71,30 +71,28 @@ class Meta(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """What is learned, and how it yields batches."""
+    """What is learned, and how it yields batches.
+
+    A teacher with `make` does its costly work there. An outer step calls `make` once, wraps the result in
+    `Made`, and hands that to its K learners in the place of phi: `batches` and `by_class` of such a teacher
+    take either of the two.
+    """
 
     init: Callable[[Array], Params]
     """key -> phi."""
     batches: Callable[[Params, Array], Batch]
-    """(phi, key) -> Batch [T, B, ...]: the batches of all inner steps in their order."""
+    """(phi or Made, key) -> Batch [T, B, ...]: the batches of all inner steps in their order."""
     by_class: Callable[[Params, Array], Batch] | None
-    """(phi, key) -> Batch [classes, n, ...]: what per-class objectives use."""
-    once: "Once | None" = None
-    """How an outer step makes the images once for all K learners; None where they cost nothing to make."""
-
-    @property
-    def seen(self) -> "Teacher":
-        """The teacher that the learners of an outer step see: its second half, where it has two."""
-        return self if self.once is None else self.once.teacher
+    """(phi or Made, key) -> Batch [classes, n, ...]: what per-class objectives use."""
+    make: Callable[[Params, Array], Params] | None = None
+    """(phi, key) -> a pytree of arrays, made once per outer step; None where batches cost nothing to make."""
 
 
-class Once(NamedTuple):
-    """A teacher in two halves: the images are made once per outer step, K learners take them from there."""
+class Made(NamedTuple):
+    """Marks what a teacher made once for all learners of an outer step: it stands where phi would."""
 
-    make: Callable[[Params, Array], Params]
-    """(phi, key) -> what was made, a pytree of arrays; differentiated by one `jax.vjp`."""
-    teacher: Teacher
-    """The same teacher with what was made in the place of phi."""
+    value: Params
+    """What `Teacher.make` returned."""
 
 
 Augment = Callable[[Array, Array], Array]
@@ -169,7 +167,7 @@ class Segment(NamedTuple):
 
 
 Objective = Callable[[Meta, Any, Batch, Any, Array], tuple[Array, Metrics]]
-"""(meta, context, real Batch, probe, key) -> (loss, metrics), for ONE learner."""
+"""(meta, context, real Batch, probe, key) -> (loss, metrics), for ONE learner; the method draws the batch."""
 
 
 class Data(NamedTuple):
@@ -210,6 +208,8 @@ class Method(NamedTuple):
     """key -> the state before the first outer step."""
     update: Callable[[DistillState, Data, Array], tuple[DistillState, Metrics]]
     """(state, data, root key of the run) -> (state after one outer step, metrics)."""
+    gradient: Callable[[DistillState, Data, Array], tuple[Meta, Metrics]]
+    """(state, data, root key of the run) -> (hypergradient, metrics) of the step that `update` would take."""
     synthesize: Callable[[DistillState, Array], Batch]
     """(state, key) -> Batch [T, B, ...], the synthetic batches in training order."""
     hyperparameters: Callable[[DistillState], dict[str, Array]]

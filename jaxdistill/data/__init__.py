@@ -10,7 +10,7 @@ from jaxdistill.data.dataset import (
     standardise,
     to_pixels,
 )
-from jaxdistill.data.registry import DATASETS, MIRRORS, load
+from jaxdistill.data.registry import DATASETS, MIRRORS, load, splits
 from jaxdistill.data.sampling import check_per_class, choose_per_class, sample, sample_per_class, take
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "resize",
     "sample",
     "sample_per_class",
+    "splits",
     "standardise",
     "take",
     "to_pixels",

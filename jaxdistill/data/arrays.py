@@ -38,7 +38,20 @@ def load_npz(path: str | os.PathLike) -> Raw:
         than two classes, or a class without an image.
     """
     where = f"load({path})"
-    content = read_npz(path, where)
+    return raw_of_arrays(read_npz(path, where), Path(path).name, where)
+
+
+def raw_of_arrays(content: dict[str, np.ndarray], name: str, where: str) -> Raw:
+    """The raw set of arrays under the keys that `load_npz` lists.
+
+    Args:
+      content: array by key.
+      name: of the set.
+      where: for errors.
+
+    Raises:
+      UserError: as `load_npz`.
+    """
     x, y = check_images(content, where)
     num_classes = int(y.max()) + 1
     if num_classes < 2:
@@ -58,7 +71,7 @@ def load_npz(path: str | os.PathLike) -> Raw:
             raise fail(where, f"x_test of dtype {x.dtype}, as x", str(x_test.dtype))
     largest = max(float(part.max()) for part in (x, x_test) if part is not None)
     return Raw(
-        name=Path(path).name,
+        name=name,
         x=x,
         y=y,
         class_names=_class_names(content, num_classes, where),

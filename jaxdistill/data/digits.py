@@ -26,8 +26,8 @@ def split(y: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(kept), np.asarray(taken)
 
 
-def load_digits() -> Raw:
-    """All 1,797 images, 8x8x1 uint8 from 0 to 16; the set has no test part of its own."""
+def load_digits(source: object = None) -> Raw:
+    """All 1,797 images, 8x8x1 uint8 from 0 to 16; the set has no test part of its own, and needs no files."""
     from sklearn import datasets  # takes a second to import: only those who use it pay
 
     x, y = datasets.load_digits(return_X_y=True)

@@ -2,14 +2,16 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import chex
 import numpy as np
 
 from jaxdistill.core.checks import above, fail
+from jaxdistill.core.registry import Registry
 from jaxdistill.core.types import Dataset
-from jaxdistill.data.arrays import load_npz
+from jaxdistill.data.arrays import load_npz, raw_of_arrays
 from jaxdistill.data.dataset import (
     DatasetInfo,
     Raw,
@@ -19,23 +21,23 @@ from jaxdistill.data.dataset import (
     standardise,
     statistics,
 )
-from jaxdistill.data.digits import load_digits
-from jaxdistill.data.idx_sets import load_idx
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
-from jaxdistill.data.usps import load_usps
 
 TEST_FRACTION = 0.2  # of a set that has no test part
 
-DATASETS: dict[str, Callable[[Source], Raw]] = {
-    "digits": lambda source: load_digits(),
-    "mnist": load_idx,
-    "fashion_mnist": load_idx,
-    "kmnist": load_idx,
-    "cifar10": load_prepared,
-    "cifar100": load_prepared,
-    "svhn_cropped": load_prepared,
-    "usps": load_usps,
-}
+DATASETS: Registry[Callable[[Source], Raw]] = Registry(
+    "dataset",
+    {
+        "digits": "jaxdistill.data.digits:load_digits",
+        "mnist": "jaxdistill.data.idx_sets:load_idx",
+        "fashion_mnist": "jaxdistill.data.idx_sets:load_idx",
+        "kmnist": "jaxdistill.data.idx_sets:load_idx",
+        "cifar10": "jaxdistill.data.tfds_sets:load_prepared",
+        "cifar100": "jaxdistill.data.tfds_sets:load_prepared",
+        "svhn_cropped": "jaxdistill.data.tfds_sets:load_prepared",
+        "usps": "jaxdistill.data.usps:load_usps",
+    },
+)
 """The sets that have a name of their own: one line each. `load` also takes any prepared TFDS set."""
 
 NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -99,7 +101,60 @@ def load(
     if image_size is not None:
         resize(np.zeros((1, 1, 1, 1), np.uint8), image_size)  # a bad size fails before any file is read
     raw = _read(name, data_dir, manual_dir, image_size)
+    return _splits_of(raw, image_size, validation_fraction, seed, NORMALISATION.get(name))
 
+
+def splits(
+    x: chex.Array,
+    y: chex.Array,
+    x_test: chex.Array | None = None,
+    y_test: chex.Array | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    validation_fraction: float = 1 / 6,
+    seed: int = 0,
+    name: str = "arrays",
+) -> Splits:
+    """Arrays as a data set, ready to distill: split, standardised, on the device.
+
+    Args:
+      x: [N, H, W, C] or [N, H, W] images: uint8 (0 to 255) or floats (white is 1 where no pixel exceeds 1,
+        and 255 otherwise).
+      y: [N] integers; all of 0..max(y) occur.
+      x_test, y_test: the same for the test part; without them a stratified fifth of the images is split off.
+      class_names: a name per class; their numbers when None.
+      image_size, validation_fraction, seed: as for `load`.
+      name: what tables call the set.
+
+    Returns:
+      The splits and what is known of the set.
+
+    Raises:
+      UserError: arrays of the wrong type, shape or length, NaN or infinite pixels, labels with gaps.
+
+    Example:
+      >>> import numpy as np
+      >>> x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+      >>> splits(x, np.arange(40) % 4).info.image_shape
+      (8, 8, 1)
+    """
+    given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
+    content = {key: np.asarray(value) for key, value in given.items() if value is not None}
+    if class_names is not None:
+        content["class_names"] = np.asarray(class_names, np.str_)
+    raw = raw_of_arrays(content, name, f"splits({name})")
+    return _splits_of(raw, image_size, validation_fraction, seed, None)
+
+
+def _splits_of(
+    raw: Raw,
+    image_size: int | None,
+    validation_fraction: float,
+    seed: int,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None,
+) -> Splits:
+    """Splits, resizes and standardises a set as a loader found it."""
     num_classes = len(raw.class_names)
     x, y, x_test, y_test = raw.x, raw.y, raw.x_test, raw.y_test
     if x_test is None or y_test is None:
@@ -108,7 +163,7 @@ def load(
     train, validation = _split(raw, y, validation_fraction, seed)
     if image_size is not None:
         x, x_test = resize(x, image_size), resize(x_test, image_size)
-    mean, std = NORMALISATION.get(name) or statistics(x[train], raw.scale)
+    mean, std = normalisation or statistics(x[train], raw.scale)
     height, width, channels = x.shape[1:]
     info = DatasetInfo(
         name=raw.name,

@@ -78,7 +78,7 @@ def choose_per_class(dataset: Dataset, key: Array, num_per_class: int) -> Batch:
 
 
 def check_per_class(dataset: Dataset, where: str, count: int) -> None:
-    """Raises unless every class has so many different images, and that is at least one."""
+    """Raises unless every class has at least `count` different images, and that is 1 or more."""
     at_least(where, "images_per_class", count, 1)
     counts = np.asarray(dataset.counts)
     if count > counts.min():

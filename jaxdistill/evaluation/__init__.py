@@ -20,6 +20,7 @@ from jaxdistill.evaluation.evaluate import (
     evaluator,
     search,
     summarize,
+    top_k_on,
     training,
 )
 from jaxdistill.evaluation.fair_scores import augmentation_robust_score, label_robust_score
@@ -62,6 +63,7 @@ __all__ = [
     "score",
     "search",
     "summarize",
+    "top_k_on",
     "training",
     "tuned",
     "with_step_size",

@@ -71,7 +71,7 @@ def tuned(
 
     The search uses other networks and other draws than the test. A protocol's schedule keeps its shape:
     its first step size becomes the candidate. Where the best candidate is the largest or the smallest, the
-    search goes on beyond it, see `search`.
+    search continues beyond it, see `search`.
 
     Args:
       evaluation: networks, splits, key, K and how many networks the search uses.

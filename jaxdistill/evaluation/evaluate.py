@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Meta, Params
 from jaxdistill.data import sample
 from jaxdistill.evaluation.protocols import Protocol
-from jaxdistill.inner.losses import accuracy, inner_loss
+from jaxdistill.inner.losses import accuracy, inner_loss, top_k_accuracy
 from jaxdistill.inner.microbatch import images_at_a_time, in_parts, mean_of_parts
 from jaxdistill.inner.over_learners import gathered, over_data, over_learners
 from jaxdistill.inner.train import train
@@ -33,6 +33,20 @@ class Score(NamedTuple):
     """[K], in [0, 1]."""
     num_diverged: int
     """How many of the K diverged to NaN; each counts as chance, 1 / classes."""
+
+    def __repr__(self) -> str:
+        lost = f", {self.num_diverged} diverged" if self.num_diverged else ""
+        return f"Score({100 * self.mean:.1f} ± {100 * self.std:.1f}% of {len(self.every)} networks{lost})"
+
+    def as_row(self) -> dict[str, Any]:
+        """The fields of a score in every result file."""
+        return {
+            "mean": self.mean,
+            "std": self.std,
+            "num_learners": len(self.every),
+            "num_diverged": self.num_diverged,
+            "every": self.every,
+        }
 
 
 def summarize(accuracies: Array, num_classes: int) -> Score:
@@ -54,10 +68,48 @@ def accuracy_on(
       dataset: the split.
       microbatch: images at a time, fewer on the CPU (`jaxdistill.inner.microbatch.images_at_a_time`).
     """
+    return _share_right(accuracy, learner, params, dataset, microbatch)
+
+
+@lru_cache
+def top_k_on(k: int) -> Callable[..., Array]:
+    """A test that counts an image as right where its class is among the k largest logits.
+
+    Args:
+      k: in 1 ... classes.
+
+    Returns:
+      (learner, params, dataset, *, microbatch=256) -> scalar in [0, 1], NaN for NaN logits; for k = 1
+      it is `accuracy_on`. The same k gives the same function, so that `evaluator` compiles once for it.
+
+    Raises:
+      UserError: k below 1, or above the number of classes (when traced).
+
+    Example:
+      >>> measure = top_k_on(5)
+    """
+    at_least("top_k_on", "k", k, 1)
+
+    def measure(
+        learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256
+    ) -> Array:
+        return _share_right(partial(top_k_accuracy, k=k), learner, params, dataset, microbatch)
+
+    return measure
+
+
+def _share_right(
+    share: Callable[[Array, Array], Array],
+    learner: Learner,
+    params: Params,
+    dataset: Dataset | Batch,
+    microbatch: int,
+) -> Array:
+    """Mean over a split of what `share` gives for (logits, labels) of a batch; NaN logits count as NaN."""
 
     def right(batch: Batch) -> Array:
         logits = learner.apply(params, batch.x)
-        return jnp.where(jnp.all(jnp.isfinite(logits)), accuracy(logits, batch.y), jnp.nan)
+        return jnp.where(jnp.all(jnp.isfinite(logits)), share(logits, batch.y), jnp.nan)
 
     batch = over_data(Batch(dataset.x, dataset.y))
     return _mean_over(learner, params, right, microbatch, batch)
@@ -91,7 +143,7 @@ def confusion_on(
 def _mean_over(
     learner: Learner, params: Params, function: Callable[[Batch], Array], microbatch: int, batch: Batch
 ) -> Array:
-    """Mean of a function over a split, at most so many images at a time."""
+    """Mean of a function over a split, at most `microbatch` images at a time."""
     fitting = images_at_a_time(learner, lambda p, part: learner.apply(p, part.x), params, batch)
     return mean_of_parts(function, min(microbatch, fitting), batch)
 
@@ -192,7 +244,7 @@ def evaluator(
       learner: the network.
       protocol: how it is trained. All but its values are hashed, as the learner is.
       measure: what a test is: (learner, trained parameters, test) -> array, NaN where training diverged.
-      at: also test on the way, after so many steps each, all within the protocol's; not with a restart.
+      at: also test after each of these numbers of steps, within the protocol's; not with a restart.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -206,23 +258,23 @@ def evaluator(
     """
     if at is not None and (protocol.restart or not at):
         raise fail("evaluator", "steps to test at, of a protocol without restart", f"{at}, {protocol.name}")
-    name, order, optimizer, _, *rest = protocol  # values are an argument, and cannot be hashed
-    parts = (name, order, optimizer, *rest)
-    return _evaluator(learner, parts, None if at is None else tuple(at), measure, strategy, learner_chunk)
+    fields = protocol._asdict()
+    del fields["values"]  # they are an argument, and cannot be hashed
+    steps = None if at is None else tuple(at)
+    return _evaluator(learner, tuple(fields.items()), steps, measure, strategy, learner_chunk)
 
 
 @lru_cache(maxsize=32)
 def _evaluator(
     learner: Learner,
-    parts: tuple[Any, ...],
+    fields: tuple[tuple[str, Any], ...],
     at: tuple[int, ...] | None,
     measure: Callable[[Learner, Params, Dataset | Batch], Array],
     strategy: str,
     learner_chunk: int | None,
 ) -> Evaluator:
-    """As `evaluator`, of a protocol's fields but its values. A mesh around is in JAX's own cache key."""
-    name, order, optimizer, *rest = parts
-    protocol = Protocol(name, order, optimizer, {}, *rest)
+    """As `evaluator`, of a protocol's fields without its values. A mesh around is in JAX's own cache key."""
+    protocol = Protocol(values={}, **dict(fields))
 
     def one(
         params: Params,
@@ -278,7 +330,7 @@ def search(
     Args:
       candidates: step sizes, at least one.
       score: mean VALIDATION accuracy of a candidate; the test set never selects anything.
-      widen: so many times, where the best of several candidates is the largest (smallest), three times
+      widen: this many times, where the best of several candidates is the largest (smallest), three times
         (a third of) it is tried too: a baseline whose best lies outside the grid would be starved.
     """
     scores = {candidate: score(candidate) for candidate in candidates}

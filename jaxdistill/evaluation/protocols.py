@@ -87,7 +87,7 @@ def epochs(
     Args:
       num_images: N.
       num_epochs: passes over the set, >= 1.
-      batch_size: at most so many images a step.
+      batch_size: the most images of a step.
       learning_rate, momentum, weight_decay: of SGD, shared by all steps.
       decay_at_half: step size x 0.1, and the momentum restarts, after half of the epochs.
       augment: applied to every batch.
@@ -123,7 +123,7 @@ def pretraining(
     Args:
       num_images: N.
       num_epochs: passes over the set, >= 1.
-      batch_size: at most so many images a step.
+      batch_size: the most images of a step.
       learning_rate: of Adam.
 
     Returns:
@@ -134,7 +134,7 @@ def pretraining(
 
     References: Wang et al. 2018, section 4.1 (networks trained for adaptation and attack).
     """
-    plan = epochs(
+    shuffled = epochs(
         num_images,
         num_epochs=num_epochs,
         batch_size=batch_size,
@@ -143,9 +143,9 @@ def pretraining(
         decay_at_half=True,
         name="pretraining",
     )
-    rates = np.asarray(plan.values["learning_rate"])
+    rates = np.asarray(shuffled.values["learning_rate"])
     optimizer = adam(num_steps=len(rates), learning_rate=rates, b1=0.5, eps_root=1e-12, learned=())
-    return plan._replace(optimizer=optimizer, values=optimizer.values(optimizer.init()), restart=0)
+    return shuffled._replace(optimizer=optimizer, values=optimizer.values(optimizer.init()), restart=0)
 
 
 def few_steps(
@@ -157,7 +157,7 @@ def few_steps(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
 ) -> Protocol:
-    """SGD for so many steps on shuffled batches of N images; the same shuffle again where N does not last.
+    """SGD for `num_steps` steps on shuffled batches of N images; the shuffle repeats when all had their turn.
 
     Args:
       num_images: N.
@@ -219,6 +219,8 @@ PUBLISHED: dict[str, Callable[[Augmentation], Augment | None]] = {
     "dsa": lambda augmentation: augmentation.per_image,
 }
 """The matching papers' protocols, by what they do to the images: DC's, DC's for MNIST, that of DSA and DM."""
+PROTOCOLS = ("as_distilled", *PUBLISHED)
+"""The names that `--protocol` takes."""
 
 
 @lru_cache(maxsize=64)

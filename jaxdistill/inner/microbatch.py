@@ -82,7 +82,7 @@ def mean_over_batch(
     batch: Batch,
     microbatch: int,
 ) -> tuple[Array, Array]:
-    """Mean of `score` over a batch, computed so many images at a time.
+    """Mean of `score` over a batch, computed a few images at a time.
 
     The gradient is accumulated while the value is computed, so nothing is kept per image and nothing is
     computed twice. It flows from the loss into `params` alone, to first order: real data are constants, and
@@ -110,7 +110,7 @@ def _accumulated(score: Callable, microbatch: int, params: Params, batch: Batch)
 
 
 def mean_of_parts(function: Callable[[Batch], Any], microbatch: int, batch: Batch) -> Any:
-    """Mean over a batch of a function that is itself a mean, computed so many images at a time.
+    """Mean over a batch of a function that is itself a mean, computed a few images at a time.
 
     Args:
       function: Batch -> any pytree of means over that batch.

@@ -41,7 +41,9 @@ def over_learners(function: Callable, *, strategy: str = "auto", chunk: int | No
       same numbers to rounding.
 
     Example:
-      >>> gradients = over_learners(jax.grad(loss))(params, shared=(batch,))  # of K networks on one batch
+      >>> loss = lambda params, x: jnp.sum((params - x) ** 2)
+      >>> over_learners(jax.grad(loss))(jnp.zeros((3, 2)), shared=(jnp.ones(2),)).shape  # of K = 3 learners
+      (3, 2)
     """
     one_of("over_learners strategy", strategy, STRATEGIES)
     if chunk is not None:
@@ -87,7 +89,7 @@ def over_data(batch: Batch) -> Batch:
 
 
 def data_shares(size: int) -> int:
-    """In how many parts `over_data` splits so many images."""
+    """The number of parts that `over_data` splits a batch of `size` images into."""
     shares = axis_size(DATA)
     return 1 if size % shares else shares
 

@@ -21,6 +21,10 @@ from jaxdistill.core.types import Array, InnerOptimizer, Params
 REMAT = ("none", "step", "sqrt")
 Steps = Any
 """A pytree with leading axis T: what each inner step's loss is given."""
+Carry = tuple[Params, Any]
+"""(weights, the optimiser's state)."""
+Step = Callable[[Carry, Any], tuple[Carry, Array]]
+"""(carry, (what the loss is given, hyper-parameters) of one step) -> (carry, loss before the step)."""
 
 
 def train(
@@ -63,57 +67,44 @@ def train(
     for name, value in values.items():
         if value.shape not in ((1,), (num_steps,)):
             raise fail("train", f"1 or {num_steps} values of {name} (one per inner step)", value.shape)
+    if keep_every is not None and (keep_every < 1 or num_steps % keep_every):
+        raise fail("train", f"a divisor of the {num_steps} inner steps as keep_every", keep_every)
+    if keep_every is not None and backprop_last is not None:
+        raise fail("train", "no backprop_last with keep_every", backprop_last)
+    if backprop_last is not None and not 1 <= backprop_last <= num_steps:
+        raise fail("train", f"backprop_last in 1 ... {num_steps} (inner steps)", backprop_last)
     steps = (steps, {name: jnp.broadcast_to(value, (num_steps,)) for name, value in values.items()})
+    first = {name: value[0] for name, value in steps[1].items()}
+    carry = (params, optimizer.build(first).init(params))
+    step = _step_of(loss, optimizer)
+    if keep_every is not None:
+        return _keeping(step, carry, steps, remat, keep_every)
+    if backprop_last is None or backprop_last == num_steps:
+        (params, _), losses = _scan(step, carry, steps, remat)
+        return params, losses
+    if length is None:
+        return _truncated(step, carry, steps, remat, backprop_last)
+    return _windowed(step, carry, steps, remat, backprop_last, length)
 
-    def step(carry: tuple[Params, Any], inputs: Any) -> tuple[tuple[Params, Any], Array]:
+
+def _step_of(loss: Callable[[Params, Any], Array], optimizer: InnerOptimizer) -> Step:
+    """One optimiser step."""
+
+    def step(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
         params, state = carry
         item, now = inputs
         value, gradient = jax.value_and_grad(loss)(params, item)
         updates, state = optimizer.build(now).update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), value
 
-    first = {name: value[0] for name, value in steps[1].items()}
-    carry = (params, optimizer.build(first).init(params))
-    if keep_every is not None:
-        return _kept(step, carry, steps, remat, _divisor(keep_every, num_steps, backprop_last))
-    if backprop_last is not None and not 1 <= backprop_last <= num_steps:
-        raise fail("train", f"backprop_last in 1 ... {num_steps} (inner steps)", backprop_last)
-    if backprop_last is None or backprop_last == num_steps:
-        (params, _), losses = _scan(step, carry, steps, remat)
-        return params, losses
-    before = num_steps - backprop_last
-    if length is None:
-        carry, early = lax.scan(step, lax.stop_gradient(carry), _slice(lax.stop_gradient(steps), 0, before))
-        (params, _), late = _scan(step, lax.stop_gradient(carry), _slice(steps, before, backprop_last), remat)
-        return params, jnp.concatenate([early, late])
-    start = length - backprop_last
-    frozen = lax.stop_gradient(steps)
-
-    def warm(t: Array, carry_losses: Any) -> Any:
-        carry, losses = carry_losses
-        carry, value = step(carry, jax.tree.map(lambda a: a[t], frozen))
-        return carry, losses.at[t].set(value)
-
-    blank = jnp.zeros((num_steps,), jax.tree.leaves(params)[0].dtype)
-    carry, losses = lax.stop_gradient(lax.fori_loop(0, start, warm, (lax.stop_gradient(carry), blank)))
-    (params, _), late = _scan(step, carry, _slice(steps, start, backprop_last), remat)
-    losses = lax.dynamic_update_slice_in_dim(losses, late, start, 0)
-    return params, jnp.where(jnp.arange(num_steps) < length, losses, late[-1])
+    return step
 
 
-def _divisor(keep_every: int, num_steps: int, backprop_last: int | None) -> int:
-    if keep_every < 1 or num_steps % keep_every:
-        raise fail("train", f"a divisor of the {num_steps} inner steps as keep_every", keep_every)
-    if backprop_last is not None:
-        raise fail("train", "no backprop_last with keep_every", backprop_last)
-    return keep_every
-
-
-def _kept(step: Callable, carry: Any, steps: Steps, remat: str, every: int) -> tuple[Any, Array]:
+def _keeping(step: Step, carry: Carry, steps: Steps, remat: str, every: int) -> tuple[Params, Array]:
     """The weights after every so many steps, stacked."""
     parts = jax.tree.map(lambda a: a.reshape(-1, every, *a.shape[1:]), steps)
 
-    def part(carry: Any, steps: Steps) -> tuple[Any, Any]:
+    def part(carry: Carry, steps: Steps) -> tuple[Carry, tuple[Params, Array]]:
         carry, losses = _scan(step, carry, steps, remat)
         return carry, (carry[0], losses)
 
@@ -121,11 +112,39 @@ def _kept(step: Callable, carry: Any, steps: Steps, remat: str, every: int) -> t
     return kept, losses.reshape(-1)
 
 
-def _slice(steps: Steps, start: Array | int, length: int) -> Steps:
-    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, length), steps)
+def _truncated(step: Step, carry: Carry, steps: Steps, remat: str, last: int) -> tuple[Params, Array]:
+    """All steps, the gradient through the last so many of them."""
+    before = jax.tree.leaves(steps)[0].shape[0] - last
+    carry, early = lax.scan(step, lax.stop_gradient(carry), _slice(lax.stop_gradient(steps), 0, before))
+    (params, _), late = _scan(step, lax.stop_gradient(carry), _slice(steps, before, last), remat)
+    return params, jnp.concatenate([early, late])
 
 
-def _scan(step: Callable, carry: Any, steps: Steps, remat: str) -> tuple[Any, Array]:
+def _windowed(
+    step: Step, carry: Carry, steps: Steps, remat: str, last: int, length: Array
+) -> tuple[Params, Array]:
+    """The first `length` steps, the gradient through the last so many of these."""
+    num_steps = jax.tree.leaves(steps)[0].shape[0]
+    frozen, begin = lax.stop_gradient(steps), length - last
+
+    def warm(t: Array, carry_losses: tuple[Carry, Array]) -> tuple[Carry, Array]:
+        carry, losses = carry_losses
+        carry, value = step(carry, jax.tree.map(lambda a: a[t], frozen))
+        return carry, losses.at[t].set(value)
+
+    blank = jnp.zeros((num_steps,), jax.tree.leaves(carry[0])[0].dtype)
+    carry, losses = lax.stop_gradient(lax.fori_loop(0, begin, warm, (lax.stop_gradient(carry), blank)))
+    (params, _), late = _scan(step, carry, _slice(steps, begin, last), remat)
+    losses = lax.dynamic_update_slice_in_dim(losses, late, begin, 0)
+    return params, jnp.where(jnp.arange(num_steps) < length, losses, late[-1])
+
+
+def _slice(steps: Steps, begin: Array | int, length: int) -> Steps:
+    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, begin, length), steps)
+
+
+def _scan(step: Step, carry: Carry, steps: Steps, remat: str) -> tuple[Carry, Array]:
+    """All steps, with the memory of their reverse pass as `remat` says."""
     if remat == "none":
         return lax.scan(step, carry, steps)
     # Inside a scan nothing is shared across iterations, so the barrier against that only costs.
@@ -139,7 +158,7 @@ def _scan(step: Callable, carry: Any, steps: Steps, remat: str) -> tuple[Any, Ar
     tail = jax.tree.map(lambda a: a[whole:], steps)
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def run(carry: Any, part: Steps) -> tuple[Any, Array]:
+    def run(carry: Carry, part: Steps) -> tuple[Carry, Array]:
         return lax.scan(step, carry, part)
 
     carry, losses = lax.scan(run, carry, head)

@@ -32,7 +32,7 @@ def unrolled(
       optimizer: the update rule, with its learned or fixed hyper-parameters.
       calibrate: the learner's; called with the last batch trained on (batch normalisation).
       remat: `none`, `step` or `sqrt`, see `jaxdistill.inner.train`.
-      backprop_last: truncated backpropagation through the last so many steps; exact when None.
+      backprop_last: backpropagate through this many last steps alone; through all, exactly, when None.
       random_window: with `backprop_last`, the run's length is drawn from [backprop_last, T].
       keep_every: e, a divisor of T: the solve returns the weights after every e steps, [T / e, ...].
 

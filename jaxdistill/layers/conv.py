@@ -36,7 +36,7 @@ FORMULATIONS = ("lax", "hybrid", "im2col")
 Layout = Literal["NHWC", "CHWB"]
 LAYOUTS = ("NHWC", "CHWB")
 FEW_INPUTS = 150
-"""Up to so many inputs per output value (kernel area x channels), im2col beats XLA on the CPU."""
+"""Up to this many inputs per output value (kernel area x channels), im2col beats XLA on the CPU."""
 _PHASES = (((1, 0, 0), (0, 1, 1), (0, 0, 0)), ((0, 0, 0), (1, 1, 0), (0, 0, 1)))
 """[2, 3, 3]: what of three taps falls on the pixel before, the pixel, and the one after, for the first and
 the second output over a pixel."""

@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "softplus": jax.nn.softplus,
+    "swish": jax.nn.swish,
 }
 
 POOLINGS: dict[str, Callable[[Array], Array]] = {

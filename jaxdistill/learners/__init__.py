@@ -1,38 +1,38 @@
 """Learners: the networks that are trained on synthetic data, by name.
 
-A new architecture is one new file with a factory `(image_shape, num_classes, *, options) -> Learner`
-and one line in `LEARNERS`.
+A new architecture is one new file with a factory `(image_shape, num_classes, *, options) -> Learner`, and one
+line in `LEARNERS`.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxdistill.core.checks import fail, lookup
-from jaxdistill.core.types import Learner
-from jaxdistill.learners.adapter import check_whole, from_flax, num_params
-from jaxdistill.learners.alexnet import alexnet
-from jaxdistill.learners.convnet import convnet
-from jaxdistill.learners.gtn import gtn
-from jaxdistill.learners.lenet import lenet
-from jaxdistill.learners.linear import linear
-from jaxdistill.learners.mlp import mlp
-from jaxdistill.learners.resnet import resnet18, resnet18_ap
-from jaxdistill.learners.vgg import vgg11
+import jax
+
+from jaxdistill.core import registry
+from jaxdistill.core.checks import check_whole, fail
+from jaxdistill.core.registry import Registry
+from jaxdistill.core.types import Learner, Params
+
+if TYPE_CHECKING:
+    from jaxdistill.learners.adapter import from_flax
 
 __all__ = ["LEARNERS", "from_flax", "learner", "num_params", "options_of"]
 
-LEARNERS: dict[str, Callable[..., Learner]] = {
-    "alexnet": alexnet,
-    "convnet": convnet,
-    "gtn": gtn,
-    "lenet": lenet,
-    "linear": linear,
-    "mlp": mlp,
-    "resnet18": resnet18,
-    "resnet18_ap": resnet18_ap,
-    "vgg11": vgg11,
-}
+LEARNERS: Registry[Callable[..., Learner]] = Registry(
+    "learner",
+    {
+        "alexnet": "jaxdistill.learners.alexnet:alexnet",
+        "convnet": "jaxdistill.learners.convnet:convnet",
+        "gtn": "jaxdistill.learners.gtn:gtn",
+        "lenet": "jaxdistill.learners.lenet:lenet",
+        "linear": "jaxdistill.learners.linear:linear",
+        "mlp": "jaxdistill.learners.mlp:mlp",
+        "resnet18": "jaxdistill.learners.resnet:resnet18",
+        "resnet18_ap": "jaxdistill.learners.resnet:resnet18_ap",
+        "vgg11": "jaxdistill.learners.vgg:vgg11",
+    },
+)
 
 
 def learner(name: str, *, image_shape: Sequence[int], num_classes: int, **options: Any) -> Learner:
@@ -51,24 +51,33 @@ def learner(name: str, *, image_shape: Sequence[int], num_classes: int, **option
       UserError: for an unknown name or option, an option out of range, an image too small for the network.
 
     Example:
-      >>> net = learner("convnet", image_shape=(28, 28, 1), num_classes=10, depth=3, width=128)
+      >>> net = learner("convnet", image_shape=(8, 8, 1), num_classes=10, depth=2, width=16)
       >>> params = net.init(jax.random.key(0))
-      >>> net.apply(params, jnp.zeros((5, 28, 28, 1))).shape
+      >>> jax.jit(net.apply)(params, jnp.zeros((5, 8, 8, 1))).shape
       (5, 10)
     """
-    factory = lookup("learner", name, LEARNERS)
-    known = options_of(name)
-    for option in options:
-        if option not in known:
-            raise fail(f"learner {name}", f"options among {', '.join(known)}", repr(option))
     if len(image_shape) != 3:
         raise fail("learner", "image_shape (height, width, channels)", tuple(image_shape))
     height, width, channels = image_shape
     check_whole("learner", height=height, width=width, channels=channels, num_classes=num_classes)
-    return factory((int(height), int(width), int(channels)), int(num_classes), **options)
+    shape = int(height), int(width), int(channels)
+    return registry.make(LEARNERS, name, shape, int(num_classes), **options)
 
 
 def options_of(name: str) -> dict[str, Any]:
     """The options of a learner with their defaults, such as `{"width": 128, ...}`."""
-    parameters = inspect.signature(lookup("learner", name, LEARNERS)).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return registry.options_of(registry.find(LEARNERS, name))
+
+
+def num_params(params: Params) -> int:
+    """How many numbers a pytree of arrays (or of their shapes) holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def __getattr__(name: str) -> Any:
+    """What takes Flax is imported when it is asked for."""
+    if name == "from_flax":
+        from jaxdistill.learners.adapter import from_flax
+
+        return from_flax
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

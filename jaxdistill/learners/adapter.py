@@ -1,7 +1,6 @@
 """From a Flax module to a `Learner`, and the checks that every learner's factory makes."""
 
 import functools
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -92,9 +91,36 @@ def from_flax(
     return Learner(init, apply, embed, calibrate, embed_all)
 
 
-def num_params(params: Params) -> int:
-    """How many numbers a pytree of arrays (or of their shapes) holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+def layers_of(net: Learner, image_shape: tuple[int, int, int]) -> list[tuple[str, ...]]:
+    """The layers of a network that have weights, in the order in which it first applies them.
+
+    Args:
+      net: a learner that `from_flax` made.
+      image_shape: `(H, W, C)`.
+
+    Returns:
+      Their places in `params["params"]`, such as `("stage1_block1", "conv1")`; empty for another learner.
+
+    Example:
+      >>> layers_of(jd.learner("mlp", image_shape=(8, 8, 1), num_classes=10), (8, 8, 1))
+      [('dense1',), ('dense2',), ('classifier',)]
+    """
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    places = {
+        tuple(part.key for part in path[1:-1]): None
+        for path, _ in jax.tree.leaves_with_path(shapes)
+        if all(hasattr(part, "key") for part in path)
+    }
+    called: dict[tuple[str, ...], None] = {}
+
+    def remember(call: Callable, arguments: Any, options: Any, context: Any) -> Any:
+        called[context.module.path] = None
+        return call(*arguments, **options)
+
+    one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with nn.intercept_methods(remember):
+        jax.eval_shape(lambda params, x: net.apply(params, x), shapes, one)  # a new function: none is cached
+    return [path for path in called if path in places]
 
 
 def first_padding(image_shape: tuple[int, int, int], *, mnist: int, otherwise: int) -> int:
@@ -109,13 +135,6 @@ def first_size(image_shape: tuple[int, int, int], *, kernel: int, padding: int) 
     """Height and width after the first convolution (stride 1)."""
     height, width, _ = image_shape
     return height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
-
-
-def check_whole(where: str, **values: object) -> None:
-    """Raises unless every value is a whole number >= 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:
-            raise fail(where, f"a whole number {name} >= 1", repr(value))
 
 
 def check_norm(where: str, norm: str, *, width: int, multiple: int = GROUPS) -> None:

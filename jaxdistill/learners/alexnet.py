@@ -3,12 +3,12 @@
 import flax.linen as nn
 import jax
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import check_whole, fail
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import Conv, Dense, Norm, flatten
 from jaxdistill.layers.norms import GROUPS
 from jaxdistill.layers.pool import max_pool
-from jaxdistill.learners.adapter import check_norm, check_smallest, check_whole, first_padding, from_flax
+from jaxdistill.learners.adapter import check_norm, check_smallest, first_padding, from_flax
 
 
 class AlexNet(nn.Module):

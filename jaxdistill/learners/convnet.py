@@ -2,10 +2,10 @@
 
 import flax.linen as nn
 
-from jaxdistill.core.checks import fail, one_of
+from jaxdistill.core.checks import check_whole, fail, one_of
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import ACTIVATIONS, POOLINGS, Conv, Dense, Norm, flatten
-from jaxdistill.learners.adapter import check_norm, check_whole, first_padding, first_size, from_flax
+from jaxdistill.learners.adapter import check_norm, first_padding, first_size, from_flax
 
 
 class ConvNet(nn.Module):

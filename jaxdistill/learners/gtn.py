@@ -5,10 +5,11 @@ import functools
 import flax.linen as nn
 import jax
 
+from jaxdistill.core.checks import check_whole
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import Conv, Dense, Norm, flatten
 from jaxdistill.layers.pool import overlapping_max_pool
-from jaxdistill.learners.adapter import check_norm, check_smallest, check_whole, from_flax
+from jaxdistill.learners.adapter import check_norm, check_smallest, from_flax
 
 _leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.1)
 

@@ -2,10 +2,10 @@
 
 import flax.linen as nn
 
-from jaxdistill.core.checks import one_of
+from jaxdistill.core.checks import check_whole, one_of
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import ACTIVATIONS, Dense, flatten
-from jaxdistill.learners.adapter import check_whole, from_flax
+from jaxdistill.learners.adapter import from_flax
 
 
 class MLP(nn.Module):

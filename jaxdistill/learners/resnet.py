@@ -4,10 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.core.checks import check_whole
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import Conv, Dense, Norm, flatten
 from jaxdistill.layers.pool import average_pool
-from jaxdistill.learners.adapter import check_norm, check_smallest, check_whole, from_flax
+from jaxdistill.learners.adapter import check_norm, check_smallest, from_flax
 
 STAGES = ((1, False), (2, True), (4, True), (8, True))
 """Channels in units of the width, and whether the stage's first block halves the image; two blocks each."""

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from jaxdistill.core.checks import check_whole
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import Conv, Dense, Norm, flatten
 from jaxdistill.layers.pool import max_pool
@@ -10,7 +11,6 @@ from jaxdistill.learners.adapter import (
     MNIST_SHAPE,
     check_norm,
     check_smallest,
-    check_whole,
     first_padding,
     from_flax,
 )

@@ -1,13 +1,19 @@
-"""Published methods: recipes that compose teacher, learner, solve, objective and population."""
+"""Published methods: recipes that compose teacher, learner, solve, objective and population.
 
-from collections.abc import Callable
+A new method is one new file with its factory and its `RECIPE`, and one line in `METHODS`.
+"""
 
-from jaxdistill.core.types import Method
-from jaxdistill.methods.dc import dc
-from jaxdistill.methods.dd import dd
-from jaxdistill.methods.dm import dm
-from jaxdistill.methods.dsa import dsa
-from jaxdistill.methods.gtn import gtn
-from jaxdistill.methods.mtt import mtt
+from jaxdistill.core.registry import Registry
+from jaxdistill.methods.recipe import Recipe
 
-METHODS: dict[str, Callable[..., Method]] = {"dc": dc, "dd": dd, "dm": dm, "dsa": dsa, "gtn": gtn, "mtt": mtt}
+METHODS: Registry[Recipe] = Registry(
+    "method",
+    {
+        "dc": "jaxdistill.methods.dc:RECIPE",
+        "dd": "jaxdistill.methods.dd:RECIPE",
+        "dm": "jaxdistill.methods.dm:RECIPE",
+        "dsa": "jaxdistill.methods.dsa:RECIPE",
+        "gtn": "jaxdistill.methods.gtn:RECIPE",
+        "mtt": "jaxdistill.methods.mtt:RECIPE",
+    },
+)

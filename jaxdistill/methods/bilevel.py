@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxdistill.core.types import (
     Dataset,
     DistillState,
     InnerOptimizer,
+    Made,
     Meta,
     Method,
     Metrics,
@@ -38,11 +39,11 @@ def num_inner_steps(teacher: Teacher) -> int:
 
 
 def _made(teacher: Teacher, meta: Meta, key: Array) -> tuple[Meta, Callable[[Meta], Meta]]:
-    """What the learners of an outer step see, and the way back of its gradient to what is learned."""
-    once = teacher.once
-    if once is None:
+    """What the learners of an outer step are given, and the way back of its gradient to what is learned."""
+    make = teacher.make
+    if make is None:
         return meta, lambda gradient: gradient
-    made, back = jax.vjp(lambda phi: once.make(phi, key), meta.teacher)
+    made, back = jax.vjp(lambda phi: Made(make(phi, key)), meta.teacher)
     return meta._replace(teacher=made), lambda gradient: gradient._replace(teacher=back(gradient.teacher)[0])
 
 
@@ -66,48 +67,50 @@ def bilevel(
     objective: Objective,
     outer_optimizer: optax.GradientTransformation,
     num_learners: int,
-    real_batch_size: int,
+    real_batch_size: int | None,
     draw: Callable[[Dataset, Array], Batch] | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
     solve: Solve | None = None,
     warm_start: bool = False,
-    start: Callable[[Array], Params] | None = None,
+    learner_init: Callable[[Array], Params] | None = None,
     skip_failed_solves: bool = False,
 ) -> Method:
     """meta <- meta - outer_optimizer(mean over K learners of grad_meta objective).
 
     Args:
-      teacher: what is learned. Where it has two halves (`Teacher.once`), the objective was built with the
-        second, `teacher.seen`.
+      teacher: what is learned; the one that the objective was built with. What its `make` makes is made once
+        per outer step, and handed to the K learners as `Made`.
       inner_optimizer: its raw hyper-parameters are the other half of what is learned.
       population: where the K learners of a step come from.
       objective: the loss of one learner; it holds the solve.
       outer_optimizer: acts on the whole `Meta`; use `optax.multi_transform` for different halves.
       num_learners: K, >= 1.
       real_batch_size: real images per outer step, shared by the K learners, drawn with replacement.
-      draw: (data set, key) -> the real batch of an outer step, of any shape that the objective takes (by
-        class, say); `sample` of `real_batch_size` when None.
+        None where `draw` is given, or for an objective that sees no real data: it is given None.
+      draw: (data set, key) -> the real batch of an outer step, in the place of `sample` of `real_batch_size`
+        images. The batch has any shape that the objective takes (by class, say), and may leave the arguments
+        aside: `lambda data, key: batch` gives the very batch.
       strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
       learner_chunk: learners at a time.
       solve: the objective's, where its backward pass reports (`jaxdistill.inner.implicit`).
       warm_start: the k-th linear solve starts from the solution of the k-th learner of the step before.
-      start: key -> what the weights of one learner look like, for `warm_start` with a population that draws
-        from a bank.
+      learner_init: key -> the weights of a learner; `warm_start` takes their shapes from it where the
+        population draws from a bank, which it has not seen yet.
       skip_failed_solves: a step in which a linear solve failed changes nothing that is learned.
 
     Returns:
       The method. Its metrics are the objective's and the solve's, averaged over K; `gradient_norm`, the
       global norm of the hypergradient before the outer optimiser; where solves are reported, `worst_residual`
-      of the K, and with `skip_failed_solves` `skipped`, 1 for a step that was.
+      of the K. `update` adds `skipped` to them with `skip_failed_solves`, 1 for a step that was.
 
     Raises:
       UserError: counts below 1; `warm_start` or `skip_failed_solves` where no solve reports (when traced).
     """
     at_least("bilevel", "num_learners", num_learners, 1)
-    at_least("bilevel", "real_batch_size", real_batch_size, 1)
-    if draw is None:
-        draw = partial(sample, batch_size=real_batch_size)
+    if real_batch_size is not None:
+        at_least("bilevel", "real_batch_size", real_batch_size, 1)
+        draw = draw or partial(sample, batch_size=real_batch_size)
 
     def init(key: Array) -> DistillState:
         meta = Meta(teacher=teacher.init(stream(key, "teacher")), inner=inner_optimizer.init())
@@ -122,26 +125,26 @@ def bilevel(
 
     def first_solutions(state: DistillState) -> Params:
         def contexts(key: Array) -> Params:
-            if start is None:
+            if learner_init is None:
                 return population.context(state.population, None, key, num_learners)
-            return jax.vmap(start)(jax.random.split(key, num_learners))
+            return jax.vmap(learner_init)(jax.random.split(key, num_learners))
 
         shapes = jax.eval_shape(contexts, jax.random.key(0))
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def update(state: DistillState, data: Data, key: Array) -> tuple[DistillState, Metrics]:
-        key = at_step(key, state.step)
-        real = over_data(draw(data.real, stream(key, "real")))
+    def differentiated(state: DistillState, data: Data, key: Array) -> tuple[Meta, Metrics, Params]:
+        """(hypergradient, metrics, where the next linear solves start); `key` is that of the outer step."""
+        real = None if draw is None else over_data(draw(data.real, stream(key, "real")))
         contexts = population.context(state.population, data.bank, stream(key, "learners"), num_learners)
 
         meta, pull = _made(teacher, state.meta, stream(key, "made"))
 
         def hypergradient(
-            context: Params, start: Params, key: Array, meta: Meta, real: Batch
+            context: Params, solution: Params, key: Array, meta: Meta, real: Any
         ) -> tuple[Metrics, Meta, Params]:
             probe = None if solve is None else solve.probe(context)
             if warm_start:
-                probe = _reporting(probe)._replace(solution=start)
+                probe = _reporting(probe)._replace(solution=solution)
             differentiate = jax.value_and_grad(objective, argnums=(0, 3), has_aux=True)
             (_, metrics), (gradient, told) = differentiate(meta, context, real, probe, key)
             if told is None:
@@ -157,6 +160,14 @@ def bilevel(
         metrics |= {"gradient_norm": optax.tree.norm(gradient)}
         if "residual" in metrics:
             metrics |= {"worst_residual": jnp.max(every["residual"])}
+        return gradient, metrics, solutions
+
+    def gradient(state: DistillState, data: Data, key: Array) -> tuple[Meta, Metrics]:
+        return differentiated(state, data, at_step(key, state.step))[:2]
+
+    def update(state: DistillState, data: Data, key: Array) -> tuple[DistillState, Metrics]:
+        key = at_step(key, state.step)
+        gradient, metrics, solutions = differentiated(state, data, key)
         updates, opt_state = outer_optimizer.update(gradient, state.opt_state, state.meta)
         meta = cast(Meta, optax.apply_updates(state.meta, updates))
         new = state._replace(meta=meta, opt_state=opt_state, solver=solutions)
@@ -183,6 +194,7 @@ def bilevel(
     return Method(
         init=init,
         update=update,
+        gradient=gradient,
         synthesize=synthesize,
         hyperparameters=lambda state: inner_optimizer.values(state.meta.inner),
     )

@@ -11,8 +11,8 @@
 
 Deviations: the mean over initialisations in place of their sum (Adam does not feel it); real batches are
 drawn with replacement in place of shuffled epochs, and from the training set without its validation split
-(50,000 of MNIST's 60,000); the learning rate is constant unless `outer_optimizer` has the authors' schedule,
-`outer_schedule("halving", ...)`; clip, cosine and the bound on step sizes are options that the paper lacks.
+(50,000 of MNIST's 60,000). Clip, cosine and the bound on step sizes are options that the paper lacks; the
+settings for small images have them, since ten images of 8x8 pixels diverge without.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,23 @@ from functools import partial
 
 import optax
 
-from jaxdistill.core.types import InnerOptimizer, Learner, Method, Population, Solve, Teacher
+from jaxdistill.core.types import (
+    Array,
+    Batch,
+    Dataset,
+    InnerOptimizer,
+    Learner,
+    Method,
+    Population,
+    Solve,
+    Teacher,
+)
 from jaxdistill.inner.losses import inner_loss
-from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.methods.bilevel import bilevel, num_inner_steps
-from jaxdistill.methods.outer import outer_adam
+from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe, settings_of
+from jaxdistill.methods.recipe import inner_optimizer as inner_optimizer_of
+from jaxdistill.methods.recipe import outer_optimizer as outer_optimizer_of
 from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.fresh import fresh
 
@@ -35,11 +46,12 @@ def dd(
     teacher: Teacher,
     *,
     inner_optimizer: InnerOptimizer | None = None,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
     population: Population | None = None,
     outer_optimizer: optax.GradientTransformation | None = None,
-    num_learners: int = 4,
-    real_batch_size: int = 1024,
+    num_learners: int | None = None,
+    real_batch_size: int | None = None,
+    draw: Callable[[Dataset, Array], Batch] | None = None,
     solve: Callable[..., Solve] = unrolled,
     strategy: str = "auto",
     learner_chunk: int | None = None,
@@ -47,19 +59,21 @@ def dd(
     warm_start: bool = False,
     skip_failed_solves: bool = False,
     validate_every: int | None = None,
+    recipe: Recipe | None = None,
 ) -> Method:
-    """Dataset Distillation with the paper's defaults.
+    """Dataset Distillation with the settings of its recipe: the paper's, or those for small images.
 
     Args:
       learner: the network.
       teacher: what is learned; `images(...)` in the paper.
-      inner_optimizer: made for the teacher's T inner steps; SGD with one learned step size per step,
-        started at 0.02, when None.
+      inner_optimizer: made for the teacher's T inner steps; SGD with one learned step size per step, started
+        at 0.02, in the paper.
       weight_decay: L2 of the inner loss.
       population: `fresh(learner)` when None.
-      outer_optimizer: Adam 0.01, betas (0.5, 0.999), when None.
+      outer_optimizer: Adam 0.01, betas (0.5, 0.999), halved every tenth of the run, in the paper.
       num_learners: K initialisations per outer step.
       real_batch_size: real images per outer step.
+      draw: (data set, key) -> the real batch of an outer step; drawn at random when None.
       solve: how training is differentiated: `unrolled`, `implicit`, or `functools.partial` of one of them
         with its options; called with (teacher, inner loss, inner optimiser, calibrate=...).
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
@@ -67,6 +81,7 @@ def dd(
       warm_start, skip_failed_solves: see `jaxdistill.methods.bilevel`; for implicit gradients.
       validate_every: e, a divisor of T: the outer loss is the mean of the losses on real data after every e
         inner steps (unrolled gradients); of the end alone when None.
+      recipe: where what is left out comes from; `RECIPE` when None.
 
     Returns:
       The method: `init`, `update`, `synthesize`, `hyperparameters`.
@@ -75,29 +90,73 @@ def dd(
       UserError: an option out of range, or an inner optimiser made for another number of steps (when traced).
 
     Example:
-      >>> net = learner("mlp", image_shape=(8, 8, 1), num_classes=10)
-      >>> method = dd(net, images(image_shape=(8, 8, 1), num_classes=10, distill_epochs=10))
+      >>> net = jd.learner("mlp", image_shape=(8, 8, 1), num_classes=10)
+      >>> method = dd(net, jd.images(image_shape=(8, 8, 1), num_classes=10, distill_epochs=10))
       >>> state = method.init(jax.random.key(0))
 
     References: Wang, Zhu, Torralba & Efros 2018, "Dataset Distillation", algorithm 1, section 4.
     """
-    optimizer = sgd(num_steps=num_inner_steps(teacher)) if inner_optimizer is None else inner_optimizer
-    loss = inner_loss(learner, weight_decay=weight_decay)
+    chosen = settings_of(
+        recipe or RECIPE,
+        teacher,
+        num_learners=num_learners,
+        real_batch_size=real_batch_size,
+        weight_decay=weight_decay,
+    )
+    optimizer = inner_optimizer or inner_optimizer_of(chosen, num_inner_steps(teacher))
+    loss = inner_loss(learner, weight_decay=chosen["weight_decay"])
     if validate_every is not None:
         solve = partial(solve, keep_every=validate_every)
-    solved = solve(teacher.seen, loss, optimizer, calibrate=learner.calibrate)
+    solved = solve(teacher, loss, optimizer, calibrate=learner.calibrate)
     return bilevel(
         teacher=teacher,
         inner_optimizer=optimizer,
         population=fresh(learner) if population is None else population,
         objective=validation(learner, solved, microbatch=microbatch, intermediate=validate_every is not None),
-        outer_optimizer=outer_adam() if outer_optimizer is None else outer_optimizer,
-        num_learners=num_learners,
-        real_batch_size=real_batch_size,
+        outer_optimizer=outer_optimizer or outer_optimizer_of(chosen),
+        num_learners=chosen["num_learners"],
+        real_batch_size=chosen["real_batch_size"],
+        draw=draw,
         strategy=strategy,
         learner_chunk=learner_chunk,
         solve=solved,
         warm_start=warm_start,
-        start=learner.init,
+        learner_init=learner.init,
         skip_failed_solves=skip_failed_solves,
     )
+
+
+RECIPE = Recipe(
+    make=dd,
+    title="Dataset Distillation",
+    paper="Wang et al. 2018",
+    link="https://arxiv.org/abs/1811.10959",
+    defaults={
+        **PLAIN,
+        **TRAINING,
+        "teacher": "images",
+        "distill_epochs": 3,
+        "learner": "lenet",
+        "initialization": "xavier",
+        "inner_learning_rate": 0.02,
+        "outer_optimizer": "adam",
+        "outer_learning_rate": 0.01,
+        "outer_b1": 0.5,
+        "schedule": "halving",
+        "num_outer_steps": 23_600,
+        "num_learners": 4,
+        "real_batch_size": 1024,
+    },
+    small={
+        "distill_epochs": 10,
+        "learner": "mlp",
+        "initialization": None,
+        "inner_learning_rate": 0.05,
+        "schedule": "cosine",
+        "num_outer_steps": 1500,
+        "clip": 1.0,
+        "max_inner_learning_rate": 2.0,
+        "num_learners": 8,
+        "real_batch_size": 256,
+    },
+)

@@ -1,6 +1,8 @@
-"""Optimisers of the outer loop: Adam or SGD on everything learned, with a schedule, a clip and bounds."""
+"""Optimisers of the outer loop: a rule of Optax on everything learned, with a schedule, a clip and bounds."""
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,14 @@ from jaxdistill.core.checks import above, fail, lookup
 from jaxdistill.core.types import Meta
 from jaxdistill.inner.optimizers import POSITIVE, keep_in_range
 
-SCHEDULES = ("constant", "cosine", "halving")
+OUTER_SCHEDULES: dict[str, Callable[[float, int, float], optax.Schedule]] = {
+    "constant": lambda rate, num_steps, end: optax.constant_schedule(rate),
+    "cosine": lambda rate, num_steps, end: optax.cosine_decay_schedule(rate, num_steps, alpha=end),
+    "halving": lambda rate, num_steps, end: optax.exponential_decay(
+        rate, max(1, -(-num_steps // 10)), 0.5, staircase=True
+    ),
+}
+"""(learning rate, outer steps, the share of it at the end) -> schedule."""
 SMALLEST = 1e-6
 """Learned step sizes that are kept positive by projection do not get below."""
 
@@ -26,31 +35,23 @@ def outer_schedule(name: str, *, learning_rate: float, num_steps: int, end: floa
       end: of `cosine`, in [0, 1].
     """
     above("schedule", "outer_learning_rate", learning_rate, 0.0)
-    table = {
-        "constant": lambda: optax.constant_schedule(learning_rate),
-        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, num_steps, alpha=end),
-        "halving": lambda: optax.exponential_decay(
-            learning_rate, max(1, -(-num_steps // 10)), 0.5, staircase=True
-        ),
-    }
-    return lookup("schedule", name, table)()
+    return lookup("schedule", name, OUTER_SCHEDULES)(learning_rate, num_steps, end)
 
 
-def outer_adam(
+def outer(
+    rule: Callable[[optax.ScalarOrSchedule], optax.GradientTransformation],
     *,
-    learning_rate: optax.ScalarOrSchedule = 0.01,
-    b1: float = 0.5,
-    b2: float = 0.999,
+    learning_rate: optax.ScalarOrSchedule,
     hyper_learning_rate: optax.ScalarOrSchedule | None = None,
     clip: float | None = None,
     max_inner_learning_rate: float | None = None,
     positive: str = "softplus",
 ) -> optax.GradientTransformation:
-    """Adam on the whole `Meta`, after a clip by global norm, before a bound on learned step sizes.
+    """A rule of Optax on the whole `Meta`, after a clip by global norm, before a bound on learned step sizes.
 
     Args:
+      rule: rate -> transformation: `optax.adam`, `optax.rmsprop`, or a `functools.partial` of such a factory.
       learning_rate: a number or a schedule.
-      b1, b2: Adam's averages; the defaults are those of Wang et al. 2018.
       hyper_learning_rate: of learned inner hyper-parameters, where it is another; 0 keeps them where they
         start, which makes one program of all starts.
       clip: largest global norm of the hypergradient; None for no clip.
@@ -60,47 +61,13 @@ def outer_adam(
 
     Returns:
       The transformation; it bounds no other inner hyper-parameter.
+
+    Raises:
+      UserError: a clip or a bound that is not above 0, or an unknown `positive`.
+
+    Example:
+      >>> optimizer = outer(optax.rmsprop, learning_rate=1e-3, clip=1.0)
     """
-
-    def rule(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        return optax.adam(rate, b1=b1, b2=b2)
-
-    return _outer(rule, learning_rate, hyper_learning_rate, clip, max_inner_learning_rate, positive)
-
-
-def outer_sgd(
-    *,
-    learning_rate: optax.ScalarOrSchedule,
-    momentum: float = 0.5,
-    hyper_learning_rate: optax.ScalarOrSchedule | None = None,
-    clip: float | None = None,
-    max_inner_learning_rate: float | None = None,
-    positive: str = "softplus",
-) -> optax.GradientTransformation:
-    """Gradient descent with momentum on the whole `Meta`.
-
-    Args:
-      learning_rate: a number or a schedule; 0.1 in DC, 1 in DM, 1000 in MTT.
-      momentum: in [0, 1).
-      hyper_learning_rate, clip, max_inner_learning_rate, positive: as for `outer_adam`.
-    """
-    if not 0 <= momentum < 1:
-        raise fail("outer_sgd", "momentum in [0, 1)", momentum)
-
-    def rule(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        return optax.sgd(rate, momentum=momentum)
-
-    return _outer(rule, learning_rate, hyper_learning_rate, clip, max_inner_learning_rate, positive)
-
-
-def _outer(
-    rule: Callable[[optax.ScalarOrSchedule], optax.GradientTransformation],
-    learning_rate: optax.ScalarOrSchedule,
-    hyper_learning_rate: optax.ScalarOrSchedule | None,
-    clip: float | None,
-    max_inner_learning_rate: float | None,
-    positive: str,
-) -> optax.GradientTransformation:
     parts = []
     if hyper_learning_rate == 0:
         frozen = Meta(teacher=False, inner=True)
@@ -129,3 +96,34 @@ def _outer(
     if np.isfinite([low, high]).any():
         parts.append(optax.masked(keep_in_range(low, high), step_sizes))
     return optax.chain(*parts)
+
+
+def outer_adam(
+    *, learning_rate: optax.ScalarOrSchedule = 0.01, b1: float = 0.5, b2: float = 0.999, **options: Any
+) -> optax.GradientTransformation:
+    """Adam on the whole `Meta`.
+
+    Args:
+      learning_rate: a number or a schedule.
+      b1, b2: Adam's averages; the defaults are those of Wang et al. 2018.
+      options: the rest as for `outer`.
+    """
+    return outer(partial(optax.adam, b1=b1, b2=b2), learning_rate=learning_rate, **options)
+
+
+def outer_sgd(
+    *, learning_rate: optax.ScalarOrSchedule, momentum: float = 0.5, **options: Any
+) -> optax.GradientTransformation:
+    """Gradient descent with momentum on the whole `Meta`.
+
+    Args:
+      learning_rate: a number or a schedule; 0.1 in DC, 1 in DM, 1000 in MTT.
+      momentum: in [0, 1).
+      options: the rest as for `outer`.
+
+    Raises:
+      UserError: a momentum out of range.
+    """
+    if not 0 <= momentum < 1:
+        raise fail("outer_sgd", "momentum in [0, 1)", momentum)
+    return outer(partial(optax.sgd, momentum=momentum), learning_rate=learning_rate, **options)

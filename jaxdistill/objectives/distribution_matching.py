@@ -33,7 +33,7 @@ def distribution_matching(
       learner: the network; its features before the classifier are matched.
       layers: `last`, as published; `all`: the features after every block, the term of a layer of F_l features
         times F / F_l, which is ours: shallow layers have more of them.
-      teacher: what is learned, the half that learners see (`teacher.seen`).
+      teacher: what is learned.
       augment: applied to the real and the synthetic images of a class with the same key, which makes one draw
         whatever the images (siamese: `jaxdistill.augment.dsa`).
       class_strategy: how the classes are computed, see `jaxdistill.inner.over_learners`.
@@ -47,8 +47,8 @@ def distribution_matching(
         of a learner that tells the last alone.
 
     Example:
-      >>> teacher = images(image_shape=(8, 8, 1), num_classes=10)
-      >>> net = learner("convnet", image_shape=(8, 8, 1), num_classes=10)
+      >>> teacher = jd.images(image_shape=(8, 8, 1), num_classes=10)
+      >>> net = jd.learner("convnet", image_shape=(8, 8, 1), num_classes=10)
       >>> objective = distribution_matching(net, teacher)
 
     References: Zhao & Bilen 2023, "Dataset Condensation with Distribution Matching", equation 5.

@@ -34,7 +34,8 @@ def layerwise(real: Params, synthetic: Params) -> Array:
     """sum over layers and output units of 1 - cos(real, synthetic): the distance of Zhao et al. 2021.
 
     A kernel [..., in, out] is one vector per output unit; parameters of one axis (biases, norms) are left
-    out. A unit whose gradients are both zero costs 0; where one alone is zero it costs 1.
+    out. A unit whose gradients are both zero costs 0, where the authors' code has a constant 1 of the same
+    derivative, zero; where one alone is zero it costs 1 in both.
     """
     total = jnp.zeros(())
     for a, b in zip(jax.tree.leaves(real), jax.tree.leaves(synthetic), strict=True):
@@ -81,7 +82,6 @@ def gradient_matching(
     distance: str = "layerwise",
     by_class: bool = True,
     augment: Augment | None = None,
-    normalise: bool = False,
     class_strategy: str = "auto",
     microbatch: int | None = None,
 ) -> Objective:
@@ -92,7 +92,7 @@ def gradient_matching(
 
     Args:
       learner: the network.
-      teacher: what is learned, the half that learners see (`teacher.seen`).
+      teacher: what is learned.
       inner_loss: whose gradients are matched, a mean over images and terms of the weights; the cross-entropy
         when None.
       distance: D, a key of `DISTANCES`.
@@ -100,7 +100,6 @@ def gradient_matching(
         batches at once, against a real batch [n, ...], otherwise.
       augment: applied to the real and the synthetic images of a class with the same key, which makes one draw
         whatever the images (siamese: `jaxdistill.augment.dsa`).
-      normalise: divides by the number of parameter tensors and of terms (Medvedev & D'yakonov 2022).
       class_strategy: how the classes are computed, see `jaxdistill.inner.over_learners`.
       microbatch: real images of a term at a time; `jaxdistill.inner.microbatch.images_at_a_time` when None.
 
@@ -112,8 +111,8 @@ def gradient_matching(
       UserError: an unknown distance or strategy; fewer synthetic images than classes, where each has a term.
 
     Example:
-      >>> teacher = images(image_shape=(8, 8, 1), num_classes=10)
-      >>> net = learner("convnet", image_shape=(8, 8, 1), num_classes=10)
+      >>> teacher = jd.images(image_shape=(8, 8, 1), num_classes=10)
+      >>> net = jd.learner("convnet", image_shape=(8, 8, 1), num_classes=10)
       >>> objective = gradient_matching(net, teacher)
 
     References: Zhao, Mopuri & Bilen 2021, equations 9 and 10; Zhao & Bilen 2021 (siamese augmentation).
@@ -150,8 +149,6 @@ def gradient_matching(
         keys = jax.random.split(stream(key, "augment"), synthetic.y.shape[0])
         every, cosines = over_learners(of_class, strategy=class_strategy)(real, synthetic, keys)
         loss = jnp.sum(every)
-        if normalise:
-            loss /= len(jax.tree.leaves(params)) * every.shape[0]
         return loss, {"loss": loss, "cosine": jnp.mean(cosines)}
 
     return objective

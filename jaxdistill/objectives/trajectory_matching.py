@@ -20,12 +20,17 @@ def trajectory_matching(solve: Solve) -> Objective:
       `inner_loss` the last that the solve reports. Real data are not looked at: experts were trained on them.
 
     Example:
-      >>> objective = trajectory_matching(unrolled(teacher, inner_loss(net), sgd(num_steps=20)))
+      >>> teacher = jd.images(image_shape=(8, 8, 1), num_classes=10, distill_epochs=20)
+      >>> net = jd.learner("convnet", image_shape=(8, 8, 1), num_classes=10)
+      >>> solve = jd.unrolled(teacher, jd.inner_loss(net), jd.sgd(num_steps=20))
+      >>> objective = trajectory_matching(solve)
 
     References: Cazenavette et al. 2022, "Dataset Distillation by Matching Training Trajectories", equation 2.
     """
 
-    def objective(meta: Meta, segment: Segment, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
+    def objective(
+        meta: Meta, segment: Segment, real: Batch | None, probe: Any, key: Array
+    ) -> tuple[Array, Metrics]:
         del real
         trained, info = solve(meta, segment.start, probe, key)
         missed = squared_norm(add_scaled(trained, -1.0, segment.target))

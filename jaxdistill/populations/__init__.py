@@ -1,20 +1,35 @@
-"""Where the learners of an outer step come from."""
+"""Where the learners of an outer step come from.
 
-from collections.abc import Callable
+A new population is one new file with its factory and its `SOURCE`, and one line in `POPULATIONS`.
+"""
 
-from jaxdistill.core.types import Population
+from jaxdistill.core.registry import Registry
 from jaxdistill.populations.experts import experts
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.populations.fresh import fresh
 from jaxdistill.populations.persistent import persistent
 from jaxdistill.populations.pretrained import fixed_pretrained, pretrained
+from jaxdistill.populations.source import Source
 
-POPULATIONS: dict[str, Callable[..., Population]] = {
-    "experts": experts,
-    "fixed": fixed,
-    "fixed_pretrained": fixed_pretrained,
-    "fresh": fresh,
-    "persistent": persistent,
-    "pretrained": pretrained,
-}
-"""Factories; `learner` and `teacher`, for those that take them, are their arguments of these names."""
+__all__ = [
+    "POPULATIONS",
+    "Source",
+    "experts",
+    "fixed",
+    "fixed_pretrained",
+    "fresh",
+    "persistent",
+    "pretrained",
+]
+
+POPULATIONS: Registry[Source] = Registry(
+    "population",
+    {
+        "experts": "jaxdistill.populations.experts:SOURCE",
+        "fixed": "jaxdistill.populations.fixed:SOURCE",
+        "fixed_pretrained": "jaxdistill.populations.pretrained:FIXED_PRETRAINED",
+        "fresh": "jaxdistill.populations.fresh:SOURCE",
+        "persistent": "jaxdistill.populations.persistent:SOURCE",
+        "pretrained": "jaxdistill.populations.pretrained:PRETRAINED",
+    },
+)

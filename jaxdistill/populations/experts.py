@@ -8,6 +8,7 @@ from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Params, Population, Segment
 from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.populations.source import Source
 
 
 def experts(*, start_epochs: int = 25, expert_epochs: int = 3) -> Population:
@@ -54,3 +55,6 @@ def experts(*, start_epochs: int = 25, expert_epochs: int = 3) -> Population:
         return state
 
     return Population(init=lambda key: (), context=context, advance=advance)
+
+
+SOURCE = Source(experts, bank="trajectories", segments=True)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core.types import Array, Learner, Params, Population
+from jaxdistill.populations.source import Source
 
 
 def fixed(learner: Learner) -> Population:
@@ -19,3 +20,6 @@ def fixed(learner: Learner) -> Population:
         return jax.tree.map(lambda a: jnp.broadcast_to(a[None], (num_learners, *a.shape)), state)
 
     return Population(init=learner.init, context=context, advance=lambda state, meta, key: state)
+
+
+SOURCE = Source(fixed, only_one=True, tested_on="the fixed initialisation")

@@ -4,6 +4,7 @@ import jax
 
 from jaxdistill.core.types import Array, Learner, Params, Population
 from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.populations.source import Source
 
 
 def fresh(learner: Learner) -> Population:
@@ -20,3 +21,6 @@ def fresh(learner: Learner) -> Population:
         return over_learners(learner.init, strategy="map")(jax.random.split(key, num_learners))
 
     return Population(init=lambda key: (), context=context, advance=lambda state, meta, key: state)
+
+
+SOURCE = Source(fresh)

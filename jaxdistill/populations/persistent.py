@@ -1,4 +1,4 @@
-"""Networks that live for several outer steps, trained on the synthetic data as distillation goes on."""
+"""Networks that live for several outer steps, trained on the synthetic data between them."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +15,15 @@ from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
+from jaxdistill.populations.source import Source
+
+MATCH_SCHEDULES = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+"""By images per class in the paper: (matches of one network, epochs of training between them)."""
+
+
+def match_schedule(images_per_class: int) -> tuple[int, int]:
+    """(matches of one network, epochs between them), for the next fewer images per class in the paper."""
+    return MATCH_SCHEDULES[max(known for known in MATCH_SCHEDULES if known <= images_per_class)]
 
 
 class Persistent(NamedTuple):
@@ -50,7 +59,7 @@ def persistent(
       matches: outer steps of one network.
       epochs: passes over the synthetic data between them.
       learning_rate: of plain gradient descent.
-      batch_size: at most so many images a step; batches are equal parts.
+      batch_size: the most images of a step; batches are equal parts.
       augment: applied to every batch that they are trained on.
       strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
 
@@ -61,7 +70,9 @@ def persistent(
       UserError: a number out of range.
 
     Example:
-      >>> population = persistent(net, teacher, matches=10, epochs=50)  # DC with 10 images per class
+      >>> teacher = jd.images(image_shape=(8, 8, 1), num_classes=10, images_per_class=10)
+      >>> net = jd.learner("convnet", image_shape=(8, 8, 1), num_classes=10)
+      >>> population = persistent(net, teacher, matches=10, epochs=50)  # DC's numbers for ten images
 
     References: Zhao, Mopuri & Bilen 2021, algorithm 1 and section 4.1.
     """
@@ -119,3 +130,6 @@ def persistent(
         return state.params
 
     return Population(init=fresh, context=context, advance=advance)
+
+
+SOURCE = Source(persistent)

@@ -9,6 +9,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Params, Population
 from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.populations.source import Source
 
 
 def pretrained() -> Population:
@@ -64,3 +65,7 @@ def _from_pool(name: str, draw: Callable[[Array, int, int], Array]) -> Populatio
         return over_learners(network, strategy="vmap")(who, shared=(bank,))
 
     return Population(init=lambda key: (), context=context, advance=lambda state, meta, key: state)
+
+
+PRETRAINED = Source(pretrained, bank="pool", tested_on="unseen pre-trained networks")
+FIXED_PRETRAINED = Source(fixed_pretrained, bank="pool", only_one=True, tested_on="the pre-trained network")

@@ -35,8 +35,11 @@ class Checkpoints:
 
     Example:
       >>> checkpoints = Checkpoints("runs/dd/checkpoints")
+      >>> state = {"x": jnp.ones(3)}
       >>> checkpoints.save(10, state)
-      >>> state, step, notes = checkpoints.restore(jax.eval_shape(method.init, key))
+      >>> state, step, notes = checkpoints.restore(jax.eval_shape(lambda: state))
+      >>> step
+      10
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
@@ -126,11 +129,6 @@ class Checkpoints:
             "; ".join(reasons),
             "Start again in another run_dir, or delete the checkpoints folder.",
         )
-
-    def steps(self) -> list[int]:
-        """All steps that are kept, in order."""
-        with _quiet():
-            return sorted(self._manager.all_steps())
 
     def read(self, step: int, template: Any, *, remedy: str = "") -> Any:
         """The state saved at one step.

@@ -24,7 +24,7 @@ def enable_compile_cache(
 
     Args:
       directory: another place for it.
-      say: called with a notice where there is no place to write; the run goes on without a cache.
+      say: called with a notice where there is no place to write; the run continues without a cache.
 
     Returns:
       The directory in use, or None.

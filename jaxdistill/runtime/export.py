@@ -17,7 +17,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NotRequired, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -47,51 +47,72 @@ class Synthetic(NamedTuple):
     """`scale`, `mean`, `std`, `class_names`, `dataset`, `method`, `learner`, `inner`: those it has."""
 
 
-def write_synthetic(
-    path: str | os.PathLike,
-    *,
-    images: Any,
-    labels: Any,
-    order: Any,
-    hyperparameters: Mapping[str, Any],
-    info: Any,
-    method: str,
-    learner: Mapping[str, Any],
-    inner: Mapping[str, Any],
-    start: Any = None,
-) -> None:
+class Content(TypedDict):
+    """The synthetic data of a run."""
+
+    images: Any
+    """[N, H, W, C] float32, standardised."""
+    labels: Any
+    """[N, classes] float32, rows sum to 1."""
+    order: Any
+    """[T, B] integers below N: the batch of each inner step, in training order."""
+    hyperparameters: Mapping[str, Any]
+    """Name to [T], or [1] for one that all steps share."""
+    info: Any
+    """A `DatasetInfo`; of it `name`, `scale`, `mean`, `std` and `class_names` are used."""
+    method: str
+    """The method's name."""
+    learner: Mapping[str, Any]
+    """Its name and options."""
+    inner: Mapping[str, Any]
+    """The inner optimiser's name and options."""
+    start: NotRequired[Any]
+    """The weights that the data were distilled for, a nested dict, where it was one initialisation."""
+
+
+def write_synthetic(path: str | os.PathLike, **content: Unpack[Content]) -> None:
     """Writes the synthetic data of a run, atomically.
 
     Args:
       path: the `.npz`.
-      images: [N, H, W, C] float32, standardised.
-      labels: [N, classes] float32, rows sum to 1.
-      order: [T, B] integers below N: the batch of each inner step, in training order.
-      hyperparameters: name to [T], or [1] for one that all steps share.
-      info: a `DatasetInfo`; of it `name`, `scale`, `mean`, `std` and `class_names` are used.
-      method: the method's name.
-      learner: its name and options.
-      inner: the inner optimiser's name and options.
-      start: the weights that the data were distilled for, a nested dict, where it was one initialisation.
+      **content: what is in it, see `Content`.
 
     Raises:
       UserError: shapes do not fit, or a value is not finite.
     """
-    where = "write_synthetic"
-    images, labels = np.asarray(images, np.float32), np.asarray(labels, np.float32)
-    order = np.asarray(order, np.int32)
+    arrays = _arrays("write_synthetic", content)
+    atomic_write(path, lambda file: write_arrays(file, arrays))
+
+
+def synthetic(**content: Unpack[Content]) -> Synthetic:
+    """The synthetic data of a run, as `read_synthetic` gives them back from the file that has them.
+
+    Args:
+      **content: see `Content`.
+
+    Raises:
+      UserError: as `write_synthetic`.
+    """
+    where = "synthetic"
+    return _from_arrays(where, _arrays(where, content))
+
+
+def _arrays(where: str, content: Content) -> dict[str, np.ndarray]:
+    """The arrays of a file."""
+    images, labels = np.asarray(content["images"], np.float32), np.asarray(content["labels"], np.float32)
+    order, info = np.asarray(content["order"], np.int32), content["info"]
     _check(where, images, labels, order)
     steps, channels = order.shape[0], (images.shape[-1],)
     mean, std = (np.broadcast_to(np.asarray(v, np.float32), channels) for v in (info.mean, info.std))
     scale = np.float32(info.scale)
-    arrays = {
+    arrays: dict[str, Any] = {
         "x": to_pixels(images, info),
         "x_standardised": images,
         "y": labels.argmax(axis=-1).astype(np.int64),
         "y_soft": labels,
         "order": order,
     }
-    for name, value in hyperparameters.items():
+    for name, value in content["hyperparameters"].items():
         value = np.asarray(value, np.float32)
         if value.shape not in {(steps,), (1,), ()} or not np.isfinite(value).all():
             raise fail(
@@ -99,11 +120,11 @@ def write_synthetic(
             )
         arrays[f"hyper_{name}"] = np.broadcast_to(value, (steps,))
     arrays |= {"scale": scale, "mean": mean, "std": std, "class_names": np.asarray(info.class_names, np.str_)}
-    for keys, weights in jax.tree_util.tree_leaves_with_path(start):
+    for keys, weights in jax.tree_util.tree_leaves_with_path(content.get("start")):
         arrays["/".join(["start", *(str(k.key) for k in keys)])] = np.asarray(weights)
-    texts = {"dataset": info.name, "method": method, "learner": _json(learner), "inner": _json(inner)}
-    arrays |= {name: np.asarray(text, np.str_) for name, text in texts.items()}
-    atomic_write(path, lambda file: write_arrays(file, arrays))
+    texts = {"dataset": info.name, "method": content["method"]}
+    texts |= {"learner": _json(content["learner"]), "inner": _json(content["inner"])}
+    return arrays | {name: np.asarray(text, np.str_) for name, text in texts.items()}
 
 
 def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -> Synthetic:
@@ -121,7 +142,11 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
       UserError: the file is missing, damaged, lacks images or labels, or they do not fit together.
     """
     where = f"read_synthetic({Path(*Path(path).parts[-2:])})"  # of many runs, the folder tells which
-    arrays = read_npz(path, where)
+    return _from_arrays(where, read_npz(path, where), num_classes)
+
+
+def _from_arrays(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | None = None) -> Synthetic:
+    """The content of a file with those arrays, checked."""
     if "x" not in arrays or not {"y", "y_soft"} & set(arrays):
         raise fail(where, "arrays x and y", f"only {', '.join(sorted(arrays)) or 'an empty file'}")
     pixels = _images(where, "x", arrays["x"])

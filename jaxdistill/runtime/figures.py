@@ -69,7 +69,7 @@ def image_grid(
 
 
 def _evenly(count: int, most: int) -> np.ndarray:
-    """So many indices below `count`, the first and the last among them."""
+    """A given number of indices below `count`, the first and the last among them."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 

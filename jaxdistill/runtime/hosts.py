@@ -8,7 +8,8 @@ the life of a process (evaluation would not end by it) and does not know SIGINT;
 every chunk does both.
 
 A process that is killed takes the others with it: at once where they wait for it in a collective, by
-heartbeat within a minute otherwise. The same command on all hosts goes on from the last checkpoint.
+heartbeat within a minute otherwise. Run the same command on all hosts again to resume from the last
+checkpoint.
 """
 
 import json
@@ -27,7 +28,7 @@ import numpy as np
 from jaxdistill.core.checks import UserError, at_least, fail
 from jaxdistill.runtime import last_words
 
-AGAIN = "The same command on all hosts goes on from the last checkpoint."
+AGAIN = "Run the same command on all hosts again to resume from the last checkpoint."
 SIGNS_OF_LOSS = ("Gloo", "NCCL", "coordination", "UNAVAILABLE", "Connection", "heartbeat", "Barrier")
 """In what JAX raises where another process is gone."""
 HEARTBEAT = 60

@@ -8,6 +8,7 @@ equals the uninterrupted one bit for bit.
 import contextlib
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -31,16 +32,21 @@ SHOWN = ("loss", "accuracy", "inner_gradient", "residual", "cosine", "curvature_
 SHOWN += ("solver_steps", "negative_curvature", "skipped")
 """Metrics that progress tells, where a method has them."""
 MOST_SKIPPED = 50
-"""So many skipped steps in a row stop a run, as do all of a shorter one: it learns nothing."""
+"""A run stops after this many consecutive skipped steps, a shorter one when all its steps are skipped."""
 MOST_VALUES = 64
-"""Per-step hyper-parameters are logged whole up to so many values."""
+"""A hyper-parameter is logged if it has at most this many values."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
+    """The run was asked to stop and has saved its state, where it has a directory."""
 
-    def __init__(self, step: int, number: int):
-        super().__init__(f"stopped after outer step {step}, saved; the same command goes on from there")
+    def __init__(self, finished: "Finished", number: int, saved: bool):
+        where = "saved; run the same command again to resume" if saved else "not saved"
+        super().__init__(f"stopped after outer step {int(finished.state.step)}, {where}")
+        self.finished = finished
+        """The state that was reached, and what it took."""
+        self.number = number
+        """Of the signal."""
         self.exit_code = 128 + number
 
 
@@ -60,10 +66,12 @@ class Finished(NamedTuple):
     """Temporary memory of the largest compiled chunk, see `jaxdistill.runtime.memory`; 0 likewise."""
     all_bytes: int
     """With its arguments and what it returns; 0 likewise."""
+    rows: list[dict[str, Any]]
+    """What was logged, a row per chunk, as in `metrics.jsonl`."""
 
 
 def default_chunk_length() -> int:
-    """Outer steps per compiled chunk on this backend; `experiments/benchmark.py` has the measurement."""
+    """Outer steps per compiled chunk on this backend; `experiments.benchmark` has the measurement."""
     return 20 if jax.default_backend() == "cpu" else 100
 
 
@@ -106,7 +114,7 @@ def distill(
     method: Method | Sequence[Method],
     data: Data,
     key: Array,
-    run: RunDir,
+    run: RunDir | None = None,
     *,
     num_steps: int,
     chunk_length: int | None = None,
@@ -124,7 +132,7 @@ def distill(
         chunk.
       data: real data (and a bank), on the device.
       key: root key of the run.
-      run: its directory, open.
+      run: its directory, open; None for a run that writes nothing.
       num_steps: outer steps of the whole run, >= 1.
       chunk_length: outer steps per compiled program; by backend when None.
       checkpoint_every: outer steps between checkpoints, rounded up to whole chunks.
@@ -138,7 +146,8 @@ def distill(
       The final state, on this host's default device, and the time it took.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came, to any process of the run; the state is saved.
+      Interrupted: SIGINT or SIGTERM came, to any process of the run; the state is saved. Signals are listened
+        to in the main thread alone.
       UserError: methods whose states differ; a value is not finite, or a fault; names the step and the
         quantity. The last good checkpoint stays. A step that the method itself skipped (`skipped` > 0) may
         have values that are not finite.
@@ -152,27 +161,36 @@ def distill(
     method = methods[0]
     _check_states(methods, key)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
+        checkpoints = stack.enter_context(_Nowhere() if run is None else Checkpoints(run.checkpoints))
         state, step, notes = _start(method, key, checkpoints)
         hosts.agree("checkpoint", {"step": step})
         _check_end(step, num_steps, run)
-        log, spent = None, 0.0
-        if run.primary:
+        log, rows = None, []
+        if run is not None and run.primary:
             board = run.path / "tensorboard" if tensorboard else None
             log = stack.enter_context(MetricsLog(run.metrics, step if step else -1, tensorboard_dir=board))
-            spent = _spent(run) if step else 0.0
+            rows = read_metrics(run.metrics) if step else []
+        spent = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
         given = (data, key)
         if where is not None:
             state = mesh.placed(state, mesh.state_shardings(where, state))
             given = mesh.placed(given, mesh.whole_everywhere(where))
         chunks, compiled = [compiled_chunk(each, where) for each in methods], {}
-        compile_seconds, skipped = 0.0, hosts.from_primary(lambda: _skipped_before(run, step))
+        compile_seconds, skipped = 0.0, hosts.from_primary(lambda: _skipped_before(rows, step))
         stop = stack.enter_context(_signals())
         progress = stack.enter_context(Progress(num_steps, step, label))
         for note in notes:
             progress.say(note)
         if 0 < step < num_steps:
-            progress.say(f"goes on from outer step {step}")
+            progress.say(f"resumes from outer step {step}")
+
+        def finished() -> Finished:
+            temporary, everything = (
+                max(map(size, compiled.values()), default=0) for size in (temporary_bytes, total_bytes)
+            )
+            here = state if where is None else mesh.local(state)
+            return Finished(here, spent, compile_seconds, temporary, everything, rows)
+
         while step < num_steps and not hosts.signal_of_all(stop):
             which, size = _drawn(key, step, len(methods)), min(length, num_steps - step)
             if (which, size) not in compiled:
@@ -190,20 +208,36 @@ def distill(
             state, step = new, step + size
             means = _summary(metrics)
             learned = _hyperparameters(method, state)
+            rows.append({"step": step, **means, **learned, "seconds": round(spent, 3)})
             if log is not None:
-                log.write(step, means | learned | {"seconds": round(spent, 3)})
+                log.write(step, {name: value for name, value in rows[-1].items() if name != "step"})
             progress.update(step, **{n: means[n] for n in SHOWN if n in means})
             if step % every == 0 or step == num_steps:
                 checkpoints.save(step, state)
         number = hosts.signal_of_all(stop)
         if number:
             checkpoints.save(step, state)
-            raise Interrupted(step, number)
-    temporary, everything = (
-        max(map(size, compiled.values()), default=0) for size in (temporary_bytes, total_bytes)
-    )
-    state = state if where is None else mesh.local(state)
-    return Finished(state, spent, compile_seconds, temporary, everything)
+            raise Interrupted(finished(), number, saved=run is not None)
+    return finished()
+
+
+class _Nowhere(contextlib.nullcontext):
+    """Checkpoints of a run that writes nothing."""
+
+    def __enter__(self) -> "_Nowhere":
+        return self
+
+    def latest_step(self) -> int | None:
+        return None
+
+    def save(self, step: int, state: Any) -> None:
+        del step, state
+
+    def restore(self, template: Any) -> None:
+        del template
+
+
+AnyCheckpoints = Checkpoints | _Nowhere
 
 
 def _check_states(methods: Sequence[Method], key: Array) -> None:
@@ -224,20 +258,15 @@ def _drawn(key: Array, step: int, count: int) -> int:
     return int(jax.random.randint(at_step(stream(key, "method"), step), (), 0, count))
 
 
-def _check_end(step: int, num_steps: int, run: RunDir) -> None:
+def _check_end(step: int, num_steps: int, run: RunDir | None) -> None:
     """Raises where a checkpoint lies beyond the end of the run."""
-    if step > num_steps:
+    if run is not None and step > num_steps:
         raise fail("distill", f"a checkpoint at or before outer step {num_steps} in {run.path}", step)
 
 
-def _start(method: Method, key: Array, checkpoints: Checkpoints) -> tuple[DistillState, int, list[str]]:
+def _start(method: Method, key: Array, checkpoints: AnyCheckpoints) -> tuple[DistillState, int, list[str]]:
     restored = checkpoints.restore(jax.eval_shape(method.init, key))
     return restored if restored is not None else (jax.jit(method.init)(key), 0, [])
-
-
-def _spent(run: RunDir) -> float:
-    rows = read_metrics(run.metrics)
-    return float(rows[-1].get("seconds", 0.0)) if rows else 0.0
 
 
 def _hyperparameters(method: Method, state: DistillState) -> dict[str, Any]:
@@ -263,7 +292,9 @@ def _summary(metrics: Metrics) -> dict[str, float]:
     return row
 
 
-def _check_faults(metrics: Metrics, step: int, checkpoints: Checkpoints, faults: Mapping[str, str]) -> None:
+def _check_faults(
+    metrics: Metrics, step: int, checkpoints: AnyCheckpoints, faults: Mapping[str, str]
+) -> None:
     for name, remedy in faults.items():
         bad = np.flatnonzero(np.asarray(metrics[name]) > 0) if name in metrics else np.zeros(0, int)
         if not bad.size or not np.isfinite(metrics["loss"][bad[0]]):
@@ -274,14 +305,13 @@ def _check_faults(metrics: Metrics, step: int, checkpoints: Checkpoints, faults:
         raise Diverged(f"{fail('distill', f'{name} = 0', found, remedy)} {_kept(checkpoints)}")
 
 
-def _skipped_before(run: RunDir, step: int) -> int:
+def _skipped_before(rows: Sequence[Mapping[str, Any]], step: int) -> int:
     """How many steps in a row, up to `step`, were skipped: chunks that were skipped as a whole."""
-    rows = [row for row in read_metrics(run.metrics) if row["step"] <= step] if step else []
     kept = [row["step"] for row in rows if row.get("skipped") != 1.0]
     return step - max(kept, default=0) if rows else 0
 
 
-def _check_skipped(metrics: Metrics, before: int, step: int, most: int, checkpoints: Checkpoints) -> int:
+def _check_skipped(metrics: Metrics, before: int, step: int, most: int, checkpoints: AnyCheckpoints) -> int:
     """How many steps in a row were skipped by the end of this chunk; raises where there are too many."""
     run = before
     for number, kept in enumerate(_kept_steps(metrics), start=step + 1):
@@ -294,7 +324,9 @@ def _check_skipped(metrics: Metrics, before: int, step: int, most: int, checkpoi
     return run
 
 
-def _check_finite(metrics: Metrics, finite: bool, step: int, checkpoints: Checkpoints, remedy: str) -> None:
+def _check_finite(
+    metrics: Metrics, finite: bool, step: int, checkpoints: AnyCheckpoints, remedy: str
+) -> None:
     kept = _kept_steps(metrics)
     bad = {name: np.flatnonzero(~np.isfinite(np.asarray(value)) & kept) for name, value in metrics.items()}
     bad = {name: int(where[0]) for name, where in bad.items() if where.size}
@@ -309,15 +341,21 @@ def _check_finite(metrics: Metrics, finite: bool, step: int, checkpoints: Checkp
     raise Diverged(f"{fail('distill', 'finite numbers', found, remedy)} {_kept(checkpoints)}")
 
 
-def _kept(checkpoints: Checkpoints) -> str:
+def _kept(checkpoints: AnyCheckpoints) -> str:
     saved = checkpoints.latest_step()
     return f"The checkpoint of step {saved} is kept." if saved else "There was no checkpoint yet."
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM puts its number in; a second one acts as it always did."""
+    """A list that SIGINT or SIGTERM puts its number in; a second one acts as it always did.
+
+    Python hands signals to the main thread alone: the list stays empty in any other.
+    """
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
     previous = {}
 
     def note(number: int, frame: Any) -> None:

@@ -7,8 +7,8 @@ device, and all of them make the same update. Nothing but what follows travels.
 What an outer step sends, by the compiled program (`communication` reads it; a test holds it):
 
 - `learner`: ONE all-reduce of the gradient of all that is learned, and of the metrics: b = 4 (|meta| + ~10)
-  bytes, whatever K, T and the network; with a teacher in two halves (a generator) |meta| counts the images
-  that it made. No weight of a learner leaves its device.
+  bytes, whatever K, T and the network; with a teacher that makes its images once (a generator) |meta| counts
+  those images. No weight of a learner leaves its device.
 - `data`: per learner and part of the real batch one all-reduce of the outer loss's gradient by the network's
   trained weights (matching: of its gradients or features on real images), 4 P bytes for P weights: many times
   b. It pays where the real batch is the work and K is small; otherwise leave all devices to `learner`.
@@ -87,8 +87,8 @@ def layout(
         or do not divide K or the batch.
 
     Example:
-      >>> with spread(layout("learner:4,data:2", num_learners=8, batch_size=256)):
-      ...     step = jax.jit(method.update).lower(state, data, key).compile()
+      >>> with spread(layout(None, num_learners=8, batch_size=256)):  # or "learner:4,data:2", of eight
+      ...     double = jax.jit(lambda x: 2 * x).lower(1.0).compile()
     """
     if text is None:
         shape = {LEARNER: _dividing(num_learners, learners), DATA: 1}
@@ -103,7 +103,7 @@ def layout(
 
 
 def on_learner(count: int, num_learners: int) -> Layout | None:
-    """So many devices along `learner`, as many of every host: to compare them.
+    """A given number of devices along `learner`, equally many of every host: to compare numbers of devices.
 
     Raises:
       UserError: more devices than there are, or a number that no equal share of the hosts makes.
@@ -267,7 +267,7 @@ def _made(shape: dict[str, int], num_learners: int) -> Layout | None:
 
 
 def _devices(count: int) -> list[Any]:
-    """So many devices, as many of every host."""
+    """`count` devices, equally many of every host."""
     share = count // jax.process_count()
     devices = jax.devices()
     by_host = [[d for d in devices if d.process_index == host] for host in range(jax.process_count())]

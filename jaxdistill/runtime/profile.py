@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-import jaxdistill
+from jaxdistill.version import __version__
 
 
 def device_description() -> str:
@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
     """
     packages = ("jax", "jaxlib", "flax", "optax")
     return {
-        "jaxdistill": jaxdistill.__version__,
+        "jaxdistill": __version__,
         **{name: _version(name) for name in packages},
         "python": platform.python_version(),
         "platform": jax.devices()[0].platform,
@@ -44,7 +44,7 @@ def environment() -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The commit of the checkout that `jaxdistill` is imported from, None where it is no checkout."""
-    root = Path(jaxdistill.__path__[0]).resolve().parent
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         return subprocess.run(

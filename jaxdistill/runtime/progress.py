@@ -1,8 +1,10 @@
-"""What a person sees while a run goes on: a bar on a terminal, a few lines in a log."""
+"""The progress of a run: a bar on a terminal, a few lines in a log."""
 
+import contextlib
+import contextvars
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -14,9 +16,23 @@ WIDTH = 80
 """Columns of a log."""
 
 
+_silent: contextvars.ContextVar[bool] = contextvars.ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silent(wanted: bool = True) -> Iterator[None]:
+    """Inside, nothing is shown; with `wanted` False everything is, as outside."""
+    token = _silent.set(wanted or _silent.get())
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
 def say(text: str, file: TextIO | None = None) -> None:
     """Prints one line, flushed, to standard output or `file`."""
-    print(text, file=file or sys.stdout, flush=True)
+    if not _silent.get():
+        print(text, file=file or sys.stdout, flush=True)
 
 
 class Progress:
@@ -28,7 +44,7 @@ class Progress:
 
     Args:
       total: the last step.
-      start: the step that the run goes on from.
+      start: the step that the run resumes from.
       label: the run in a word or two.
       file: where to write, standard output by default.
       clock: seconds, monotonic.
@@ -36,6 +52,8 @@ class Progress:
     Example:
       >>> with Progress(1000, label="dd") as progress:
       ...     progress.update(10, loss=1.2, accuracy=0.31)
+      dd: compiling ...
+      dd: 10/1000 ... loss 1.2  accuracy 31.0%
     """
 
     def __init__(
@@ -57,7 +75,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._began = self._clock()
-        if self.start >= self.total:
+        if self.start >= self.total or _silent.get():
             return self
         if self._file.isatty():
             columns = (
@@ -133,6 +151,8 @@ def table(
       rows: cells per row, as many as there are columns; floats are shown with 4 digits.
       file: where to write, standard output by default.
     """
+    if _silent.get():
+        return
     out = file or sys.stdout
     console = Console(file=out, width=None if out.isatty() else WIDTH, highlight=False)
     cells = [list(map(str, columns)), *([_cell(value) for value in row] for row in rows)]

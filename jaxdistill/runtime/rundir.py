@@ -1,7 +1,7 @@
 """A run is a directory: one config, one writer, and everything that the run makes.
 
 runs/dd/
-  config.json      every choice and the seed; what the run started on
+  config.json      the experiment, what was chosen, what it became, and what the run started on
   lock             held by the live run, free again as soon as it ends, however it ends
   checkpoints/     the last states
   metrics.jsonl    a row per logged outer step
@@ -14,15 +14,16 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.runtime import atomic, hosts, profile
 
-MOST_UNKNOWN = 4
-"""Options that only one of two configs has: with more it is another experiment's."""
+MOST_NAMED = 6
+"""An error names this many differing fields."""
 _ABSENT = object()
 
 
@@ -51,6 +52,11 @@ class RunDir:
     @property
     def config(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def environment(self) -> Any:
+        """The versions, devices and commit that the run started on."""
+        return _read_json(self.config, "Restore that file.").get("environment")
 
     @property
     def checkpoints(self) -> Path:
@@ -100,36 +106,54 @@ class RunDir:
 
 
 def open_run(
-    path: str | os.PathLike, config: Mapping[str, Any], *, free_fields: Collection[str] = ()
+    path: str | os.PathLike,
+    config: Mapping[str, Any],
+    *,
+    experiment: str,
+    chosen: Mapping[str, Any] | None = None,
+    free_fields: Collection[str] = (),
+    upgrade: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
 ) -> RunDir:
-    """Starts a run in `path`, or goes on with the one that is there if it is the same run.
+    """Starts a run in `path`, or resumes the one that is there if it is the same run.
 
     Args:
       path: the directory, made where it is missing.
       config: every choice that the run's numbers depend on, with the seed; nested dicts are fine.
+      experiment: the script that the run belongs to.
+      chosen: the part of the config that the user chose, to tell how the run was started.
       free_fields: names that may differ from the run already there (cadence of logs and the like);
         a nested one is written `outer.inner`. The new values replace the old ones in `config.json`.
+      upgrade: from a config that an older version saved to what this version would have saved.
 
     Returns:
       The open run; use it in a `with` statement.
 
     Raises:
       UserError: another live process has the run, the directory is not writable or holds something else,
-        `config.json` is damaged, or the config differs from the one there; every difference is named,
-        unless it is another experiment's.
+        `config.json` is damaged, or the run there is another experiment's or has another config; the fields
+        that differ are named.
 
     Example:
-      >>> with open_run("runs/dd", {"seed": 0, "learner": "mlp"}) as run:
+      >>> with open_run("runs/dd", {"seed": 0, "learner": "mlp"}, experiment="distill") as run:
       ...     run.write_json("result.json", {"accuracy": 0.9})
     """
     directory = Path(path).absolute()
     plain = atomic.jsonable(config, nonfinite=str)
+    about = {"experiment": experiment}
+    about |= {} if chosen is None else {"chosen": atomic.jsonable(chosen, nonfinite=str)}
     opened: list[RunDir] = []
-    hosts.from_primary(lambda: opened.append(_open(directory, path, plain, free_fields)))
+    hosts.from_primary(lambda: opened.append(_open(directory, path, plain, about, free_fields, upgrade)))
     return opened[0] if opened else RunDir(directory, None, [])
 
 
-def _open(directory: Path, path: Any, plain: dict[str, Any], free_fields: Collection[str]) -> RunDir:
+def _open(
+    directory: Path,
+    path: Any,
+    plain: dict[str, Any],
+    about: dict[str, Any],
+    free_fields: Collection[str],
+    upgrade: Callable[[dict[str, Any]], Mapping[str, Any]] | None,
+) -> RunDir:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         others = [item.name for item in directory.iterdir() if not _own_leftover(item.name)]
@@ -148,7 +172,7 @@ def _open(directory: Path, path: Any, plain: dict[str, Any], free_fields: Collec
         _take(lock, path)
         run = RunDir(directory, lock, [])
         try:
-            run.notes += _settle(run.config, plain, free_fields, path)
+            run.notes += _settle(run.config, plain, about, free_fields, path, upgrade)
         except OSError as error:
             raise _unusable(path, error) from error
         on_error.pop_all()
@@ -172,39 +196,46 @@ def _take(lock: BinaryIO, path: Any) -> None:
     lock.flush()
 
 
-def _settle(file: Path, config: dict[str, Any], free: Collection[str], path: Any) -> list[str]:
+def _settle(
+    file: Path,
+    config: dict[str, Any],
+    about: dict[str, Any],
+    free: Collection[str],
+    path: Any,
+    upgrade: Callable[[dict[str, Any]], Mapping[str, Any]] | None,
+) -> list[str]:
     """Writes `config.json`, or compares with the one there; returns notes about the environment."""
     now = atomic.jsonable(profile.environment())
     if not file.exists():
-        atomic.write_json(file, {"config": config, "environment": now})
+        atomic.write_json(file, {**about, "config": config, "environment": now})
         return []
     remedy = "Choose another directory, or restore that file."
     stored = _read_json(file, remedy)
-    started = stored.get("config")
+    started, experiment = stored.get("config"), stored.get("experiment")
     if not isinstance(started, dict):
         raise fail("open_run", f'an object under "config" in {file}', json.dumps(started), remedy)
+    if experiment not in (None, about["experiment"]):
+        expected = f"a run of experiments.{about['experiment']} in {path}"
+        raise fail("open_run", expected, f"one of experiments.{experiment}", "Choose another directory.")
+    if experiment is None and upgrade is not None:
+        started = atomic.jsonable(upgrade(started), nonfinite=str)
     changes = _differences(started, config)
     pinned = {name: pair for name, pair in changes.items() if not _is_free(name, free)}
     if pinned:
-        unknown = [name for name, pair in pinned.items() if _ABSENT in pair]
-        if len(unknown) > MOST_UNKNOWN:
-            other = f"one of another, with other options: {', '.join(unknown[:MOST_UNKNOWN])} ..."
-            raise fail("open_run", f"a run of this experiment in {path}", other, "Choose another directory.")
-        listed = "; ".join(
-            f"{name}: {_show(old)} there, {_show(new)} here" for name, (old, new) in pinned.items()
-        )
+        listed = [f"{n}: {_show(old)} there, {_show(new)} here" for n, (old, new) in pinned.items()]
+        more = f"; {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
         raise fail(
             "open_run",
             f"the config that the run in {path} started with",
-            listed,
-            "Use the same values to go on with it, or another directory for a new run.",
+            "; ".join(listed[:MOST_NAMED]) + more,
+            "Use the same values to resume it, or another directory for a new run.",
         )
     environment = stored.get("environment")
-    if changes:
-        atomic.write_json(file, {"config": config, "environment": environment})
+    if changes or experiment is None:
+        atomic.write_json(file, {**about, "config": config, "environment": environment})
     differing = _differences(environment if isinstance(environment, dict) else {}, now)
     return [
-        f"{name}: started with {_show(old)}, goes on with {_show(new)}"
+        f"{name}: started with {_show(old)}, resumes with {_show(new)}"
         for name, (old, new) in differing.items()
     ]
 
@@ -240,7 +271,11 @@ def _is_free(name: str, free: Collection[str]) -> bool:
 
 
 def _show(value: Any) -> str:
-    return "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+    if value is _ABSENT:
+        return "absent"
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{40,}", value):
+        return f"{value[:8]}..."  # a digest
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _own_leftover(name: str) -> bool:

@@ -14,12 +14,9 @@ from jaxdistill.core.types import Array, Augment, Batch, Params, Teacher
 def with_batches(teacher: Teacher, change: Callable[[Teacher, Params, Array], Batch]) -> Teacher:
     """The teacher with the batches `change(teacher, phi, key)`, [T, B, ...], in the place of its own.
 
-    `by_class`, which knows no batches, stays as it is; a teacher in two halves is changed in the second too.
+    `by_class` and `make` stay as they are; `change` is given phi or `Made`, whichever `batches` is given.
     """
-    once = teacher.once
-    if once is not None:
-        once = once._replace(teacher=with_batches(once.teacher, change))
-    return teacher._replace(batches=partial(change, teacher), once=once)
+    return teacher._replace(batches=partial(change, teacher))
 
 
 def augmented(teacher: Teacher, augment: Augment) -> Teacher:

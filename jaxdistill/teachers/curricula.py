@@ -57,7 +57,8 @@ def shuffled(teacher: Teacher, shuffle: str) -> Teacher:
       UserError: an unknown `shuffle`.
 
     Example:
-      >>> teacher = shuffled(images(image_shape=(8, 8, 1), num_classes=10, distill_epochs=3), "images")
+      >>> teacher = jd.images(image_shape=(8, 8, 1), num_classes=10, distill_epochs=3)
+      >>> teacher = shuffled(teacher, "images")
     """
     if one_of("shuffled", shuffle, SHUFFLES) == "none":
         return teacher

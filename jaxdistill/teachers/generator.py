@@ -7,9 +7,8 @@ from jax import lax
 
 from jaxdistill.core.checks import at_least, fail, lookup, one_of
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Array, Batch, Once, Params, Teacher
+from jaxdistill.core.types import Array, Batch, Made, Params, Teacher
 from jaxdistill.layers.initializers import draw_params, he
-from jaxdistill.teachers.networks import ARCHITECTURES, network
 from jaxdistill.teachers.soft_labels import logit_scale
 
 NOISES = ("learned", "fixed", "fresh")
@@ -61,7 +60,8 @@ def generator(
       soft_labels: whether labels are learned too, as softmax of logits; G is given the true class.
       label_confidence: with `soft_labels`, the probability of the true class at the start, in (1/classes, 1).
       steps_at_once: inner steps whose images are made at a time, the work inside G computed again in the
-        backward pass: memory of so many steps, not of all; all at once and nothing twice when None.
+        backward pass: the memory of this many steps, not of all; all are made at once, and nothing twice,
+          when None.
 
     Returns:
       A teacher with phi = {"network": weights, "z": [S, B, noise_size] where learned, "y": [S, B, classes]
@@ -72,12 +72,16 @@ def generator(
       UserError: an option out of range, an unknown name, an image side that the upsampling cannot reach.
 
     Example:
-      >>> teacher = generator(image_shape=(8, 8, 1), num_classes=10, batch_size=16, distill_steps=4)
-      >>> teacher.batches(teacher.init(jax.random.key(0)), jax.random.key(1)).x.shape
+      >>> teacher = generator(
+      ...     image_shape=(8, 8, 1), num_classes=10, batch_size=16, distill_steps=4, generator_width=8
+      ... )
+      >>> jax.jit(teacher.batches)(teacher.init(jax.random.key(0)), jax.random.key(1)).x.shape
       (4, 16, 8, 8, 1)
 
     References: Such et al. 2019, section 3 and appendix; Medvedev & D'yakonov 2022, section 4.
     """
+    from jaxdistill.teachers.networks import ARCHITECTURES, network  # they take Flax
+
     paper = lookup("generator architecture", architecture, ARCHITECTURES)
     width = paper.width if generator_width is None else generator_width
     noise_size = paper.noise_size if noise_size is None else noise_size
@@ -147,22 +151,17 @@ def generator(
             x = lax.map(some, parts).reshape(*shape[:2], *image_shape)
         return Batch(x, jax.nn.softmax(phi["y"]) if soft_labels else hard)
 
-    def batches(made: Batch, key: Array) -> Batch:
-        del key
-        return jax.tree.map(lambda a: jnp.tile(a, (distill_epochs,) + (1,) * (a.ndim - 1)), made)
+    def distinct(phi: Params, key: Array) -> Batch:
+        return phi.value if isinstance(phi, Made) else make(phi, key)
+
+    def batches(phi: Params, key: Array) -> Batch:
+        every = distinct(phi, key)
+        return jax.tree.map(lambda a: jnp.tile(a, (distill_epochs,) + (1,) * (a.ndim - 1)), every)
 
     per_class = count // num_classes
     rows = np.arange(per_class)[None] * num_classes + np.arange(num_classes)[:, None]
 
-    def by_class(made: Batch, key: Array) -> Batch:
-        del key
-        return jax.tree.map(lambda a: a.reshape(count, *a.shape[2:])[rows], made)
+    def by_class(phi: Params, key: Array) -> Batch:
+        return jax.tree.map(lambda a: a.reshape(count, *a.shape[2:])[rows], distinct(phi, key))
 
-    arranged = by_class if per_class else None
-    made = Teacher(init=lambda key: make(init(key), key), batches=batches, by_class=arranged)
-    return Teacher(
-        init=init,
-        batches=lambda phi, key: batches(make(phi, key), key),
-        by_class=None if arranged is None else lambda phi, key: by_class(make(phi, key), key),
-        once=Once(make, made),
-    )
+    return Teacher(init=init, batches=batches, by_class=by_class if per_class else None, make=make)

@@ -102,7 +102,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "compact": Architecture(64, 64, "uniform", False, 1.0),
 }
 """By name: the generator of Such et al. 2019, and that of Medvedev & D'yakonov 2022."""
-COMPACT_WIDTHS = (16, 32, 64, 128)
 
 
 def network(

@@ -3,11 +3,11 @@
 A new one is one new file with a factory `(*, options) -> LinearSolver` and one line in `LINEAR_SOLVERS`.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jaxdistill.core.checks import fail, lookup
+from jaxdistill.core import registry
+from jaxdistill.core.registry import Registry
 from jaxdistill.inner.solvers.cg import cg
 from jaxdistill.inner.solvers.gauss_newton_cg import gauss_newton_cg
 from jaxdistill.inner.solvers.identity import identity
@@ -19,15 +19,18 @@ from jaxdistill.inner.solvers.system import LinearSolver, System
 
 __all__ = ["LINEAR_SOLVERS", "LinearSolver", "System", "linear_solver", "options_of"]
 
-LINEAR_SOLVERS: dict[str, Callable[..., LinearSolver]] = {
-    "cg": cg,
-    "gauss_newton_cg": gauss_newton_cg,
-    "identity": identity,
-    "neumann": neumann,
-    "normal_cg": normal_cg,
-    "nystrom": nystrom,
-    "recording_cg": recording_cg,
-}
+LINEAR_SOLVERS: Registry[Callable[..., LinearSolver]] = Registry(
+    "linear_solver",
+    {
+        "cg": cg,
+        "gauss_newton_cg": gauss_newton_cg,
+        "identity": identity,
+        "neumann": neumann,
+        "normal_cg": normal_cg,
+        "nystrom": nystrom,
+        "recording_cg": recording_cg,
+    },
+)
 
 
 def linear_solver(name: str, **options: Any) -> LinearSolver:
@@ -43,15 +46,9 @@ def linear_solver(name: str, **options: Any) -> LinearSolver:
     Example:
       >>> solver = linear_solver("cg", tolerance=1e-4, max_steps=50)
     """
-    factory = lookup("linear_solver", name, LINEAR_SOLVERS)
-    known = options_of(name)
-    for option in options:
-        if option not in known:
-            raise fail(f"linear_solver {name}", f"options among {', '.join(known)}", repr(option))
-    return factory(**options)
+    return registry.make(LINEAR_SOLVERS, name, **options)
 
 
 def options_of(name: str) -> dict[str, Any]:
     """The options of a solver with their defaults, such as `{"tolerance": 0.001, "max_steps": 100}`."""
-    parameters = inspect.signature(lookup("linear_solver", name, LINEAR_SOLVERS)).parameters
-    return {name: parameter.default for name, parameter in parameters.items()}
+    return registry.options_of(registry.find(LINEAR_SOLVERS, name))

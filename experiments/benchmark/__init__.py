@@ -1,0 +1,1 @@
+"""Where the time and the memory of an outer step go; see `__main__`."""

@@ -1,0 +1,98 @@
+"""Where the time and the memory go: one outer step, its parts, and the same step in PyTorch.
+
+Question: how long does an outer step take against a plain PyTorch implementation, how does it grow with K
+learners and T inner steps, what does `remat` save, how long should a compiled chunk be, and which
+formulation of the convolution is right for this backend, and how many images at a time?
+
+    python -m experiments.benchmark                         all parts, about 15 minutes on 2 cores
+    python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
+
+Expected, 2 cores: `torch` at most 0.8 times PyTorch's time, about 0.6; `conv` gradients in a scan less than
+2 times those outside. Rows are appended to RUN_DIR/rows.json. The sides of every comparison take turns;
+compilation (without the cache) is apart. Keep the machine quiet: PyTorch's threads wait for one another and
+lose most on a busy one, so its ratio flatters us there; `load` in a row says how busy it was at the start.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import cli
+from experiments.benchmark.convolutions import conv
+from experiments.benchmark.matching_steps import matching
+from experiments.benchmark.microbatches import microbatches
+from experiments.benchmark.options import Options
+from experiments.benchmark.pool_training import pool
+from experiments.benchmark.steps import chunk, generated, outer, remat, torch
+from experiments.benchmark.torch_reference import available
+from experiments.measure import Row, append_rows, no_compile_cache
+from jaxdistill.config.resolve import filled
+from jaxdistill.core.checks import fail
+from jaxdistill.runtime import profile, progress
+
+REMEDY = 'pip install -e ".[torch]" adds it.'
+PARTS = {
+    "torch": torch,
+    "outer": outer,
+    "remat": remat,
+    "chunk": chunk,
+    "conv": conv,
+    "generator": generated,
+    "matching": matching,
+    "microbatch": microbatches,
+    "pool": pool,
+}
+
+
+def run(options: Options) -> list[Row]:
+    """Measures the chosen parts, prints a table of each, appends to rows.json.
+
+    Returns:
+      The new rows.
+
+    Raises:
+      UserError: bad input, before anything is measured; PyTorch asked for and missing, or not agreeing.
+    """
+    options = filled(options)
+    if "torch" in options.what and not available():
+        raise fail("benchmark torch", "PyTorch", "none", REMEDY)
+    options = options.replace(repeats=min(options.repeats, 2) if options.smoke else options.repeats)
+    file, load = Path(options.run_dir) / "rows.json", round(os.getloadavg()[0], 2)
+    saved = append_rows(file, [])
+    about = profile.environment()
+    told = {name: about[name] for name in ("jaxdistill", "jax", "python", "commit")}
+    told |= {"device": profile.device_description(), "cores": os.cpu_count(), "load": load}
+    told |= {"seed": options.seed, "smoke": options.smoke}
+    if load > 0.25 * (os.cpu_count() or 1):
+        progress.say(f"note: the machine is busy (load {load:g}): these times mean little")
+    rows = []
+    for name in options.what or PARTS:
+        if name == "torch" and not available():
+            progress.say(f"torch: left out, PyTorch is not installed. {REMEDY}")
+            continue
+        progress.say(f"{name}: measuring ...")
+        with contextlib.nullcontext() if options.smoke else no_compile_cache():
+            for found in PARTS[name](options):
+                rows.append(found | told)
+                saved = append_rows(file, rows[-1:])
+        show(name, [r for r in rows if r["what"] == name])
+    progress.say(f"{len(rows)} rows measured; {file} has {len(saved)}")
+    return rows
+
+
+def show(name: str, rows: Sequence[Row]) -> None:
+    """Prints the rows of a part; columns that say nothing are left out."""
+    scales = {"seconds_median": 1e3, "seconds_min": 1e3, "temp_bytes": 2.0**-20}
+    titles = {"variant": "variant", "learner": "learner", "K": "K", "T": "T", "seconds_median": "median ms"}
+    titles |= {"seconds_min": "min ms", "compile_seconds": "compile s", "temp_bytes": "MiB", "ratio": "ratio"}
+    titles |= {"gflops": "GFLOP/s"}
+    columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
+
+    scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]
+    cells = [[r.get(c) for c in columns] for r in scaled]
+    progress.table(f"\n{name}: {(PARTS[name].__doc__ or '').strip()}", [titles[c] for c in columns], cells)
+
+
+if __name__ == "__main__":
+    cli.main(run, Options, __doc__)

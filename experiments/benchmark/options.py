@@ -1,0 +1,19 @@
+"""The options of `experiments.benchmark`."""
+
+from typing import ClassVar
+
+from jaxdistill.config.option import option, options
+from jaxdistill.config.table import SeedOptions
+
+
+@options
+class Options(SeedOptions):
+    title: ClassVar[str] = "benchmark"
+    what: tuple[str, ...] = option(
+        (),
+        "what to measure (default: all there is)",
+        known=("torch", "outer", "remat", "chunk", "conv", "generator", "matching", "microbatch", "pool"),
+    )
+    repeats: int = option(7, "rounds of each comparison, after one that warms up", low=1)
+    run_dir: str = option("runs/benchmark", "folder of rows.json, which new rows are appended to")
+    smoke: bool = option(False, "everything tiny, 2 rounds: does it run?")

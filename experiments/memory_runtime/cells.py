@@ -1,0 +1,124 @@
+"""Rows of the comparison, cell by cell: an inner length T, a number of learners K, and every estimator."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from experiments.measure import Program, Row, compiled, no_compile_cache, timed
+from experiments.memory_runtime.estimators import Problem, estimator, problem
+from experiments.memory_runtime.options import MATCHING, Options
+from experiments.memory_runtime.processes import in_processes
+from experiments.memory_runtime.reference import Reference, compare, reference
+from jaxdistill.data import Splits
+from jaxdistill.learners import num_params
+from jaxdistill.runs.budget import OUT_OF_MEMORY
+from jaxdistill.runtime import profile, progress
+from jaxdistill.runtime.memory import format_bytes, total_bytes
+from jaxdistill.runtime.rundir import RunDir
+
+SHOWN = ("inner_gradient", "residual", "cosine", "failed_solves", "solver_steps", "negative_curvature")
+"""What implicit estimators report."""
+
+
+def measured(options: Options, data: Splits, directory: RunDir) -> Iterator[Row]:
+    """Rows cell by cell; a cell (K, T) that was measured before is read."""
+    for num_learners in sorted(set(options.num_learners)):
+        shared: list[tuple[Problem, Reference | None]] = []
+        for num_steps in sorted(set(options.inner_steps)):
+            file = directory.path / "cells" / f"K{num_learners}-T{num_steps}.json"
+            if not file.exists():
+                if not shared:
+                    made = problem(options, data, num_learners)
+                    exact = reference(options, data, made) if "error" in options.measure else None
+                    if exact is not None:
+                        progress.say(f"K = {num_learners}: reference: {exact.name}")
+                    shared.append((made, exact))
+                progress.say(f"K = {num_learners}, T = {num_steps}: measuring ...")
+                directory.write_json(file, cell(options, data, *shared[0], num_steps))
+            yield from json.loads(file.read_text())
+
+
+def cell(options: Options, data: Splits, made: Problem, exact: Reference | None, num_steps: int) -> list[Row]:
+    """A row per estimator, for one T and K."""
+    num_learners = jax.tree.leaves(made.contexts)[0].shape[0]
+    shared = {
+        "learner": options.learner,
+        "dataset": data.info.name,
+        "num_params": num_params(made.contexts) // num_learners,
+        "device": profile.device_description(),
+        "commit": profile.git_commit(),
+        "seed": options.seed,
+    }
+    rows = {
+        name: {"estimator": name, "K": num_learners, "T": num_steps, "note": "", **shared}
+        for name in options.estimators
+    }
+    programs: dict[str, Program] = {}
+    for name, row in rows.items():
+        step = estimator(name, options, data, made, num_steps)
+        program = _compiled(step, made, row)
+        if program is not None:
+            row |= {"program_bytes": program.temp_bytes, "all_bytes": total_bytes(program.call)}
+            row |= {"compile_seconds": round(program.compile_seconds, 3)}
+            free = free_bytes()
+            if free is not None and row["all_bytes"] > free:
+                row["note"] = f"not run: needs {format_bytes(row['all_bytes'])}, {format_bytes(free)} free"
+            else:
+                programs[name] = program
+    if {"time", "error"} & set(options.measure):
+        for name, program in list(programs.items()):
+            try:
+                gradient, reported = jax.device_get(program.call(*program.arguments))
+            except OUT_OF_MEMORY as error:
+                rows[name]["note"] = f"did not run: {_one_line(error)}"
+                del programs[name]
+                continue
+            rows[name] |= {n: float(reported[n]) for n in SHOWN if n in reported}
+            if name == MATCHING:
+                continue  # the gradient of another loss
+            if exact is not None:
+                rows[name]["reference"] = exact.name
+            if exact is not None and exact.gradient is not None:
+                cosine, error = compare(gradient, exact.gradient)
+                rows[name] |= {"cosine_to_reference": cosine, "relative_error": error}
+    if "time" in options.measure:
+        for name, times in timed(programs, options.repeats).items():
+            rows[name] |= {"seconds_median": statistics.median(times), "seconds_min": min(times)}
+            rows[name] |= {"repeats": len(times)}
+    if "process" in options.measure:
+        at_once = 2 if jax.default_backend() == "cpu" else 1
+        names = list(programs)
+        for i in range(0, len(names), at_once):
+            found = in_processes(options, names[i : i + at_once], num_learners, num_steps)
+            for name, peak in found.items():
+                rows[name]["note"] += peak.pop("note", "")
+                rows[name] |= peak
+    return list(rows.values())
+
+
+def _compiled(step: Callable, made: Problem, row: Row) -> Program | None:
+    try:
+        with no_compile_cache():
+            return compiled(jax.jit(step), made.arguments)
+    except OUT_OF_MEMORY as error:
+        row["note"] = f"not compiled: {_one_line(error)}"
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def free_bytes() -> int | None:
+    """Memory that a program may take: the device's own, or what the host has left; None where none says."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None

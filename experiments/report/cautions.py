@@ -1,0 +1,71 @@
+"""What a reader of a report has to know: mixed versions, small cells, failures, times that are off."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.report.fields import BaselineRow, CellRow
+
+VERSIONS = ("jaxdistill", "commit", "jax", "jaxlib", "flax", "optax", "python", "device")
+"""The parts of an environment that rows are compared by."""
+
+
+def cautions(rows: Sequence[CellRow], baselines: Sequence[BaselineRow] = ()) -> list[str]:
+    """A sentence about everything that makes rows hard to compare.
+
+    Args:
+      rows: of the report.
+      baselines: of the report.
+    """
+    found = []
+    for name in VERSIONS:
+        kinds: dict[Any, list[str]] = {}
+        for row in rows:
+            kinds.setdefault(row["environment"].get(name), []).append(_name(row))
+        for row in baselines:
+            if "environment" in row:
+                kinds.setdefault(row["environment"].get(name), []).append(f"{row['what']} images")
+        if len(kinds) > 1:
+            shown = short_commit if name == "commit" else str
+            parts = "; ".join(f"{shown(kind)}: {_some(names)}" for kind, names in kinds.items())
+            found.append(f"Rows of mixed versions, {name}: {parts}.")
+    small = [row for row in rows if not row["full_size"]]
+    if small:
+        many = "All" if len(small) == len(rows) else f"{len(small)} of {len(rows)}"
+        found.append(
+            f"{many} rows are smaller than the preset (network, images, outer steps, time or evaluation)."
+        )
+    off = [row for row in rows if _off(row)]
+    if off:
+        least, most = (end(row["seconds"] for row in off) for end in (min, max))
+        found.append(
+            f"{len(off)} rows at equal time are more than a tenth off it, {least:.3g} to {most:.3g} s: the "
+            "machine's load changed after their steps were timed, or their steps take longer as they go on."
+        )
+    for row in rows:
+        if row["status"] != "done":
+            found.append(f"Failed: {_name(row)} (seed {row['seed']}): {row['note']}")
+    for row in baselines:
+        if row.get("note"):
+            found.append(f"Failed: {row['what']} images, {row['architecture']}: {row['note']}")
+    return found
+
+
+def short_commit(commit: str | None) -> str:
+    """Twelve digits of a commit, and the mark that files were changed."""
+    name, mark, rest = (commit or "unknown").partition("-")
+    return name[:12] + mark + rest
+
+
+def _off(row: Mapping[str, Any]) -> bool:
+    """Whether a row took more than a tenth more or less than its time."""
+    limit = row.get("time_limit")
+    return row["status"] == "done" and limit is not None and abs(row["seconds"] / limit - 1) > 0.1
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    cell = ", ".join(part for part in (row["teacher"], row["gradient"], row["change"]) if part)
+    return f"{cell}, equal {row['reading']}, try {row['try'] + 1}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return "; ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

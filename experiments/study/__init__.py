@@ -1,0 +1,1 @@
+"""The study: teachers and gradients, distilled and scored alike."""

@@ -1,0 +1,62 @@
+"""The rows of a study, or of its search, as files: what is there is not made again."""
+
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.report.data import read_row
+from experiments.report.fields import SAVED
+from jaxdistill.core.checks import UserError, fail
+from jaxdistill.runs.budget import OUT_OF_MEMORY
+from jaxdistill.runtime import progress
+from jaxdistill.runtime.rundir import Held, RunDir
+
+Record = dict[str, Any]
+"""A row that is made once and kept in a file: a `CellRow` of the study, or a `Candidate` of its search."""
+
+
+def row_there(file: Path, identity: str) -> Record | None:
+    """The row in a file, where it is finished and its options are the same; None where it is to be made.
+
+    Raises:
+      UserError: it was made with other options; names them.
+    """
+    if not file.exists() or (row := read_row(file)).get("status") != "done":
+        return None
+    there, now = (dict.fromkeys(shlex.split(str(text))) for text in (row.get("identity"), identity))
+    if there.keys() != now.keys():
+        here, other = (
+            " ".join(f for f in a if f not in b) or "none" for a, b in ((now, there), (there, now))
+        )
+        cell = file.parent.parent / "cells" / file.stem
+        remedy = f"Choose another run_dir, or delete that file and {cell} to have it made again."
+        raise fail(SAVED, f"options {here} in {file}", other, remedy)
+    return row
+
+
+def recorded(directory: RunDir, file: Path, row: Record, measured: Callable[[], Mapping[str, Any]]) -> Record:
+    """Measures a row and writes it; a failure becomes a row that says why.
+
+    Args:
+      directory: of the study.
+      file: of the row.
+      row: what is known of it before.
+      measured: distills and scores.
+
+    Returns:
+      The row as it was written. Its `wall_seconds` are those of this process, with compilation and scoring.
+    """
+    start = time.perf_counter()
+    try:
+        row = {**row, **measured(), "status": "done", "note": ""}
+    except Held:
+        raise
+    except (UserError, *OUT_OF_MEMORY) as error:
+        text = " ".join(str(error).split())
+        progress.say(f"failed: {text}")
+        row = {**row, "status": "failed", "note": text[:300]}
+    row |= {"wall_seconds": time.perf_counter() - start}
+    directory.write_json(file, row)
+    return row

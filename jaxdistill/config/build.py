@@ -1,0 +1,281 @@
+"""From a resolved config to the parts that it names."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import optax
+
+from jaxdistill.augment import WITHOUT_FLIP, Augmentation, dsa
+from jaxdistill.baselines.random_real import random_real
+from jaxdistill.config.owners import taken
+from jaxdistill.config.resolve import acting
+from jaxdistill.config.table import LEARNER_OPTIONS, Config, InnerOptions, NetworkOptions
+from jaxdistill.core.checks import Caution, fail, lookup
+from jaxdistill.core.keys import stream
+from jaxdistill.core.registry import find, make
+from jaxdistill.core.types import Array, InnerOptimizer, Learner, Method, Population, Solve, Teacher
+from jaxdistill.data import MIRRORS, DatasetInfo, Splits
+from jaxdistill.inner.accumulated import accumulated
+from jaxdistill.inner.implicit import implicit
+from jaxdistill.inner.solvers import LinearSolver, linear_solver
+from jaxdistill.inner.unrolled import unrolled
+from jaxdistill.learners import learner as make_learner
+from jaxdistill.learners import options_of as options_of_learner
+from jaxdistill.learners.shapes import SHAPES, random_shapes
+from jaxdistill.methods import METHODS
+from jaxdistill.methods import recipe as recipes
+from jaxdistill.methods.recipe import Recipe, images_per_class, recipe_of
+from jaxdistill.populations import POPULATIONS
+from jaxdistill.populations.persistent import match_schedule
+from jaxdistill.populations.source import Source, source_of
+from jaxdistill.teachers import CURRICULA, TEACHERS, shuffled
+
+
+def recipe(config: Config) -> Recipe:
+    """The method's recipe."""
+    return recipe_of(find(METHODS, config.method))
+
+
+def source(config: Config) -> Source:
+    """Where the networks come from."""
+    return source_of(find(POPULATIONS, config.population))
+
+
+def network_options(config: NetworkOptions) -> dict[str, Any]:
+    """The options of the network that were chosen; the others are the network's own."""
+    given = {name: getattr(config, name) for name in LEARNER_OPTIONS}
+    own = {n: v for n, v in config.own.items() if n in taken("learner", {"learner": config.learner})}
+    return {name: value for name, value in (given | own).items() if value is not None}
+
+
+def all_network_options(config: NetworkOptions) -> dict[str, Any]:
+    """The options of the network by name, None where nobody chose."""
+    return {name: getattr(config, name) for name in LEARNER_OPTIONS}
+
+
+def learner(config: NetworkOptions, info: DatasetInfo) -> Learner:
+    """The network."""
+    return make_learner(
+        config.learner,
+        image_shape=info.image_shape,
+        num_classes=info.num_classes,
+        **network_options(config),
+    )
+
+
+def shapes(config: Config, info: DatasetInfo) -> list[Learner]:
+    """Networks of random shape around the chosen one, `num_shapes` of them."""
+    lookup("num_shapes learner", config.learner, SHAPES)
+    for name, needed in (("population", "fresh"), ("warm_start", False)):
+        if getattr(config, name) != needed:
+            raise fail(
+                "num_shapes", f"{name}={needed} with networks of several shapes", getattr(config, name)
+            )
+    chosen = network_options(config)
+    given = options_of_learner(config.learner) | chosen
+    kept = {name: given[name] for name in ("width", "depth") if name in given}
+    drawn = random_shapes(config.learner, kept, count=config.num_shapes, seed=config.seed)
+    make_one = partial(
+        make_learner, config.learner, image_shape=info.image_shape, num_classes=info.num_classes
+    )
+    return [make_one(**chosen | shape) for shape in drawn]
+
+
+def num_inner_steps(config: Config) -> int:
+    """T."""
+    return config.distill_steps * config.distill_epochs
+
+
+def teacher(config: Any, data: Splits, key: Array) -> Teacher:
+    """What is learned.
+
+    Args:
+      config: a resolved config with the options of a teacher.
+      data: its data set; images may start from real ones.
+      key: of what the teacher draws when it is made.
+
+    Raises:
+      UserError: options that do not go together or do not fit the data.
+    """
+    info, curriculum = data.info, lookup("curriculum", config.curriculum, CURRICULA)
+    names = taken("teacher", {"teacher": config.teacher})
+    if curriculum.noise != "learned" and "noise" not in names:
+        known = ", ".join(name for name, c in CURRICULA.items() if c.noise == "learned")
+        expected = f"curriculum {known} with teacher={config.teacher}, which has no noise"
+        raise fail("teacher", expected, config.curriculum)
+    options = {name: getattr(config, name) for name in type(config).options()} | dict(config.own)
+    if "start" in names:
+        options["start"] = start_images(config, data, key)
+    if "batch_size" in names:
+        options["batch_size"] = batch_size(config, info)
+    options |= {
+        "image_shape": info.image_shape,
+        "num_classes": info.num_classes,
+        "noise": curriculum.noise,
+        "noise_key": stream(key, "noise"),
+    }
+    made = make(TEACHERS, config.teacher, **{n: v for n, v in options.items() if n in names})
+    return shuffled(made, curriculum.shuffle)
+
+
+def start_images(config: Any, data: Splits, key: Array) -> Array | None:
+    """What learned images start from: [classes, images_per_class, H, W, C], None for noise."""
+    if config.start == "noise":
+        return None
+    info, per_class = data.info, config.images_per_class
+    smallest = int(data.train.counts.min())
+    if per_class > smallest:
+        name = info.class_names[int(data.train.counts.argmin())]
+        expected = f"images_per_class <= {smallest}, the training images of class {name}, with start=real"
+        raise fail("teacher", expected, per_class, "Ask for fewer, or add --start=noise.")
+    real = random_real(data.train, stream(key, "start"), per_class)
+    return real.x.reshape(info.num_classes, per_class, *info.image_shape)
+
+
+def batch_size(config: Any, info: DatasetInfo) -> int:
+    """B of a generator: as chosen, or what gives as many images as learned ones would be."""
+    if config.batch_size is not None:
+        return config.batch_size
+    images, steps = config.images_per_class * info.num_classes, config.distill_steps
+    if images % steps:
+        raise fail("teacher", f"{images} images in {steps} equal batches", "a rest", "Set batch_size.")
+    return images // steps
+
+
+def inner_optimizer(config: InnerOptions, num_steps: int) -> InnerOptimizer:
+    """The optimiser of T inner steps."""
+    names = recipes.TRAINING.keys() | {"inner_learning_rate"}
+    return recipes.inner_optimizer({name: getattr(config, name) for name in names}, num_steps)
+
+
+def augmentation(config: Any, info: DatasetInfo) -> Augmentation | None:
+    """The chosen operations, or DSA's, the flip where mirror images are of the same class; None for none."""
+    mirrors = MIRRORS.get(info.name)
+    names = config.augment
+    if names is None:
+        names = (*WITHOUT_FLIP, "flip") if mirrors else WITHOUT_FLIP
+    if "flip" in names and mirrors is False:
+        text = f"augment: flip makes mirror images, which are not of the classes of {info.name}."
+        warnings.warn(text, Caution, stacklevel=2)
+    return _augmentation(tuple(names), config.augment_strength) if names else None
+
+
+@functools.lru_cache(maxsize=32)
+def _augmentation(names: tuple[str, ...], strength: float) -> Augmentation:
+    """The same object for the same operations, so that what is compiled for it is found again."""
+    return dsa(names, strength=strength)
+
+
+def population(
+    config: Config, network: Learner, made: Teacher, augmented: Augmentation | None = None
+) -> Population:
+    """Where the learners come from."""
+    matches, epochs = match_schedule(images_per_class(made))
+    chosen = {"matches": config.matches, "epochs": config.match_epochs}
+    chosen |= {"learning_rate": config.match_learning_rate}
+    parts = {
+        "learner": network,
+        "teacher": made,
+        "num_learners": config.num_learners,
+        "matches": matches,
+        "epochs": epochs,
+        "augment": None if augmented is None else augmented.per_image,
+        "strategy": config.strategy,
+        "start_epochs": config.start_epochs,
+        "expert_epochs": config.expert_epochs,
+        **config.own,
+    } | {name: value for name, value in chosen.items() if value is not None}
+    factory = source(config).make
+    return factory(**_given(factory, parts))
+
+
+def _given(factory: Callable[..., Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """The parts that a factory has arguments for, by position or by name."""
+    import inspect
+
+    known = inspect.signature(factory).parameters
+    return {name: value for name, value in parts.items() if name in known}
+
+
+def outer_optimizer(config: Config) -> optax.GradientTransformation:
+    """What moves everything learned."""
+    return recipes.outer_optimizer(_all(config))
+
+
+def _all(config: Config) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in type(config).options()}
+
+
+def solve(config: Any) -> Callable[..., Solve]:
+    """The inner training map's factory: (teacher, inner loss, optimiser, calibrate=...) -> Solve."""
+    if config.gradient == "implicit":
+        return partial(
+            implicit,
+            linear_solver=solver(config),
+            damping=config.damping,
+            tolerance=config.inner_tolerance,
+            max_steps=config.max_inner_steps or None,
+        )
+    if config.gradient == "accumulated":
+        return accumulated
+    last = config.backprop_last if config.gradient == "truncated" else None
+    return partial(unrolled, remat=config.remat, backprop_last=last, random_window=config.random_window)
+
+
+def solver(config: Any, name: str | None = None) -> LinearSolver:
+    """The linear solver of that name (the config's when None), with its options that were chosen."""
+    name = str(name or config.linear_solver)
+    names = taken("linear_solver", {"linear_solver": name})
+    table = type(config).options().values()
+    given = {o.taken_as: getattr(config, o.name) for o in table if o.of == "linear_solver"}
+    given |= config.own
+    return linear_solver(name, **{n: v for n, v in given.items() if n in names and v is not None})
+
+
+def method(config: Config, data: Splits, network: Learner, key: Array) -> Method:
+    """The method, whole.
+
+    Args:
+      config: resolved.
+      data: its data set.
+      network: the learner.
+      key: of what the teacher draws when it is made.
+
+    Raises:
+      UserError: options that do not fit the data.
+    """
+    made, how = teacher(config, data, key), recipe(config)
+    names = taken("method", {"method": config.method})
+    if config.warm_start and config.population == "fresh":
+        text = "warm_start: with population=fresh a linear solve starts from the solution of another network."
+        warnings.warn(text, Caution, stacklevel=2)
+    augmented = augmentation(config, data.info) if "augmentation" in names else None
+    if augmented is None and how.needs_augmentation:
+        expected = f"at least one operation to augment with, with method={config.method}"
+        raise fail("method", expected, "none", "Or take dc.")
+    smallest = int(data.train.counts.min())
+    if how.by_class and config.real_batch_size > smallest:
+        drawn = f"{config.real_batch_size} are drawn with replacement"
+        text = f"real_batch_size: a class has {smallest} images; {drawn}."
+        warnings.warn(text, Caution, stacklevel=2)
+    table = type(config).options()
+    parts = {table[name].taken_as if name in table else name: _value(config, name) for name in acting(config)}
+    parts |= {
+        "augmentation": augmented,
+        "skip_failed_solves": config.on_failed_solve == "skip",
+        "population": population(config, network, made, augmented),
+        "outer_optimizer": outer_optimizer(config),
+    }
+    if how.trains:
+        parts |= {
+            "inner_optimizer": inner_optimizer(config, num_inner_steps(config)),
+            "solve": solve(config),
+        }
+    return how.make(network, made, **{name: value for name, value in parts.items() if name in names})
+
+
+def _value(config: Config, name: str) -> Any:
+    return config.own[name] if name in config.own else getattr(config, name)

@@ -1,0 +1,305 @@
+"""What an option is, and the frozen dataclasses that are made of options.
+
+An option, a command line flag, a keyword of `jd.distill` and a field of a config share one name. A class of
+options lists them with types, defaults and help texts: flags, `--help` and type checks are made from it.
+"""
+
+import dataclasses
+import functools
+import importlib
+import math
+import numbers
+import os
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar, Self, cast, dataclass_transform
+
+from jaxdistill.core.checks import above, at_least, fail, one_of
+from jaxdistill.core.registry import unknown
+
+
+class Unset:
+    """The value of an option that nobody chose."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+UNSET: Any = Unset()
+KINDS: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str | os.PathLike, "text"),
+}
+"""By type: what fits it, and what the user calls it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One choice."""
+
+    name: str
+    default: Any
+    """The value where neither the user nor a method, gradient or data set says another."""
+    help: str
+    kind: type
+    """The type of one value: bool, int, float or str."""
+    many: bool = False
+    """Takes several values, separated by commas on the command line."""
+    optional: bool = False
+    """None is a value."""
+    some: bool = False
+    """Of several values there has to be at least one."""
+    known: str | tuple[str, ...] = ()
+    """The names to choose from, or `module:attribute` of a collection of them."""
+    also: tuple[str, ...] = ()
+    """Names that are accepted and not listed."""
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    """Bounds of a number: at least `low`, at most `high`, more than `above`."""
+    of: str | None = None
+    """Which choice decides whether it acts, see `jaxdistill.config.owners`; None: it always does."""
+    keyword: str | None = None
+    """What the factory that takes it calls it, where that is another name."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names to choose from; empty where any value will do."""
+        if not isinstance(self.known, str):
+            return self.known
+        module, _, attribute = self.known.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    @property
+    def taken_as(self) -> str:
+        """What the factory that takes it calls it."""
+        return self.keyword or self.name
+
+    def checked(self, value: Any) -> Any:
+        """The value in the option's own type.
+
+        Raises:
+          UserError: a value of another type, an unknown name, a number out of range.
+        """
+        if value is None and self.optional:
+            return None
+        if not self.many:
+            return self._checked_one(value)
+        if isinstance(value, str) or not isinstance(value, Collection):
+            raise fail("options", f"{self.name} as a list", repr(value))
+        if self.some and not value:
+            raise fail("options", f"at least one of {self.name}", "none")
+        return tuple(self._checked_one(part) for part in value)
+
+    def _checked_one(self, value: Any) -> Any:
+        fits, word = KINDS[self.kind]
+        if not isinstance(value, fits) or (isinstance(value, bool) and self.kind is not bool):
+            raise fail("options", f"{self.name} as {word}", repr(value))
+        value = os.fspath(value) if isinstance(value, os.PathLike) else self.kind(value)
+        if self.known and value not in self.also:
+            one_of(self.name, value, self.names)
+        if self.kind is float and not math.isfinite(value):
+            raise fail("options", f"a finite {self.name}", value)
+        if self.low is not None:
+            at_least("options", self.name, value, self.low)
+        if self.above is not None:
+            above("options", self.name, value, self.above)
+        if self.high is not None and value > self.high:
+            raise fail("options", f"{self.name} <= {self.high}", value)
+        return value
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    some: bool = False,
+    known: str | Collection[str] = (),
+    also: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    of: str | None = None,
+    keyword: str | None = None,
+) -> Any:
+    """A field of a class of options; its annotation says the type. See `Option` for the arguments."""
+    more = {"low": low, "high": high, "above": above, "of": of, "keyword": keyword, "also": also}
+    more |= {"default": default, "help": help, "some": some}
+    more |= {"known": known if isinstance(known, str) else tuple(known)}
+    return dataclasses.field(default=UNSET, metadata=more)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def options(cls: type) -> Any:
+    """Makes a class of options of a class whose fields are `option`s."""
+    return dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)(cls)
+
+
+class Options:
+    """The base of all classes of options: a frozen value that knows what was chosen.
+
+    A field that nobody chose is `UNSET` until `jaxdistill.config.resolve` fills it in.
+
+    Raises:
+      UserError: an unknown option (lists the near ones), a value of another type or out of range.
+
+    Attributes:
+      title: what the options of this class choose, for `--help`.
+      heading: the same, of a class that has an option called `title`.
+      left_out: inherited options that the class does not have.
+      own: options that a registered member brings and that no class lists, by name.
+    """
+
+    title: ClassVar[str] = ""
+    left_out: ClassVar[tuple[str, ...]] = ()
+    own: Mapping[str, Any]
+
+    if not typing.TYPE_CHECKING:  # type checkers make the signature from the fields
+
+        def __init__(self, **chosen: Any):
+            table, own = type(self).options(), {}
+            others = {name: value for name, value in chosen.items() if name not in table}
+            if others:
+                from jaxdistill.config.owners import brought  # imports the members that were chosen
+
+                known = brought(type(self), chosen)
+                for name, value in others.items():
+                    if name not in known:
+                        remedy = f"{type(self).__name__}.options() lists them."
+                        raise unknown("options", "an option", name, [*table, *known], remedy)
+                    own[name] = known[name].checked(value)
+            for name in chosen.keys() & table.keys():
+                value = chosen[name]
+                object.__setattr__(self, name, value if value is UNSET else table[name].checked(value))
+            object.__setattr__(self, "own", types.MappingProxyType(own))
+
+    @classmethod
+    def settings(cls, chosen: Mapping[str, Any], facts: Any) -> Mapping[str, Any]:
+        """What options are in this class where nobody chooses: over the table and over a method's settings.
+
+        Args:
+          chosen: what was chosen, by name.
+          facts: of the images (`jaxdistill.methods.recipe.Facts`); None where nothing is known of them.
+        """
+        return {}
+
+    @classmethod
+    @functools.cache
+    def options(cls) -> dict[str, Option]:
+        """Every option by name, in the order of the groups."""
+        return {name: option for group in cls.groups().values() for name, option in group.items()}
+
+    @classmethod
+    @functools.cache
+    def groups(cls) -> dict[str, dict[str, Option]]:
+        """The options by what they choose: the title of the class that lists them first."""
+        hints = typing.get_type_hints(cls)
+        fields = cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
+        found: dict[str, dict[str, Option]] = {}
+        seen = set(cls.left_out)
+        for base in _bases_in_order(cls):
+            title = vars(base).get("heading", vars(base).get("title"))
+            if not title:
+                continue
+            listed = vars(base).get("__annotations__", {})
+            names = [n for n in listed if n in fields and fields[n].metadata and n not in seen]
+            group = found.setdefault(title, {})
+            for name in names:
+                group[name] = _made(name, hints[name], fields[name].metadata)
+            seen |= set(names)
+        return {title: group for title, group in found.items() if group}
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, by name."""
+        listed = {name: getattr(self, name) for name in type(self).options()}
+        return {name: value for name, value in listed.items() if value is not UNSET} | dict(self.own)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same options with others in the place of some; `UNSET` takes a choice back.
+
+        Options of a member alone go where another member is chosen.
+        """
+        changed = {name: getattr(self, name) for name in type(self).options()} | changes
+        return type(self)(**self._own_of(type(self), changed) | changed)
+
+    def with_smoke(self, short: Mapping[str, Any]) -> Self:
+        """Shorter settings for a trial run, if `smoke` was chosen; what the user chose wins over them."""
+        chosen = self.chosen()
+        return self.replace(**{**short, **chosen}) if chosen.get("smoke") else self
+
+    def pick(self, other: "type[O]", **changes: Any) -> "O":
+        """The options that another class has too, as that class, with `changes`.
+
+        What this class's `settings` say counts as chosen there, unless the other class has the same.
+        """
+        names, chosen = other.options(), self.chosen()
+        same = type(self).settings.__func__ is other.settings.__func__
+        kept = {} if same else {n: v for n, v in self.settings(chosen, None).items() if n in names}
+        kept |= {n: v for n, v in chosen.items() if n in names} | changes
+        return other(**self._own_of(other, kept) | kept)
+
+    def _own_of(self, other: "type[Options]", chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of members alone that the members chosen for another class bring too."""
+        if not self.own:
+            return {}
+        from jaxdistill.config.owners import brought
+
+        known = brought(other, {name: value for name, value in chosen.items() if value is not UNSET})
+        return {name: value for name, value in self.own.items() if name in known}
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and cast(Self, other).chosen() == self.chosen()
+
+    def __hash__(self) -> int:
+        return hash((type(self), frozenset(self.chosen().items())))
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[()]]:
+        return functools.partial(type(self), **self.chosen()), ()
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.chosen().items())
+        return f"{type(self).__name__}({shown})"
+
+
+O = typing.TypeVar("O", bound=Options)  # noqa: E741
+
+
+def _bases_in_order(cls: type) -> list[type]:
+    """A class after its bases, these from left to right: the order in which people list options."""
+    found: list[type] = []
+    for base in cls.__bases__:
+        found += [c for c in _bases_in_order(base) if c not in found]
+    return [*found, cls]
+
+
+def _made(name: str, annotation: Any, metadata: Mapping[str, Any]) -> Option:
+    kind, many, optional = kind_of(annotation)
+    default = metadata["default"]
+    return Option(
+        name=name,
+        kind=kind,
+        many=many,
+        optional=optional,
+        **{**metadata, "default": tuple(default) if many and default is not None else default},
+    )
+
+
+def kind_of(annotation: Any) -> tuple[type, bool, bool]:
+    """(type of one value, whether there are several, whether None is one) of an annotation."""
+    arguments = typing.get_args(annotation)
+    optional = types.NoneType in arguments
+    if optional:
+        (annotation,) = (each for each in arguments if each is not types.NoneType)
+        arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple:
+        return arguments[0], True, optional
+    return annotation, False, optional
+
+
+Factory = Callable[..., Any]

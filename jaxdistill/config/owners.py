@@ -1,0 +1,144 @@
+"""Whose an option is: which choices have to be made for it to act.
+
+A member of a registry (a teacher, network, population, method, linear solver) takes the options that its
+factory has as keyword-only arguments. Those that the table does not list become options of that member alone.
+"""
+
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxdistill.config.option import Option, Options, kind_of
+from jaxdistill.config.table import OWN_NETWORK
+from jaxdistill.core.registry import Registry, find, options_of
+from jaxdistill.inner.solvers import LINEAR_SOLVERS
+from jaxdistill.learners import LEARNERS
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.recipe import recipe_of
+from jaxdistill.populations import POPULATIONS
+from jaxdistill.populations.source import source_of
+from jaxdistill.teachers import TEACHERS
+
+HEADS: dict[str, tuple[Registry[Any], Callable[[Any], Callable[..., Any]]]] = {
+    "method": (METHODS, lambda member: recipe_of(member).make),
+    "teacher": (TEACHERS, lambda member: member),
+    "learner": (LEARNERS, lambda member: member),
+    "population": (POPULATIONS, lambda member: source_of(member).make),
+    "linear_solver": (LINEAR_SOLVERS, lambda member: member),
+}
+"""Options whose values bring options of their own: (where the members are, member -> its factory)."""
+IMPLICIT = ("linear_solver", "damping", "inner_tolerance", "max_inner_steps", "warm_start", "on_failed_solve")
+BY_GRADIENT: dict[str, tuple[str, ...]] = {
+    "unrolled": ("remat", "validate_every"),
+    "truncated": ("backprop_last", "random_window"),
+    "accumulated": (),
+    "implicit": IMPLICIT,
+    "auto": ("memory_budget", "allow_implicit"),
+}
+"""The options that one gradient alone takes."""
+BY_OUTER_OPTIMIZER = {"adam": ("outer_b1",), "sgd": ("outer_momentum",)}
+OF_METHOD_TOO = {"validate_every": "validate_every", "warm_start": "warm_start"}
+OF_METHOD_TOO |= {"on_failed_solve": "skip_failed_solves"}
+"""Options of a gradient that a method has to take as well, and what it calls them."""
+COMPUTED = ("noise", *OF_METHOD_TOO.values())
+"""Arguments of members that follow from other options."""
+
+
+def taken(head: str, values: Mapping[str, Any]) -> set[str]:
+    """The keyword-only arguments of the chosen member of a registry."""
+    name = values[head]
+    if head == "learner" and name == OWN_NETWORK:
+        return set()
+    table, factory = HEADS[head]
+    return set(options_of(factory(find(table, name))))
+
+
+def acts(option: Option, values: Mapping[str, Any]) -> bool:
+    """Whether an option changes anything, given all choices; a choice that is not there forbids nothing."""
+    head = option.of
+    if head is None:
+        return True
+    method = recipe_of(find(METHODS, values["method"])) if "method" in values else None
+    gradient = values.get("gradient", "implicit")
+    implicit = gradient == "implicit" or (gradient == "auto" and values["allow_implicit"])
+    if head in ("inner", "gradient", "linear_solver") and method is not None and not method.trains:
+        return False
+    if head == "inner":
+        return True
+    if head == "outer_optimizer":
+        return option.name in BY_OUTER_OPTIMIZER[values[head]]
+    if head in ("pool", "trajectories"):
+        return "population" not in values or source_of(find(POPULATIONS, values["population"])).bank == head
+    if head == "linear_solver":
+        listed = "linear_solver" in values
+        return implicit and (not listed or option.taken_as in taken("linear_solver", values))
+    if head == "gradient":
+        if "gradient" not in values:
+            return True
+        own = BY_GRADIENT[gradient] + (IMPLICIT if implicit else ())
+        also = OF_METHOD_TOO.get(option.name)
+        return option.name in own and (also is None or also in taken("method", values))
+    return head not in values or option.taken_as in taken(head, values)
+
+
+def owner(option: Option, values: Mapping[str, Any]) -> tuple[str, Any]:
+    """(the choice, its value) that keeps an option from acting, for an error."""
+    head = option.of
+    method = recipe_of(find(METHODS, values["method"])) if "method" in values else None
+    untrained = method is not None and not method.trains
+    if untrained and head in ("inner", "gradient", "linear_solver"):
+        return "method", values["method"]
+    if head in ("inner", "method"):
+        return "method", values["method"]
+    if head in ("pool", "trajectories"):
+        return "population", values["population"]
+    implicit = values.get("gradient") == "implicit"
+    if head in ("gradient", "linear_solver") and not (head == "linear_solver" and implicit):
+        also = OF_METHOD_TOO.get(option.name)
+        own = option.name in BY_GRADIENT[values["gradient"]]
+        return ("method", values["method"]) if own and also else ("gradient", values["gradient"])
+    return str(head), values[str(head)]
+
+
+def brought(cls: type[Options], chosen: Mapping[str, Any]) -> dict[str, Option]:
+    """The options that the chosen members bring and that the class does not list.
+
+    Args:
+      cls: a class of options.
+      chosen: what was chosen, by name; defaults stand for the rest.
+
+    Returns:
+      An option for every keyword-only argument of the members' factories with a type of an option.
+    """
+    listed, found = cls.options(), {}
+    known = {option.taken_as for option in listed.values()} | {*listed, *cls.left_out, *COMPUTED}
+    for head, (table, factory) in HEADS.items():
+        if head not in listed or not listed[head].known:  # an option of that name that chooses no member
+            continue
+        name = chosen.get(head, listed[head].default)
+        if name in table:
+            own = _options_from(factory(table[name]), head)
+            found |= {n: option for n, option in own.items() if n not in known}
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _options_from(factory: Callable[..., Any], head: str) -> dict[str, Option]:
+    """An option for each keyword-only argument that a command line can give."""
+    hints = typing.get_type_hints(inspect.unwrap(factory))
+    found = {}
+    for name, default in options_of(factory).items():
+        kind, many, optional = kind_of(hints.get(name, object))
+        if kind in (bool, int, float, str) and default is not inspect.Parameter.empty:
+            text = _explained(inspect.getdoc(factory) or "", name)
+            found[name] = Option(name, default, text, kind, many, optional, of=head)
+    return found
+
+
+def _explained(doc: str, name: str) -> str:
+    """What a docstring says of an argument; the name itself where it says nothing."""
+    match = re.search(rf"^\s*(?:[\w*, ]+, )?{name}(?:, [\w*, ]+)?: (.+?)$", doc, flags=re.MULTILINE)
+    return match[1].rstrip(".") if match else name.replace("_", " ")

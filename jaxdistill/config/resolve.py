@@ -1,0 +1,223 @@
+"""From what was chosen to a whole config.
+
+Defaults come in one order, each over the one before: the table, the method's recipe (for small images its
+settings for those), the gradient, the settings of a script's class, what was chosen. Help texts and
+`jd.distill` use the same function.
+"""
+
+from typing import Any, TypeVar
+
+from jaxdistill.config.option import Options
+from jaxdistill.config.owners import acts, brought, owner
+from jaxdistill.config.table import LEARNER_OPTIONS, TeacherOptions
+from jaxdistill.core.checks import fail
+from jaxdistill.core.registry import find
+from jaxdistill.evaluation.protocols import PUBLISHED
+from jaxdistill.inner.solvers import linear_solver
+from jaxdistill.learners import LEARNERS
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.recipe import Facts, Recipe, recipe_of
+from jaxdistill.populations import POPULATIONS
+from jaxdistill.populations.source import source_of
+
+C = TypeVar("C", bound=Options)
+Values = dict[str, Any]
+AT_MINIMUM: Values = {
+    "distill_epochs": 1,
+    "inner_learning_rate": 0.1,
+    "inner_momentum": 0.9,
+    "learned": (),
+    "weight_decay": 0.01,
+}
+"""Defaults of gradients that assume that training has ended."""
+THROUGH = (*AT_MINIMUM, "remat")
+"""Settings of a recipe that are meant for unrolled gradients alone."""
+FLOOR = 1e-5
+"""A relative gradient norm that inner training reaches in float32."""
+KNOWN: dict[str, Facts] = {
+    "digits": Facts((8, 8, 1), 10),
+    "mnist": Facts((28, 28, 1), 10),
+    "fashion_mnist": Facts((28, 28, 1), 10),
+    "kmnist": Facts((28, 28, 1), 10),
+    "cifar10": Facts((32, 32, 3), 10),
+    "cifar100": Facts((32, 32, 3), 100),
+    "svhn_cropped": Facts((32, 32, 3), 10),
+    "usps": Facts((16, 16, 1), 10),
+}
+"""What is known of a named set before it is loaded."""
+
+
+def facts_before_loading(options: Options) -> Facts | None:
+    """What the name of a data set and `image_size` say of its images; None where they say nothing."""
+    chosen = options.chosen()
+    name = chosen.get("dataset", type(options).options()["dataset"].default)
+    known, side = KNOWN.get(name), chosen.get("image_size")
+    if side is None:
+        return known
+    channels, classes = (known.image_shape[2], known.num_classes) if known else (1, 0)
+    return Facts((side, side, channels), classes)
+
+
+def resolve(config: C, facts: Facts | None = None) -> C:
+    """The config with every option filled in, and checked as far as options alone can be.
+
+    Args:
+      config: what was chosen.
+      facts: of the images; the paper's settings hold where nothing is known of them.
+
+    Returns:
+      The config; every option of its class has a value.
+
+    Raises:
+      UserError: an option that cannot act beside the others, or values that do not go together.
+    """
+    values = defaults(config, facts)
+    _check_acting(config, values)
+    if "method" in values:
+        _check_together(config, values)
+    return filled(config, facts)
+
+
+def filled(config: C, facts: Facts | None = None) -> C:
+    """The config with every option filled in, each checked alone: for classes that lack a method's options.
+
+    Args:
+      config: what was chosen.
+      facts: of the images; the paper's settings hold where nothing is known of them.
+    """
+    values = defaults(config, facts)
+    listed: Values = {name: values[name] for name in type(config).options()}
+    own = {n: o.default for n, o in brought(type(config), values).items() if acts(o, values)}
+    return type(config)(**listed | own | dict(config.own))
+
+
+def defaults(config: Options, facts: Facts | None = None) -> Values:
+    """Every option's value: what was chosen, and what the others become; nothing is checked."""
+    chosen = config.chosen()
+    chosen = {**type(config).settings(chosen, facts), **chosen}
+    values = {name: option.default for name, option in type(config).options().items()}
+    gradient = chosen.get("gradient", values.get("gradient"))
+    if "method" in values:
+        recipe = recipe_of(find(METHODS, chosen.get("method", values["method"])))
+        settings = _settings(recipe, facts, chosen, values)
+        values |= {name: value for name, value in settings.items() if name in values}
+        values |= chosen
+        if source_of(find(POPULATIONS, values["population"])).only_one:
+            values |= {"num_learners": 1}
+        values |= {n: v for n, v in recipe.adjust({**settings, **values}).items() if n in values}
+        if not recipe.trains:
+            values |= {"distill_epochs": 1}
+    if gradient == "implicit":
+        values |= {name: value for name, value in AT_MINIMUM.items() if name in values}
+    if gradient == "truncated":
+        steps = {**values, **chosen}
+        values |= {"backprop_last": max(1, steps["distill_steps"] * steps["distill_epochs"] // 2)}
+    return values | chosen
+
+
+def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values) -> Values:
+    """The recipe's settings that hold beside what was chosen: for its own teacher and network alone."""
+    settings = dict(recipe.settings(facts))
+    for head, names in (("teacher", TeacherOptions.options()), ("learner", LEARNER_OPTIONS)):
+        if chosen.get(head, settings.get(head, table[head])) != settings.get(head, table[head]):
+            settings = {n: v for n, v in settings.items() if n not in names and n != head}
+    gradient = chosen.get("gradient", "unrolled")
+    left_out = THROUGH if gradient == "implicit" else () if gradient == "unrolled" else ("remat",)
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+def acting(config: Options) -> list[str]:
+    """The names of the options of a resolved config that change something."""
+    values = {name: getattr(config, name) for name in type(config).options()} | dict(config.own)
+    return [n for n, option in type(config).options().items() if acts(option, values)] + list(config.own)
+
+
+def _check_acting(config: Options, values: Values) -> None:
+    """Raises where an option was chosen that does nothing."""
+    table = type(config).options() | brought(type(config), config.chosen())
+    heads = _heads(config)
+    unchosen = {n: v for n, v in defaults(type(config)(**heads), None).items() if n not in heads}
+    for name, value in config.chosen().items():
+        option = table[name]
+        if acts(option, values) or value in (unchosen.get(name, option.default), option.default):
+            continue
+        head, member = owner(option, values)
+        if head == "learner" and member in LEARNERS:
+            continue  # the network's own factory lists what it takes
+        if head == "gradient":
+            remedy = f"Leave {name} out, or choose a gradient that takes it."
+        else:
+            inner = option.of in ("inner", "gradient", "linear_solver") and head == "method"
+            trains = "method" in values and recipe_of(METHODS[values["method"]]).trains
+            remedy = "It trains no inner steps." if inner and not trains else ""
+        raise fail(head, f"{name} left out with {head}={member}", _shown(value), remedy)
+
+
+def _heads(config: Options) -> Values:
+    """The choices that decide what others are."""
+    names = ("method", "teacher", "learner", "population", "gradient")
+    return {name: value for name, value in config.chosen().items() if name in names}
+
+
+def _shown(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check_together(config: Options, values: Values) -> None:
+    """Raises where values do not go together."""
+    recipe = recipe_of(METHODS[values["method"]])
+    source = source_of(find(POPULATIONS, values["population"]))
+    wrong = recipe.populations and values["population"] not in recipe.populations
+    if wrong or (source.segments and not recipe.populations):
+        got = f"population={values['population']} with method={values['method']}"
+        raise fail("population", "experts with method=mtt, and with no other", got)
+    if source.only_one and values["num_learners"] != 1:
+        expected = "num_learners 1, since all of them are equal"
+        raise fail(
+            f"population {values['population']}", expected, values["num_learners"], "Add --num_learners=1."
+        )
+    check_protocol(values.get("protocol"), values["method"])
+    if not recipe.trains:
+        if values["distill_epochs"] != 1:
+            expected = f"distill_epochs left out with method={values['method']}"
+            raise fail("method", expected, values["distill_epochs"], "It trains no inner steps.")
+        return
+    _check_inner_loop(values)
+    if values["gradient"] == "auto" and values["memory_budget"] is None:
+        raise fail("gradient auto", "memory_budget, such as 2GB", "none")
+    if values["gradient"] == "implicit":
+        _check_implicit(values)
+
+
+def check_protocol(protocol: str | None, method: str) -> None:
+    """Raises where a method that trains no inner steps is to be evaluated by its inner steps."""
+    if protocol == "as_distilled" and not recipe_of(find(METHODS, method)).trains:
+        known = ", ".join(PUBLISHED)
+        expected = f"one of {known} with method={method}, which trains no inner steps"
+        raise fail("evaluation", expected, protocol)
+
+
+def _check_inner_loop(values: Values) -> None:
+    if values["inner_optimizer"] != "sgd" and values["inner_momentum"]:
+        expected = f"inner_momentum 0 with {values['inner_optimizer']}"
+        raise fail("inner_optimizer", expected, values["inner_momentum"])
+    bound = values["max_inner_learning_rate"]
+    if "learning_rate" in values["learned"] and 0 < bound < values["inner_learning_rate"]:
+        raise fail(
+            "method",
+            f"inner_learning_rate <= max_inner_learning_rate = {bound:g}",
+            values["inner_learning_rate"],
+            "Raise the bound; 0 is none.",
+        )
+
+
+def _check_implicit(values: Values) -> None:
+    if values["distill_epochs"] != 1:
+        expected = "distill_epochs 1 with implicit gradients, which train until inner_tolerance"
+        raise fail("gradient", expected, values["distill_epochs"], "Set max_inner_steps in its place.")
+    if values["max_inner_steps"] == 0 and values["inner_tolerance"] < FLOOR:
+        expected = f"inner_tolerance >= {FLOOR:g} where no max_inner_steps ends inner training"
+        raise fail("gradient", expected, values["inner_tolerance"], "float32 does not get below it.")
+    if values["warm_start"] and not linear_solver(values["linear_solver"]).starts:
+        expected = "a linear_solver that starts somewhere, with warm_start"
+        raise fail("gradient", expected, values["linear_solver"])

@@ -1,0 +1,489 @@
+"""The one table of options, by what they choose.
+
+`Config` is a distillation; the classes that it is made of are groups, from which scripts make options of
+their own.
+"""
+
+from typing import ClassVar
+
+from jaxdistill.config.option import Options, option, options
+from jaxdistill.evaluation.protocols import STEP_SIZES
+
+STARTS = ("noise", "real")
+GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "auto")
+FAILED_SOLVES = ("stop", "skip")
+OUTER_OPTIMIZERS = ("adam", "sgd")
+STRATEGIES = "jaxdistill.inner.over_learners:STRATEGIES"
+OWN_NETWORK = "own"
+"""The name of a network that is given as a `Learner` and is in no registry."""
+LEARNER_OPTIONS = ("width", "depth", "norm", "activation", "pooling", "kernel", "initialization")
+"""The options of a network: they mean the same wherever a network is chosen."""
+
+
+@options
+class Places(Options):
+    """Where data sets lie."""
+
+    title: ClassVar[str] = "data"
+    data_dir: str | None = option(None, "folder of prepared data sets (default: the user's cache folder)")
+    manual_dir: str | None = option(None, "folder with the original files of the set: no network is used")
+
+
+@options
+class DataOptions(Places):
+    title: ClassVar[str] = "data"
+    dataset: str = option(
+        "digits",
+        "the data set: digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, usps; any "
+        "prepared TFDS set; or a path to an .npz with x and y",
+    )
+    image_size: int | None = option(None, "resize images to this side, in pixels", low=1)
+
+
+@options
+class TeacherOptions(Options):
+    title: ClassVar[str] = "teacher"
+    teacher: str = option("images", "what is learned", known="jaxdistill.teachers:TEACHERS")
+    images_per_class: int = option(1, "synthetic images per class, in all batches together", low=1)
+    distill_steps: int = option(
+        1, "distinct batches; images_per_class is a multiple of it", low=1, of="teacher"
+    )
+    distill_epochs: int = option(
+        10,
+        "passes over the batches: inner steps = distill_steps x distill_epochs; implicit gradients train to "
+        "a tolerance, and take 1",
+        low=1,
+        of="inner",
+    )
+    start: str = option("noise", "what learned images start from", known=STARTS, of="teacher")
+    soft_labels: bool = option(False, "learn the labels too", of="teacher")
+    label_confidence: float = option(
+        0.9, "with soft_labels, probability of the true class at the start", above=0, high=1, of="teacher"
+    )
+    curriculum: str = option(
+        "full",
+        "order of what the inner steps see: as learned, or shuffled; a generator also takes fresh or "
+        "fixed noise",
+        known="jaxdistill.teachers:CURRICULA",
+    )
+    batch_size: int | None = option(
+        None,
+        "images of a generator's batch (default: images_per_class x classes / distill_steps)",
+        low=1,
+        of="teacher",
+    )
+    architecture: str = option(
+        "upsampling",
+        "the generator's network",
+        known="jaxdistill.teachers.networks:ARCHITECTURES",
+        of="teacher",
+    )
+    generator_width: int | None = option(
+        None, "filters of the generator, or k of compact (default: 64)", low=1, of="teacher"
+    )
+    generator_hidden: int = option(
+        1024, "units of the first layer of an upsampling generator", low=1, of="teacher"
+    )
+    upsamplings: int = option(
+        2, "doublings of the image size in an upsampling generator", low=1, of="teacher"
+    )
+    weight_norm: bool | None = option(
+        None, "normalise the generator's weights (default: upsampling yes, compact no)", of="teacher"
+    )
+    noise_size: int | None = option(
+        None, "numbers of one noise vector z of the generator (default: 128; compact 64)", low=1, of="teacher"
+    )
+    distribution: str | None = option(
+        None,
+        "distribution of z (default: gaussian; compact uniform)",
+        known="jaxdistill.teachers.generator:DISTRIBUTIONS",
+        of="teacher",
+    )
+    steps_at_once: int | None = option(
+        None,
+        "inner steps whose images a generator makes at a time (default: all of them)",
+        low=1,
+        of="teacher",
+    )
+
+
+@options
+class NetworkOptions(Options):
+    title: ClassVar[str] = "learner"
+    learner: str = option("mlp", "the network", known="jaxdistill.learners:LEARNERS", also=(OWN_NETWORK,))
+    width: int | None = option(None, "hidden units or channels of the network", low=1, of="learner")
+    depth: int | None = option(None, "layers or blocks of the network", low=1, of="learner")
+    norm: str | None = option(
+        None, "normalisation of the network", known="jaxdistill.layers.modules:NORMS", of="learner"
+    )
+    activation: str | None = option(
+        None,
+        "activation function of the network",
+        known="jaxdistill.layers.modules:ACTIVATIONS",
+        of="learner",
+    )
+    pooling: str | None = option(
+        None, "pooling of the network", known="jaxdistill.layers.modules:POOLINGS", of="learner"
+    )
+    kernel: int | None = option(None, "side of the network's convolutions", low=1, of="learner")
+    initialization: str | None = option(
+        None,
+        "distribution of the network's first weights",
+        known="jaxdistill.layers.initializers:INITIALIZATIONS",
+        of="learner",
+    )
+
+
+@options
+class LearnerOptions(NetworkOptions):
+    title: ClassVar[str] = "learner"
+    num_shapes: int = option(
+        0,
+        "distill for this many networks of random width and depth (convnet, gtn, mlp), one per chunk_length "
+        "outer steps; 0 for the chosen network alone",
+        low=0,
+    )
+    population: str = option(
+        "fresh",
+        "where networks come from: new ones every outer step, one, some that live for a while, or "
+        "trained ones",
+        known="jaxdistill.populations:POPULATIONS",
+    )
+    matches: int | None = option(
+        None, "outer steps of one network (default: by images_per_class, as in DC)", low=1, of="population"
+    )
+    match_epochs: int | None = option(
+        None,
+        "epochs over the synthetic data between two matches of a network (default: by images_per_class)",
+        low=0,
+        of="population",
+        keyword="epochs",
+    )
+    match_learning_rate: float | None = option(
+        None,
+        "step size of the training between two matches (default: 0.01, as in DC)",
+        above=0,
+        of="population",
+        keyword="learning_rate",
+    )
+
+
+@options
+class InnerOptions(Options):
+    title: ClassVar[str] = "inner loop"
+    inner_optimizer: str = option(
+        "sgd",
+        "optimiser of the inner loop",
+        known="jaxdistill.inner.optimizers:INNER_OPTIMIZERS",
+        of="inner",
+    )
+    inner_learning_rate: float = option(
+        0.05, "step size of the inner loop, or its start where it is learned", of="inner"
+    )
+    inner_momentum: float = option(
+        0.0, "momentum of the inner loop (sgd), or its start where it is learned", low=0, of="inner"
+    )
+    learned: tuple[str, ...] = option(
+        ("learning_rate",), "inner hyper-parameters that are learned; empty for none", of="inner"
+    )
+    positive: str = option(
+        "softplus",
+        "how learned step sizes stay positive",
+        known="jaxdistill.inner.optimizers:POSITIVE",
+        of="inner",
+    )
+    per_step: bool = option(True, "learn one value per inner step, not one for all", of="inner")
+    weight_decay: float = option(0.0, "L2 coefficient of the inner loss", low=0, of="inner")
+    gradient: str = option("unrolled", "how training is differentiated", known=GRADIENTS, of="inner")
+    validate_every: int | None = option(
+        None,
+        "inner steps between the losses on real data that the outer loop lowers (default: the end alone)",
+        low=1,
+        of="gradient",
+    )
+    remat: str = option(
+        "none",
+        "what backpropagation recomputes to save memory",
+        known="jaxdistill.inner.train:REMAT",
+        of="gradient",
+    )
+    backprop_last: int | None = option(
+        None,
+        "truncated gradients go through this many last inner steps (default: half)",
+        low=1,
+        of="gradient",
+    )
+    random_window: bool = option(False, "truncated gradients: draw where the window ends", of="gradient")
+    memory_budget: str | None = option(
+        None,
+        "with gradient=auto, take the fastest of unrolled, remat step, remat sqrt that fits; such as 2GB",
+        of="gradient",
+    )
+    allow_implicit: bool = option(
+        False, "with gradient=auto, take implicit gradients where none of those fits", of="gradient"
+    )
+
+
+@options
+class ImplicitOptions(Options):
+    title: ClassVar[str] = "implicit gradients"
+    linear_solver: str = option(
+        "cg",
+        "solver of (H + damping I) v = g",
+        known="jaxdistill.inner.solvers:LINEAR_SOLVERS",
+        of="gradient",
+    )
+    damping: float = option(0.1, "number that is added to the diagonal of the Hessian", low=0, of="gradient")
+    inner_tolerance: float = option(
+        1e-3, "relative gradient norm at which inner training ends", low=0, of="gradient"
+    )
+    max_inner_steps: int = option(100, "most inner steps; 0 for no limit", low=0, of="gradient")
+    solver_tolerance: float | None = option(
+        None,
+        "relative residual at which cg ends (default: 0.001)",
+        low=0,
+        of="linear_solver",
+        keyword="tolerance",
+    )
+    solver_steps: int | None = option(
+        None, "most iterations of cg (default: 100)", low=1, of="linear_solver", keyword="max_steps"
+    )
+    neumann_terms: int | None = option(
+        None, "terms of the Neumann series (default: 20)", low=1, of="linear_solver", keyword="num_terms"
+    )
+    neumann_alpha: float | None = option(
+        None,
+        "factor of the Neumann series (default: 1 / largest eigenvalue, estimated)",
+        of="linear_solver",
+        keyword="alpha",
+    )
+    nystrom_rank: int | None = option(
+        None, "size of the Nystrom sketch (default: 20)", low=1, of="linear_solver", keyword="rank"
+    )
+    identity_scale: float | None = option(
+        None, "multiple of the identity (default: 1)", of="linear_solver", keyword="scale"
+    )
+    warm_start: bool = option(
+        False, "start the linear solve from the last outer step's solution", of="gradient"
+    )
+    on_failed_solve: str = option(
+        "stop",
+        "what happens where a linear solve ends with a residual above 1, or NaN",
+        known=FAILED_SOLVES,
+        of="gradient",
+    )
+
+
+@options
+class MapOptions(Options):
+    """How an axis of networks is computed."""
+
+    title: ClassVar[str] = "outer loop"
+    strategy: str = option("auto", "how the axis of K learners is computed", known=STRATEGIES)
+    learner_chunk: int | None = option(None, "learners that are computed at a time", low=1)
+
+
+@options
+class AugmentOptions(Options):
+    title: ClassVar[str] = "outer loop"
+    augment: tuple[str, ...] | None = option(
+        None,
+        "operations of the augmentation: color, crop, cutout, flip, rotate, scale; empty for none (default: "
+        "all, flip only where mirror images are of the same class)",
+        of="method",
+        keyword="augmentation",
+    )
+    augment_strength: float = option(
+        1.0,
+        "strength of the augmentation, relative to the paper's",
+        low=0,
+        high=2,
+        of="method",
+        keyword="augmentation",
+    )
+
+
+@options
+class OuterOptions(AugmentOptions, MapOptions):
+    title: ClassVar[str] = "outer loop"
+    method: str = option(
+        "dd", "the method; it brings its paper's settings", known="jaxdistill.methods:METHODS"
+    )
+    num_outer_steps: int = option(1500, "outer steps", low=1)
+    outer_optimizer: str = option("adam", "optimiser of what is learned", known=OUTER_OPTIMIZERS)
+    outer_learning_rate: float = option(0.01, "learning rate of the outer optimiser")
+    outer_momentum: float = option(0.5, "momentum of the outer sgd", low=0, of="outer_optimizer")
+    hyper_learning_rate: float | None = option(
+        None,
+        "outer learning rate of learned inner hyper-parameters; 0 keeps them where they start (default: "
+        "outer_learning_rate)",
+        low=0,
+        of="inner",
+    )
+    outer_b1: float = option(
+        0.5, "decay of the outer Adam's average of gradients", low=0, high=1, of="outer_optimizer"
+    )
+    schedule: str = option(
+        "cosine", "schedule of the outer learning rate", known="jaxdistill.methods.outer:OUTER_SCHEDULES"
+    )
+    schedule_end: float = option(
+        0.0, "last outer learning rate of the cosine, relative to the first", low=0, high=1
+    )
+    clip: float = option(1.0, "largest global norm of the hypergradient; 0 for no clip", low=0)
+    max_inner_learning_rate: float = option(2.0, "bound on learned step sizes; 0 for none", low=0, of="inner")
+    real_batch_size: int = option(
+        256, "real images per outer step; of each class in dc, dsa and dm", low=1, of="method"
+    )
+    distance: str = option(
+        "layerwise",
+        "distance of two gradients",
+        known="jaxdistill.objectives.gradient_matching:DISTANCES",
+        of="method",
+    )
+    by_class: bool = option(True, "match each class on its own, not all of them together", of="method")
+    feature_layers: str = option(
+        "last",
+        "features that dm matches",
+        known="jaxdistill.objectives.distribution_matching:LAYERS",
+        of="method",
+        keyword="layers",
+    )
+    class_strategy: str = option("auto", "how the axis of classes is computed", known=STRATEGIES, of="method")
+    num_learners: int = option(8, "K, learners per outer step", low=1)
+    microbatch: int | None = option(
+        None,
+        "real images that are computed at a time (default: all; on a CPU 64, or in matching by size)",
+        low=1,
+        of="method",
+    )
+
+
+@options
+class TrajectoryOptions(Options):
+    title: ClassVar[str] = "trajectory matching"
+    experts: str = option("runs/experts", "folder that experiments.experts wrote", of="trajectories")
+    start_epochs: int = option(
+        25, "segments start at an expert's epoch below this number", low=1, of="population"
+    )
+    expert_epochs: int = option(
+        3, "epochs of an expert that the student's steps should make up", low=1, of="population"
+    )
+    inner_batch_size: int | None = option(
+        None,
+        "images of a student's step, drawn from all of them (default: the teacher's batches)",
+        low=1,
+        of="method",
+    )
+
+
+@options
+class PoolOptions(Options):
+    title: ClassVar[str] = "pre-trained networks"
+    pool: str | None = option(None, "folder that experiments.pretrain wrote", of="pool")
+    pool_dataset: str | None = option(
+        None, "the data set that the pool was trained on, where it is another (adaptation)", of="pool"
+    )
+
+
+@options
+class SearchOptions(Options):
+    title: ClassVar[str] = "evaluation"
+    num_search_learners: int = option(5, "networks per candidate of a search on validation", low=1)
+    step_sizes: tuple[float, ...] = option(
+        STEP_SIZES, "step sizes that a baseline is searched over", above=0, some=True
+    )
+
+
+@options
+class EvaluationOptions(SearchOptions):
+    title: ClassVar[str] = "evaluation"
+    protocol: str | None = option(
+        None,
+        "how networks are trained on the distilled images: as these were distilled for, or as in the "
+        "papers: 300 epochs (dc), 1000 with DC's augmentation for MNIST or with DSA's (default: the "
+        "method's own)",
+        known="jaxdistill.evaluation.protocols:PROTOCOLS",
+    )
+    num_eval_learners: int = option(20, "networks that are trained on the distilled images", low=1)
+    num_baseline_learners: int = option(20, "networks per baseline; 0 leaves the baselines out", low=0)
+    full_data_epochs: int = option(
+        20, "epochs of training on the full training set; 0 leaves the row out", low=0
+    )
+
+
+@options
+class SeedOptions(Options):
+    title: ClassVar[str] = "run"
+    seed: int = option(0, "root of all randomness", low=0, high=2**32 - 1)
+
+
+@options
+class RunOptions(SeedOptions):
+    title: ClassVar[str] = "run"
+    run_dir: str | None = option(None, "folder of the run; a run that is there is resumed")
+    chunk_length: int | None = option(None, "outer steps per compiled program (default: by platform)", low=1)
+    checkpoint_every: int = option(500, "outer steps between checkpoints", low=1)
+    tensorboard: bool = option(False, 'also write TensorBoard events (pip install "jaxdistill[tensorboard]")')
+
+
+@options
+class DeviceOptions(Options):
+    title: ClassVar[str] = "devices"
+    mesh: str | None = option(
+        None,
+        "learner:4,data:2 splits K learners over 4 x 2 devices, and real batches over the 2 (default: "
+        "learner:N, N the most devices that divide K)",
+    )
+
+
+@options
+class HostOptions(Options):
+    """Which process of several this is; scripts join the others before anything else."""
+
+    title: ClassVar[str] = "hosts"
+    multihost: bool = option(False, "one process of several, as SLURM, Open MPI or a TPU pod says")
+    coordinator: str | None = option(None, "by hand: HOST:PORT of process 0, a free port there")
+    num_processes: int | None = option(None, "by hand: how many processes there are", low=1)
+    process_id: int | None = option(None, "by hand: number of this process, from 0", low=0)
+    start_timeout: int = option(300, "seconds until all processes have to have started", low=1)
+
+
+@options
+class Config(
+    DataOptions,
+    TeacherOptions,
+    LearnerOptions,
+    InnerOptions,
+    ImplicitOptions,
+    OuterOptions,
+    TrajectoryOptions,
+    PoolOptions,
+    EvaluationOptions,
+    RunOptions,
+    DeviceOptions,
+):
+    """A distillation: every option of `python -m experiments.distill`, by the same name.
+
+    Options that are left out take the settings of the method's paper, or the method's stated settings for
+    small images, see `jaxdistill.config.resolve`.
+
+    Example:
+      >>> Config(method="dc", dataset="mnist", images_per_class=10)
+      Config(dataset='mnist', images_per_class=10, method='dc')
+    """
+
+
+PLACES = (
+    "run_dir",
+    "data_dir",
+    "manual_dir",
+    "experts",
+    "pool",
+    *DeviceOptions.options(),
+    *HostOptions.options(),
+)
+"""Where things lie and are computed: no part of what a run is."""
+CADENCE = ("checkpoint_every", "tensorboard")
+"""Change no number."""
+FREE = (*EvaluationOptions.options(), *CADENCE)
+"""May differ when a run is resumed: it stays the same run."""

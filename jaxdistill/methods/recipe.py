@@ -1,0 +1,192 @@
+"""What a method is, in one place: its factory, its paper's settings, how its images are evaluated.
+
+A settings' name is that of the option which chooses it (`jaxdistill.config.table`). The same settings are
+what `--method=dd`, `jd.distill(method="dd")` and `jd.dd(learner, teacher)` start from.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from jaxdistill.core.types import InnerOptimizer, Method, Teacher
+from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
+from jaxdistill.methods.outer import outer_adam, outer_schedule, outer_sgd
+
+Settings = Mapping[str, Any]
+"""By the name of the option."""
+NONE: Settings = MappingProxyType({})
+SMALL = 16
+"""Images whose sides have at most this many pixels are small: settings for 28x28 images do not fit them."""
+
+
+class Facts(NamedTuple):
+    """What is known of the images that a method is for."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    @property
+    def small(self) -> bool:
+        """Whether the images are small, see `SMALL`."""
+        return max(self.image_shape[:2]) <= SMALL
+
+
+def _same(settings: Settings) -> Settings:
+    return NONE
+
+
+class Recipe(NamedTuple):
+    """A method and all that has to be known to run it."""
+
+    make: Callable[..., Method]
+    """(learner, teacher, **options) -> Method; its keyword-only arguments are the options that it takes."""
+    title: str
+    """Its name in words: `Dataset Condensation`."""
+    defaults: Settings = NONE
+    """The paper's settings, where they differ from the table's."""
+    small: Settings = NONE
+    """The settings that replace them where images are small, see `Facts.small`."""
+    adjust: Callable[[Settings], Settings] = _same
+    """Settings that follow from others: all of them -> those that differ."""
+    paper: str = ""
+    """Authors and year."""
+    link: str = ""
+    trains: bool = True
+    """Whether it trains inner steps on the synthetic data and differentiates them."""
+    protocol: str | Callable[[str], str] = "as_distilled"
+    """How networks are trained on its images: a protocol's name, or (name of the data set) -> that name."""
+    populations: Collection[str] = ()
+    """The populations that it needs; empty where any that gives networks will do."""
+    needs_augmentation: bool = False
+    """Whether it is another method without augmentation."""
+    by_class: bool = False
+    """Whether `real_batch_size` counts the images of one class."""
+
+    def protocol_for(self, dataset: str) -> str:
+        """How networks are trained on its images of a data set."""
+        return self.protocol if isinstance(self.protocol, str) else self.protocol(dataset)
+
+    def settings(self, facts: Facts | None) -> Settings:
+        """Its settings for images of that kind; the paper's where nothing is known of them."""
+        return {**self.defaults, **(self.small if facts is not None and facts.small else NONE)}
+
+
+def recipe_of(member: Any) -> Recipe:
+    """The recipe that a member of `METHODS` is; a bare factory is one without settings of its own."""
+    return member if isinstance(member, Recipe) else Recipe(member, member.__name__)
+
+
+def facts_of(teacher: Teacher) -> Facts:
+    """Image shape and number of classes, from the shapes that a teacher makes."""
+    made = _shapes(teacher)
+    height, width, channels = made.x.shape[2:]
+    return Facts((height, width, channels), made.y.shape[-1])
+
+
+def images_per_class(teacher: Teacher) -> int:
+    """Synthetic images of a class, from the shapes that a teacher makes."""
+    steps, batch, classes = _shapes(teacher).y.shape
+    return max(1, steps * batch // classes)
+
+
+def settings_of(recipe: Recipe, teacher: Teacher, **chosen: Any) -> dict[str, Any]:
+    """The settings of a method for what a teacher makes.
+
+    Args:
+      recipe: of the method.
+      teacher: what is learned; its shapes tell the image size and the number of images.
+      **chosen: settings by name; None where nobody chose.
+
+    Returns:
+      All settings of the recipe, the chosen ones in the place of others.
+    """
+    given = {name: value for name, value in chosen.items() if value is not None}
+    found = {**recipe.settings(facts_of(teacher)), "images_per_class": images_per_class(teacher)} | given
+    return {**found, **recipe.adjust(found), **given}
+
+
+def inner_optimizer(settings: Settings, num_steps: int) -> InnerOptimizer:
+    """The optimiser of the inner loop that the settings name, for T steps."""
+    name = settings["inner_optimizer"]
+    momentum = {"momentum": settings["inner_momentum"]} if name == "sgd" else {}
+    return INNER_OPTIMIZERS[name](
+        num_steps=num_steps,
+        learning_rate=settings["inner_learning_rate"],
+        learned=tuple(settings["learned"]),
+        per_step=settings["per_step"],
+        positive=settings["positive"],
+        **momentum,
+    )
+
+
+def outer_optimizer(settings: Settings) -> optax.GradientTransformation:
+    """The optimiser of everything learned that the settings name."""
+
+    def rate(start: float) -> optax.Schedule:
+        return outer_schedule(
+            settings["schedule"],
+            learning_rate=start,
+            num_steps=settings["num_outer_steps"],
+            end=settings["schedule_end"],
+        )
+
+    hyper = settings["hyper_learning_rate"]
+    shared: dict[str, Any] = {
+        "learning_rate": rate(settings["outer_learning_rate"]),
+        "hyper_learning_rate": rate(hyper) if hyper else hyper,
+        "clip": settings["clip"] or None,
+        "max_inner_learning_rate": settings["max_inner_learning_rate"] or None,
+        "positive": settings["positive"],
+    }
+    if settings["outer_optimizer"] == "sgd":
+        return outer_sgd(**shared, momentum=settings["outer_momentum"])
+    return outer_adam(**shared, b1=settings["outer_b1"])
+
+
+TRAINING: Settings = MappingProxyType(
+    {
+        "inner_optimizer": "sgd",
+        "inner_momentum": 0.0,
+        "learned": ("learning_rate",),
+        "per_step": True,
+        "positive": "softplus",
+        "weight_decay": 0.0,
+    }
+)
+"""The inner loop of a method that trains plain gradient descent with learned step sizes."""
+PLAIN: Settings = MappingProxyType(
+    {
+        "schedule": "constant",
+        "schedule_end": 0.0,
+        "clip": 0.0,
+        "hyper_learning_rate": None,
+        "max_inner_learning_rate": 0.0,
+        "positive": "softplus",
+    }
+)
+"""An outer loop with a constant learning rate, without a clip and without bounds."""
+MATCHING: Settings = MappingProxyType(
+    {
+        **PLAIN,
+        "teacher": "images",
+        "distill_epochs": 1,
+        "learner": "convnet",
+        "num_learners": 1,
+        "real_batch_size": 256,
+        "outer_optimizer": "sgd",
+        "outer_momentum": 0.5,
+    }
+)
+"""What the matching papers share."""
+SMALL_CONVNET: Settings = MappingProxyType({"width": 16, "depth": 2})
+"""The ConvNet of the matching methods on small images; the papers' has three blocks of 128 channels."""
+SMALL_MATCHING: Settings = MappingProxyType({**SMALL_CONVNET, "real_batch_size": 64})
+"""Settings of the methods that match real images class by class; small sets have few images of a class."""
+
+
+def _shapes(teacher: Teacher) -> Any:
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda: teacher.batches(teacher.init(key), key))

@@ -1,0 +1,356 @@
+"""Training and saving networks on real data: pools of networks, and trajectories of experts.
+
+Networks are trained and saved in groups; a run that was stopped continues with the next group.
+`jaxdistill.runs.banks` reads them.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.config import build
+from jaxdistill.config.option import option, options
+from jaxdistill.config.resolve import defaults, facts_before_loading, resolve
+from jaxdistill.config.saved import chosen_of
+from jaxdistill.config.table import (
+    AugmentOptions,
+    Config,
+    DataOptions,
+    DeviceOptions,
+    MapOptions,
+    NetworkOptions,
+    SeedOptions,
+    TrajectoryOptions,
+)
+from jaxdistill.core.checks import fail
+from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
+from jaxdistill.data import Splits
+from jaxdistill.evaluation import Protocol, as_they_are, epochs, pretraining, training
+from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.inner.train import train
+from jaxdistill.learners import num_params
+from jaxdistill.methods.recipe import Facts
+from jaxdistill.runs.banks import (
+    GROUPS_FOLDER,
+    KINDS,
+    SCORES,
+    Group,
+    Kind,
+    groups_of,
+    of_images,
+    read_groups,
+    say_devices,
+)
+from jaxdistill.runs.plan import identity_from, script_identity, splits
+from jaxdistill.runtime import mesh, profile, progress
+from jaxdistill.runtime.checkpoint import Checkpoints
+from jaxdistill.runtime.memory import format_bytes
+from jaxdistill.runtime.rundir import open_run
+
+Make = Callable[[Group, Callable[[int], None]], dict[str, Any]]
+"""(group, callback of the units of progress done) -> its weights, and its accuracies by `SCORES`."""
+
+
+@options
+class BankOptions(DataOptions, NetworkOptions, MapOptions, SeedOptions, DeviceOptions):
+    """What pools and experts share."""
+
+    title: ClassVar[str] = "training"
+    group_size: int | None = option(
+        None,
+        "networks that are trained at once and saved in one file (default: 1 on the CPU, else 10; with a "
+        "mesh a multiple of its learner axis)",
+        low=1,
+    )
+    num_epochs: int = option(40, "passes over the training set", low=1)
+    learning_rate: float = option(1e-3, "step size of Adam; 0.0002 in the paper")
+    batch_size: int = option(128, "images of a step", low=1)
+    run_dir: str = option("runs/pretrain", "folder of the networks; a run that is there is resumed")
+
+
+@options
+class PretrainOptions(BankOptions):
+    """A pool, for `population=pretrained` and `fixed_pretrained`; the network is that of `method=dd`.
+
+    Example:
+      >>> PretrainOptions(dataset="mnist", learner="lenet", num_networks=220)
+      PretrainOptions(dataset='mnist', learner='lenet', num_networks=220)
+    """
+
+    title: ClassVar[str] = "pool"
+    num_networks: int = option(70, "networks; 2,200 in the paper", low=2)
+    num_test_networks: int = option(20, "networks held out for evaluation; 200 in the paper", low=1)
+
+    @classmethod
+    def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:
+        """The network that `method=dd` has for such images."""
+        values = _followed_by("dd", chosen, facts)
+        return {name: values[name] for name in NetworkOptions.options()}
+
+
+@options
+class ExpertOptions(BankOptions, AugmentOptions):
+    """Experts, for `method=mtt`; network and step size are those of its students.
+
+    Example:
+      >>> resolve(ExpertOptions(), Facts((8, 8, 1), 10)).learner
+      'convnet'
+    """
+
+    title: ClassVar[str] = "experts"
+    num_experts: int = option(10, "networks; 100 in the paper", low=1)
+    num_epochs: int = option(50, "passes over the training set, a snapshot after each", low=1)
+    learning_rate: float = option(0.01, "step size of plain SGD, from which a student's starts too")
+    run_dir: str = option(
+        TrajectoryOptions.options()["experts"].default,
+        "folder of the experts; a run that is there is resumed",
+    )
+
+    @classmethod
+    def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:
+        """The network and the step size of the students that `method=mtt` has for such images."""
+        student = _followed_by("mtt", chosen, facts)
+        network = {name: student[name] for name in NetworkOptions.options()}
+        return network | {"learning_rate": student["inner_learning_rate"], "group_size": 5, "batch_size": 256}
+
+
+def _followed_by(method: str, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:
+    """Every option of a method that draws from a bank, for the network that was chosen."""
+    network = {name: value for name, value in chosen.items() if name in NetworkOptions.options()}
+    return defaults(Config(method=method, **network), facts)
+
+
+B = TypeVar("B", bound=BankOptions)
+
+
+class Setting(NamedTuple):
+    """What the networks of a bank are trained on, and how."""
+
+    chosen: BankOptions
+    """What the user chose."""
+    options: BankOptions
+    """What that became."""
+    data: Splits
+    learner: Learner
+    devices: mesh.Layout | None
+    """The devices that a group is split over; None for one."""
+
+    @property
+    def key(self) -> Array:
+        """Root key of the bank."""
+        return jax.random.key(self.options.seed)
+
+
+def pretrain(chosen: PretrainOptions) -> dict[str, Any]:
+    """Trains a pool with Adam, the step size x 0.1 after half of the epochs; the last networks are held out.
+
+    Args:
+      chosen: the options; networks that are in `run_dir` already are not trained again.
+
+    Returns:
+      What `result.json` holds: {"validation_accuracies", "test_accuracies", "bytes", "config",
+      "environment"}.
+
+    Raises:
+      UserError: bad input, before anything is written; a network that diverged.
+
+    References: Wang et al. 2018, section 4.1.
+    """
+    options, setting = _prepared(chosen)
+    if options.num_test_networks >= options.num_networks:
+        expected = f"num_test_networks < num_networks = {options.num_networks}"
+        raise fail("pretrain", expected, options.num_test_networks)
+    real, learner = setting.data.train, setting.learner
+    protocol = pretraining(
+        len(real.y),
+        num_epochs=options.num_epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+    )
+    start, trained = starts(learner), trained_by(options, learner, protocol)
+
+    def make(group: Group, done: Callable[[int], None]) -> dict[str, Any]:
+        keys = network_keys(setting.key, group)
+        params = trained(start(keys), keys, real)
+        found = {"weights": jax.tree.map(mesh.on_host, params), **_tested(setting, params)}
+        done(1)
+        return found
+
+    return _saved(setting, KINDS["pool"], options.num_networks, make)
+
+
+def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
+    """Trains experts by plain SGD on augmented images; keeps a snapshot per epoch, the start among them.
+
+    Args:
+      chosen: the options; experts that are in `run_dir` already are not trained again.
+
+    Returns:
+      What `result.json` holds: {"validation_accuracies", "test_accuracies", "bytes", "config",
+      "environment"}.
+
+    Raises:
+      UserError: bad input, before anything is written; an expert that diverged.
+
+    References: Cazenavette et al. 2022, section 3.1.
+    """
+    options, setting = _prepared(chosen)
+    real, learner = setting.data.train, setting.learner
+    augmentation = build.augmentation(options, setting.data.info)
+    protocol = epochs(  # plain SGD has no state that would go over to the next epoch
+        len(real.y),
+        num_epochs=1,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        momentum=0.0,
+        weight_decay=0.0,
+        augment=None if augmentation is None else augmentation.per_image,
+    )
+    start, epoch = starts(learner), trained_by(options, learner, protocol)
+
+    def make(group: Group, done: Callable[[int], None]) -> dict[str, Any]:
+        keys = network_keys(setting.key, group)
+        params = start(keys)
+        snapshots = [jax.tree.map(mesh.on_host, params)]
+        for number in range(options.num_epochs):
+            params = epoch(params, jax.vmap(lambda k, n=number: at_step(k, n))(keys), real)
+            snapshots.append(jax.tree.map(mesh.on_host, params))
+            done(number + 1)
+        weights = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *snapshots)
+        return {"weights": weights, **_tested(setting, params)}
+
+    count = options.num_epochs
+    return _saved(
+        setting, KINDS["trajectories"], options.num_experts, make, units=count, num_snapshots=count + 1
+    )
+
+
+def network_keys(key: Array, group: Group) -> Array:
+    """A key for each network of a group, whatever the groups."""
+    return jax.vmap(partial(at_step, stream(key, "networks")))(group.first + jnp.arange(group.count))
+
+
+def starts(learner: Learner) -> Callable[[Array], Params]:
+    """Compiled: keys -> new networks, one after another."""
+    return jax.jit(over_learners(lambda key: learner.init(stream(key, "init")), strategy="map"))
+
+
+def trained_by(options: MapOptions, learner: Learner, protocol: Protocol) -> Callable[..., Params]:
+    """Compiled: (params, keys, training set) -> the networks after a protocol on all of it."""
+
+    @jax.jit
+    def trained(params: Params, keys: Array, real: Dataset) -> Params:
+        def of_one(params: Params, key: Array, real: Dataset) -> Params:
+            rows = jnp.arange(real.y.shape[0], dtype=jnp.int32)
+            steps, _, loss = training(learner, protocol, Batch(real.x, real.y), rows, key)
+            return train(loss, params, steps, protocol.optimizer, protocol.values)[0]
+
+        mapped = over_learners(of_one, strategy=options.strategy, chunk=options.learner_chunk)
+        return mapped(params, keys, shared=(real,))
+
+    return trained
+
+
+def _prepared(chosen: B) -> tuple[B, Setting]:
+    """(every option, what is trained); what the options alone can say is said before data load."""
+    known = resolve(chosen, facts_before_loading(chosen))
+    size = known.group_size or _group_size(known.mesh)
+    devices = mesh.layout(known.mesh, size, known.batch_size, learners="group_size", batch="batch_size")
+    data = splits(chosen)
+    options = resolve(chosen.replace(group_size=size), _facts(data))
+    return options, Setting(chosen, options, data, build.learner(options, data.info), devices)
+
+
+def _facts(data: Splits) -> Facts:
+    return Facts(data.info.image_shape, data.info.num_classes)
+
+
+def _group_size(devices: str | None) -> int:
+    """As many networks at once as suit the platform and a mesh."""
+    least, shares = 1 if jax.default_backend() == "cpu" else 10, mesh.learner_shares(devices)
+    return -(-least // shares) * shares
+
+
+def _tested(setting: Setting, params: Params) -> dict[str, Array]:
+    """Accuracies of trained networks.
+
+    Raises:
+      UserError: one that diverged.
+    """
+    options, data = setting.options, setting.data
+    tested = partial(
+        as_they_are,
+        setting.learner,
+        params,
+        real=data.train,
+        key=stream(setting.key, "calibrate"),
+        batch_size=options.batch_size,
+        strategy=options.strategy,
+        learner_chunk=options.learner_chunk,
+    )
+    parts = zip(SCORES, (data.validation, data.test), strict=True)
+    found = {name: tested(test=part) for name, part in parts}
+    if not all(np.isfinite(each).all() for each in found.values()):
+        raise fail("training", "networks with finite weights", "NaN", "Lower learning_rate.")
+    return found
+
+
+def _saved(
+    setting: Setting,
+    kind: Kind,
+    total: int,
+    make: Make,
+    *,
+    units: int = 1,
+    num_snapshots: int | None = None,
+) -> dict[str, Any]:
+    """Makes the groups that are not in the folder yet, and writes `result.json`.
+
+    Args:
+      setting: what is trained.
+      kind: of the bank.
+      total: how many networks there are.
+      make: trains a group.
+      units: of progress in a group.
+      num_snapshots: of the training of each network; None where only its end is saved.
+    """
+    options, learner, info = setting.options, setting.learner, setting.data.info
+    identity = script_identity(options, setting.data) | of_images(info)
+    groups = groups_of(total, identity["group_size"])
+    size = 4 * num_params(jax.eval_shape(learner.init, setting.key)) * (num_snapshots or 1) * total
+    directory = open_run(
+        options.run_dir,
+        identity,
+        experiment=kind.script,
+        chosen=chosen_of(setting.chosen),
+        upgrade=lambda saved: identity_from(saved, type(options), _facts(setting.data)),
+    )
+    what = f"{total} {kind.noun} on {info.name}: {options.learner}, {options.num_epochs} epochs"
+    with directory:
+        progress.say(
+            f"{what}, {profile.device_description()}; {format_bytes(size)} of weights go to {options.run_dir}"
+        )
+        say_devices(setting.devices)
+        read = partial(read_groups, learner=learner, num_snapshots=num_snapshots, command="this command")
+        folder = directory.path / GROUPS_FOLDER
+        with Checkpoints(folder, keep=len(groups)) as files, mesh.spread(setting.devices):
+            done = files.latest_step() or 0
+            if done < len(groups):  # a damaged one is told before others are made
+                read(files, groups[:done])
+            with progress.Progress(units * len(groups), units * done, kind.noun) as bar:
+                for i, group in list(enumerate(groups))[done:]:
+                    files.save(i + 1, make(group, lambda n, i=i: bar.update(units * i + n)))
+            every = read(files, groups)
+        result = {
+            **{name: [float(a) for group in every for a in group[name]] for name in SCORES},
+            "bytes": size,
+            "config": identity,
+            "environment": directory.environment,
+        }
+        directory.write_json("result.json", result)
+    return result

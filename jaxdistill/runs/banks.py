@@ -1,0 +1,180 @@
+"""Networks trained on real data: trajectories of experts and pools of networks.
+
+`jaxdistill.runs.bank_training` makes them, in groups that are saved through Orbax.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.config import build
+from jaxdistill.config.owners import OWN_NETWORK
+from jaxdistill.config.table import LEARNER_OPTIONS, Config
+from jaxdistill.core.checks import fail
+from jaxdistill.core.types import Learner, Params
+from jaxdistill.data import DatasetInfo
+from jaxdistill.learners import options_of
+from jaxdistill.runtime import mesh, progress
+from jaxdistill.runtime.checkpoint import Checkpoints
+
+GROUPS_FOLDER = "groups"
+SCORES = ("validation_accuracies", "test_accuracies")
+Choices = dict[str, Any]
+
+
+class Bank(NamedTuple):
+    """What learners come from."""
+
+    given: Params
+    """What the outer loop draws from: trajectories [experts, epochs + 1, ...] or networks [networks, ...]."""
+    held_out: Params
+    """Networks of a pool for the evaluation alone, [networks, ...]; None of trajectories."""
+
+
+class Group(NamedTuple):
+    """Networks that are trained at once and saved in one file."""
+
+    first: int
+    """Number of the first of them."""
+    count: int
+
+
+def groups_of(total: int, size: int) -> list[Group]:
+    """As many networks in each group, but in the last."""
+    return [Group(first, min(size, total - first)) for first in range(0, total, size)]
+
+
+def of_images(info: DatasetInfo) -> Choices:
+    """What a network has to have been trained on to read other images of the same kind."""
+    return {"image_shape": list(info.image_shape), "class_names": list(info.class_names)}
+
+
+class Kind(NamedTuple):
+    """A kind of bank."""
+
+    script: str
+    """The script in `experiments` that makes it."""
+    option: str
+    """The option of a distillation that names its folder."""
+    noun: str
+    """What is in it; `num_` before it is an option of the script."""
+
+
+KINDS = {
+    "trajectories": Kind("experts", "experts", "experts"),
+    "pool": Kind("pretrain", "pool", "networks"),
+}
+"""By what a population draws from, see `jaxdistill.populations.source`."""
+
+
+def bank_option(config: Config) -> str | None:
+    """The option that names the folder of networks which a run draws from; None where there is none."""
+    bank = build.source(config).bank
+    return None if bank is None else KINDS[bank].option
+
+
+def load_bank(config: Config, choices: Choices, learner: Learner, info: DatasetInfo) -> Bank | None:
+    """What the population of a distillation draws from; None where that is nothing.
+
+    Args:
+      config: of a distillation.
+      choices: its identity.
+      learner: its network, which has to be that of the bank.
+      info: of its data: those of the bank, or with the image shape of those that `pool_dataset` names.
+
+    Raises:
+      UserError: no folder, one that the script did not write or finish, networks of another data set or
+        architecture: every difference is named.
+    """
+    bank = build.source(config).bank
+    if bank is None:
+        return None
+    kind = KINDS[bank]
+    own = {} if config.learner == OWN_NETWORK else options_of(config.learner)
+    wanted = of_images(info) | {name: choices.get(name) for name in ("dataset", "dataset_sha256", "learner")}
+    wanted |= {name: _or_default(choices, own, name) for name in LEARNER_OPTIONS}
+    source = config.pool_dataset if kind.option == "pool" else None
+    if source not in (None, config.dataset):
+        wanted["dataset"] = Path(source).name if source.endswith(".npz") else source
+        del wanted["dataset_sha256"]  # of the target
+    places = ("dataset", "image_size", "learner", *LEARNER_OPTIONS)
+    chosen = {name: getattr(config, name) for name in places if getattr(config, name) is not None}
+    chosen["dataset"] = source or config.dataset
+    flags = " ".join(f"--{name}={value}" for name, value in chosen.items())
+    remedy = f"python -m experiments.{kind.script} {flags} --run_dir=FOLDER makes them."
+    place = getattr(config, kind.option)
+    if place is None:
+        raise fail(config.population, f"--{kind.option}=FOLDER", "none", remedy)
+    folder = Path(place)
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
+        total, size = saved[f"num_{kind.noun}"], saved["group_size"]
+        snapshots = saved["num_epochs"] + 1 if kind.noun == "experts" else None
+        kept = total - saved.get("num_test_networks", 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise fail(config.population, f"a folder of experiments.{kind.script}", folder, remedy) from None
+    there = {name: _or_default(saved, own, name) for name in wanted}
+    other = [f"{n}: {there[n]} there, {value} here" for n, value in wanted.items() if there[n] != value]
+    if other:
+        if source and wanted["class_names"] != there["class_names"]:
+            remedy = "The set that they were trained on and the one to distill need the same classes."
+        expected = f"{kind.noun} of this data set and network in {folder}"
+        raise fail(config.population, expected, "; ".join(other), remedy)
+    if not (folder / "result.json").is_file():
+        expected = f"all {total} {kind.noun} in {folder}"
+        remedy = f"Let experiments.{kind.script} end: run the same command again to resume it."
+        raise fail(config.population, expected, "some", remedy)
+    groups = groups_of(total, size)
+    with Checkpoints(folder / GROUPS_FOLDER, keep=len(groups)) as files:
+        command = f"the command of experiments.{kind.script} that made them"
+        every = [group["weights"] for group in read_groups(files, groups, learner, snapshots, command)]
+    weights = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
+    if kind.noun == "experts":
+        return Bank(weights, None)
+    return Bank(jax.tree.map(lambda a: a[:kept], weights), jax.tree.map(lambda a: a[kept:], weights))
+
+
+def say_devices(where: mesh.Layout | None) -> None:
+    """Tells which devices are used, where there are several."""
+    if mesh.described(where):
+        progress.say(f"devices: {mesh.described(where)}")
+
+
+def read_groups(
+    files: Checkpoints, groups: Sequence[Group], learner: Learner, num_snapshots: int | None, command: str
+) -> list[dict[str, Any]]:
+    """All groups, as `_template` says. A damaged one has to be made again with all after it."""
+
+    def remedy(number: int) -> str:
+        which = f"{number} ... {len(groups)}" if number < len(groups) else f"{number}"
+        return f"Delete {which} there, then run {command} again: it goes on."
+
+    numbered = enumerate(groups, start=1)
+    return [files.read(n, _template(learner, g, num_snapshots), remedy=remedy(n)) for n, g in numbered]
+
+
+def _or_default(choices: Choices, defaults: Choices, name: str) -> Any:
+    """A choice, or what the network has where nobody chose: spelling a default out changes nothing."""
+    return defaults.get(name) if choices.get(name) is None else choices[name]
+
+
+def bank_digest(bank: Params) -> str:
+    """SHA-256 of every number of a bank."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(bank):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
+
+
+def _template(learner: Learner, group: Group, num_snapshots: int | None) -> dict[str, Any]:
+    """Shapes of a group: weights [count, ...] or [count, num_snapshots, ...], accuracies [count]."""
+    one = jax.eval_shape(learner.init, jax.random.key(0))
+    axes = (group.count,) if num_snapshots is None else (group.count, num_snapshots)
+    weights = jax.tree.map(lambda s: jax.ShapeDtypeStruct((*axes, *s.shape), s.dtype), one)
+    return {"weights": weights} | dict.fromkeys(SCORES, jax.ShapeDtypeStruct((group.count,), jnp.float32))

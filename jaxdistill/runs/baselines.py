@@ -1,0 +1,223 @@
+"""Small training sets that nobody learned, scored as the images of a run are."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.baselines import average_real, k_means, nearest_neighbors, optimized_real, random_real
+from jaxdistill.config import build
+from jaxdistill.config.option import option, options
+from jaxdistill.config.table import SearchOptions
+from jaxdistill.core.checks import fail
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Batch, Dataset
+from jaxdistill.data import Splits, check_per_class
+from jaxdistill.evaluation import (
+    Evaluation,
+    Protocol,
+    Score,
+    Subsets,
+    Tuned,
+    as_distilled,
+    as_they_are,
+    everything,
+    one_part_each,
+    score,
+    summarize,
+    tuned,
+    with_step_size,
+)
+from jaxdistill.runs.compare import random_images
+from jaxdistill.runs.networks import evaluations
+from jaxdistill.runs.plan import Plan
+from jaxdistill.runs.protocols import ORDERS, as_learned, in_other_order, other_order, protocol_of, seen
+from jaxdistill.runs.run import Run
+from jaxdistill.runtime import progress
+from jaxdistill.runtime.export import dedupe
+
+NEIGHBOR_SETS = 5
+"""How many sets of random (optimised) real images are tested by their nearest neighbours."""
+Row = dict[str, Any]
+
+
+@options
+class BaselineOptions(SearchOptions):
+    title: ClassVar[str] = "baselines"
+    num_sets: int = option(50, "random sets that optimised real images are the best of", low=1)
+    keep: float = option(0.2, "share of the random sets that is kept", above=0, high=1)
+    num_judges: int = option(20, "networks that score each set", low=1)
+    num_scored: int = option(2000, "training images that the sets are scored on", low=1)
+    neighbors: tuple[int, ...] = option((1, 3, 5), "candidates for k of nearest neighbours", some=True, low=1)
+    norms: tuple[float, ...] = option((1.0, 2.0), "candidates for p of the norm", some=True, low=1)
+
+
+def rows_of(
+    run: Run, options: BaselineOptions, *, num_learners: int, seed: int
+) -> tuple[list[Row], dict[str, Batch]]:
+    """A run's images and the sets that nobody learned, under one protocol.
+
+    Every set is trained on as the images were distilled for: the same steps, as many images of the same
+    classes in each step, by the run's own networks; by a paper's protocol for methods without inner steps.
+    The step size of a baseline is searched on validation, as one for all steps and as the learned schedule,
+    scaled.
+
+    Args:
+      run: of any method.
+      options: resolved.
+      num_learners: networks per row.
+      seed: root of all randomness.
+
+    Returns:
+      (a row per set: its name, the fields of a score, how it was trained on, nearest neighbours in it; the
+      images of each set, those that a row has several of once).
+
+    Raises:
+      UserError: as for `fits`.
+    """
+    classes, per_class = fits(run.plan, options.neighbors)
+    images, labels, order = run.synthetic
+    key = stream(jax.random.key(seed), "baselines")
+    config = run.config.replace(
+        num_eval_learners=num_learners,
+        num_baseline_learners=num_learners,
+        num_search_learners=options.num_search_learners,
+    )
+    distilled, baseline = evaluations(config, run.data, run.learner, run.state, key, run.bank)
+    plan = protocol_of(run)
+    protocols, how = [plan], plan.name
+    if plan.name == "as_distilled":
+        protocols, how = equal_steps(run, class_by_class(classes)[order]), "the learned schedule"
+    progress.say(f"distilled images: {distilled.num_learners} networks, {len(order)} steps ...")
+    found = score(distilled, plan, *seen(run, key, distilled.num_learners))
+    rows = [_row("distilled", found, how) | neighbors([run.batch], run.data, options)]
+    shuffle = other_order(run, plan.name)
+    if shuffle is not None:
+        other = score(distilled, *in_other_order(run, shuffle))
+        rows.append(_row(f"distilled, {ORDERS[shuffle]}", other, how))
+    if run.bank is not None:
+        rows.append(_row("nothing", unadapted(run, distilled), "-"))
+    shown = {
+        "distilled": run.batch._replace(y=jnp.eye(labels.shape[1])[classes])
+    }  # learned ones may have moved
+
+    def add(name: str, batch: Batch, subsets: Subsets, sets: list[Batch]) -> Tuned:
+        progress.say(f"{name} images: step size searched on validation ...")
+        # one network trained on one set in one order is one network, however often
+        same = len(sets) == 1 and distilled.num_learners == 1
+        evaluation = baseline._replace(num_learners=1) if same else baseline
+        best = tuned(evaluation, protocols, batch, subsets, step_sizes=options.step_sizes)
+        line = _row(name, best.score, f"{best.protocol}: {best.step_size:.3g}")
+        rows.append(line | {"validation": best.searched} | neighbors(sets, run.data, options))
+        shown[name] = sets[0]
+        return best
+
+    train, size = run.data.train, len(images)
+    keys = jax.random.split(stream(key, "shown"), NEIGHBOR_SETS)
+    drawn = [random_real(train, each, per_class) for each in keys]
+    best = add("random real", *random_images(run.data, per_class), drawn)
+    (protocol,) = (each for each in protocols if each.name == best.protocol)
+    progress.say(f"optimised real images: scoring {options.num_sets} sets ...")
+    sets = optimized_real(
+        train,
+        stream(key, "optimised"),
+        per_class,
+        evaluation=baseline._replace(search_learners=options.num_judges),
+        protocol=with_step_size(protocol, best.step_size),
+        num_sets=options.num_sets,
+        keep=options.keep,
+        num_scored=options.num_scored,
+    )
+    kept = [jax.tree.map(lambda a, i=i: a[i : i + size], sets) for i in range(0, len(sets.y), size)]
+    add("optimised real", sets, one_part_each(size, len(kept)), kept[:NEIGHBOR_SETS])
+    for name, made in (("k-means", k_means), ("average real", average_real)):
+        batch = made(train, stream(key, name), per_class)
+        add(name, batch, everything(size), [batch])
+    return rows, shown
+
+
+def fits(plan: Plan, neighbors: Sequence[int] = (1,)) -> tuple[np.ndarray, int]:
+    """Whether a distillation can be compared with real images, as many of every class.
+
+    Args:
+      plan: the distillation.
+      neighbors: candidates for k; those of the default that are too many are left out in silence.
+
+    Returns:
+      (the class of every distilled image as it was meant, [N]; how many images each class has). Learned
+      labels may have moved elsewhere: those that the images started with say the class.
+
+    Raises:
+      UserError: other numbers of images of different classes, more of them than real images, or more
+        neighbours than images.
+    """
+    state = plan.method.init(plan.key)
+    _, labels, _ = dedupe(plan.method.synthesize(state, stream(plan.key, "export")))
+    classes = labels.argmax(axis=1)
+    counts = np.bincount(classes, minlength=plan.data.info.num_classes)
+    if not (counts == counts[0]).all():
+        expected = "as many images of every class: a multiple of the classes in all batches together"
+        raise fail("baselines", expected, counts.tolist())
+    check_per_class(plan.data.train, "baselines", int(counts[0]))
+    default = BaselineOptions.options()["neighbors"].default
+    if max(neighbors) > len(classes) and tuple(neighbors) != default:
+        raise fail("baselines", f"neighbors <= {len(classes)}, the images", list(neighbors))
+    return classes, int(counts[0])
+
+
+def equal_steps(run: Run, order: np.ndarray) -> list[Protocol]:
+    """The steps of a run on other images: with one step size for all, and with its own schedule to scale.
+
+    Args:
+      run: of a method that trains inner steps.
+      order: [T, B], which of the other images each step is on.
+    """
+    config = run.config
+    optimizer = build.inner_optimizer(config.replace(learned=()), build.num_inner_steps(config))
+    constant = as_distilled(
+        jnp.asarray(order),
+        optimizer,
+        optimizer.values(optimizer.init()),
+        weight_decay=config.weight_decay,
+    )
+    return [constant._replace(name="one step size"), as_learned(run, order)._replace(name="scaled schedule")]
+
+
+def class_by_class(classes: np.ndarray) -> np.ndarray:
+    """Where each image would be in a set that is sorted by class."""
+    return np.argsort(np.argsort(classes, kind="stable"), kind="stable")
+
+
+def unadapted(run: Run, evaluation: Evaluation) -> Score:
+    """The networks that the distilled images are tested with, before they see any."""
+    key = stream(evaluation.key, "test")
+    params = evaluation.contexts(stream(key, "learners"), evaluation.num_learners)
+    found = as_they_are(
+        run.learner,
+        params,
+        run.data.test,
+        run.data.train,
+        stream(key, "calibrate"),
+        strategy=evaluation.strategy,
+        learner_chunk=evaluation.learner_chunk,
+    )
+    return summarize(found, run.data.info.num_classes)
+
+
+def neighbors(sets: Sequence[Batch], data: Splits, options: BaselineOptions) -> Row:
+    """Accuracy of nearest neighbours in each set; k and p are the best in the first set, on validation."""
+    candidates = [(k, p) for k in options.neighbors for p in options.norms if k <= len(sets[0].y)]
+
+    def accuracy(images: Batch, choice: tuple[int, float], split: Dataset) -> float:
+        return nearest_neighbors(images, split, k=choice[0], p=choice[1])
+
+    best = max(candidates, key=lambda choice: accuracy(sets[0], choice, data.validation))
+    found = [accuracy(each, best, data.test) for each in sets]
+    numbers = {"neighbors_mean": float(np.mean(found)), "neighbors_std": float(np.std(found))}
+    return numbers | {"neighbors_sets": len(found), "neighbors_k": best[0], "neighbors_p": best[1]}
+
+
+def _row(name: str, found: Score, trained_by: str) -> Row:
+    return {"set": name, **found.as_row(), "trained_by": trained_by}

@@ -1,0 +1,200 @@
+"""The table at the end of a distillation: distilled images, random real ones, the full training set."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Batch
+from jaxdistill.data import Splits
+from jaxdistill.evaluation import (
+    Evaluation,
+    Protocol,
+    Score,
+    Subsets,
+    Tuned,
+    dc,
+    epochs,
+    everything,
+    random_of_each_class,
+    score,
+    tuned,
+)
+from jaxdistill.populations import POPULATIONS
+from jaxdistill.populations.source import source_of
+from jaxdistill.runs.networks import evaluations
+from jaxdistill.runs.protocols import (
+    ORDERS,
+    in_other_order,
+    other_order,
+    paper_protocol,
+    protocol_name,
+    protocol_of,
+    seen,
+)
+from jaxdistill.runs.run import Run
+from jaxdistill.runtime import progress
+
+
+def score_of(run: Run, *, num_learners: int | None = None, protocol: str | None = None) -> Score:
+    """Test accuracy of networks trained on a run's images, as `Run.score` says."""
+    distilled, _ = evaluations(run.config, run.data, run.learner, run.state, run.key, run.bank)
+    if num_learners is not None and distilled.num_learners > 1:
+        distilled = distilled._replace(num_learners=num_learners)
+    shown = seen(run, stream(run.key, "export"), distilled.num_learners)
+    return score(distilled, protocol_of(run, protocol), *shown)
+
+
+def compared(run: Run) -> dict[str, Any]:
+    """Test accuracies of networks trained on each set, every baseline's step size searched on validation.
+
+    Random real images are as many as the distilled ones, new ones for every network, and are trained on by
+    the protocol of the distilled images where it is a paper's; otherwise for the same steps or by the `dc`
+    protocol, whichever validation prefers. The full training set is all of it but the validation split.
+
+    Returns:
+      The accuracy fields of `result.json`; a row that was left out has a mean of None.
+    """
+    config, data, key = run.config, run.data, run.key
+    distilled, baseline = evaluations(config, data, run.learner, run.state, key, run.bank)
+    chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
+    progress.say("evaluating: distilled images ...")
+    name = protocol_name(config)
+    plan = protocol_of(run)
+    batch, subsets = seen(run, stream(key, "export"), distilled.num_learners)
+    found = score(distilled, plan, batch, subsets)
+    on_validation = score(chosen_on_validation, plan, batch, subsets)
+    shuffle = other_order(run, name)
+    reordered = None
+    if shuffle is not None:
+        progress.say(f"evaluating: distilled images, {ORDERS[shuffle]} ...")
+        reordered = score(distilled, *in_other_order(run, shuffle))
+    random = _random_real(run, baseline, name) if config.num_baseline_learners else None
+    full = None
+    if config.num_baseline_learners and config.full_data_epochs:
+        progress.say("evaluating: full training set, step size searched on validation ...")
+        full = full_set(baseline, data, config.full_data_epochs, config.step_sizes)
+    return {
+        **_fields("test_accuracy", found),
+        "num_learners": len(found.every),
+        "protocol": name,
+        "test_accuracy_step_size": float(plan.values["learning_rate"][0]),
+        "validation_accuracy_mean": on_validation.mean,
+        "test_accuracies": found.every,
+        **_reordered(reordered, shuffle),
+        **_tuned("random_real", random),
+        **_tuned("full_data", full),
+    }
+
+
+def _random_real(run: Run, baseline: Evaluation, name: str) -> Tuned | None:
+    """Random real images, as many as the distilled ones; None where there are not that many."""
+    config, data = run.config, run.data
+    classes, order = data.info.num_classes, run.order
+    per_class = len(run.synthetic.images) // classes
+    if not per_class or not enough_real(data, per_class):
+        return None
+    progress.say("evaluating: random real images, step size searched on validation ...")
+    count = per_class * classes
+    plans: Sequence[Protocol] = (
+        [paper_protocol(config, data.info, name, count)] if name != "as_distilled" else ()
+    )
+    if name == "as_distilled":
+        equal_steps = epochs(
+            count,
+            num_epochs=max(1, order.size // count),
+            batch_size=order.shape[1],
+            momentum=config.inner_momentum,
+            weight_decay=config.weight_decay,
+            name="equal steps",
+        )
+        plans = [equal_steps, dc(count)]
+    return tuned(baseline, plans, *random_images(data, per_class), step_sizes=config.step_sizes)
+
+
+def enough_real(data: Splits, per_class: int) -> bool:
+    """Whether every class has so many training images; a note says so where one has fewer."""
+    smallest = int(data.train.counts.min())
+    if per_class > smallest:
+        progress.say(f"note: no random real images, since a class has only {smallest} of them")
+    return per_class <= smallest
+
+
+def random_images(data: Splits, per_class: int) -> tuple[Batch, Subsets]:
+    """(the training images, which of them each network sees): new random ones of every class for each."""
+    return Batch(data.train.x, data.train.y), random_of_each_class(data.train, per_class)
+
+
+def all_images(data: Splits) -> tuple[Batch, Subsets]:
+    """(the training images, which of them each network sees): all of them."""
+    return Batch(data.train.x, data.train.y), everything(len(data.train.y))
+
+
+def full_set(evaluation: Evaluation, data: Splits, passes: int, step_sizes: Sequence[float]) -> Tuned:
+    """The whole training set but its validation split, the step size searched on validation."""
+    name = f"{passes} epoch" if passes == 1 else f"{passes} epochs"
+    plan = epochs(len(data.train.y), num_epochs=passes, decay_at_half=True, name=name)
+    return tuned(evaluation, [plan], *all_images(data), step_sizes=step_sizes)
+
+
+def _fields(name: str, found: Score) -> dict[str, Any]:
+    return {f"{name}_mean": found.mean, f"{name}_std": found.std, f"{name}_num_diverged": found.num_diverged}
+
+
+def _reordered(found: Score | None, shuffle: str | None) -> dict[str, Any]:
+    if found is None or shuffle is None:
+        return {"other_order_mean": None, "other_order_std": None}
+    return _fields("other_order", found) | {
+        "other_order": ORDERS[shuffle],
+        "other_order_num_learners": len(found.every),
+        "other_order_accuracies": found.every,
+    }
+
+
+def _tuned(name: str, row: Tuned | None) -> dict[str, Any]:
+    if row is None:
+        return {f"{name}_mean": None, f"{name}_std": None}
+    return _fields(name, row.score) | {
+        f"{name}_num_learners": len(row.score.every),
+        f"{name}_accuracies": row.score.every,
+        f"{name}_protocol": row.protocol,
+        f"{name}_step_size": row.step_size,
+        f"{name}_validation": {p: {f"{k:g}": v for k, v in s.items()} for p, s in row.searched.items()},
+    }
+
+
+def tested_on(population: str) -> str:
+    """The networks that a run of a population is tested on, in words."""
+    return source_of(POPULATIONS[population]).tested_on if population in POPULATIONS else "fresh networks"
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Prints the table of a result."""
+    saved = result["config"]
+
+    def cells(title: str, how: str, prefix: str) -> list[str]:
+        mean, std, diverged = (result[f"{prefix}_{part}"] for part in ("mean", "std", "num_diverged"))
+        count = result["num_learners" if prefix == "test_accuracy" else f"{prefix}_num_learners"]
+        lost = f" ({diverged} diverged)" if diverged else ""
+        return [title, f"{100 * mean:.1f}", f"{100 * std:.1f}", str(count), how + lost]
+
+    def searched(prefix: str) -> str:
+        return f"{result[f'{prefix}_protocol']}, step size {result[f'{prefix}_step_size']:.3g}"
+
+    protocol = result.get("protocol", "as_distilled")
+    how = "the learned schedule"
+    if protocol != "as_distilled":
+        how = f"{protocol}, step size {result['test_accuracy_step_size']:.3g}"
+    rows = [cells("distilled images", how, "test_accuracy")]
+    if result.get("other_order_mean") is not None:
+        rows.append(cells("distilled images", result["other_order"], "other_order"))
+    for title, prefix in (("random real images", "random_real"), ("full training set", "full_data")):
+        if result[f"{prefix}_mean"] is not None:
+            rows.append(cells(title, searched(prefix), prefix))
+    networks = f"{tested_on(saved['population'])}: {saved['learner']} on {saved['dataset']}"
+    columns = ["trained on", "mean", "std", "K", "trained by"]
+    progress.table(f"\nTest accuracy (%) of {networks}", columns, rows)
+    speed = result["outer_steps"] / max(result["seconds"], 1e-9)
+    progress.say(
+        f"{result['outer_steps']} outer steps in {progress.duration(result['seconds'])} ({speed:.3g}/s), "
+        f"compiled in {progress.duration(result['compile_seconds'])}"
+    )

@@ -1,0 +1,194 @@
+"""Distills: runs a plan, and exports what came out."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from jaxdistill.config import build
+from jaxdistill.config.saved import chosen_of
+from jaxdistill.config.table import FREE, Config
+from jaxdistill.core.checks import fail
+from jaxdistill.core.types import Learner
+from jaxdistill.data import Splits
+from jaxdistill.methods.recipe import Facts
+from jaxdistill.runs.banks import say_devices
+from jaxdistill.runs.networks import only_network
+from jaxdistill.runs.plan import Plan, identity_from, planned
+from jaxdistill.runs.run import Run
+from jaxdistill.runtime import loop, profile
+from jaxdistill.runtime import progress as shown
+from jaxdistill.runtime.export import Content, write_synthetic
+from jaxdistill.runtime.loop import Interrupted
+from jaxdistill.runtime.rundir import RunDir, open_run
+from jaxdistill.teachers import CURRICULA
+
+FAULTS = {
+    "failed_solves": "A linear solve ended with NaN or a residual above 1: raise damping or weight_decay, "
+    "train further (max_inner_steps), try linear_solver=gauss_newton_cg, or set on_failed_solve=skip."
+}
+"""Metrics that stop a run where they are above zero, and what helps."""
+
+
+def distill(
+    config: Config | None = None,
+    *,
+    data: Splits | None = None,
+    learner: Learner | str | None = None,
+    run_dir: str | Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Run:
+    """Distills a data set into synthetic images, or a generator of them.
+
+    Args:
+      config: the options; others can be given beside it by name.
+      data: a data set of the user's own, as `jd.splits` makes it, in the place of `dataset`.
+      learner: the network: a name, or a `Learner`.
+      run_dir: folder to write everything into; a run that is there is resumed. Nothing is written when None.
+      progress: whether to show how far the run is.
+      **options: those of `Config`, by name.
+
+    Returns:
+      The run. In a notebook, interrupting the kernel returns the run so far.
+
+    Raises:
+      UserError: bad input, before anything is written; a NaN on the way.
+      KeyboardInterrupt: Ctrl-C in a script; with `run_dir` the state is saved.
+
+    Example:
+      >>> run = jd.distill(dataset="digits", images_per_class=1, num_outer_steps=20, progress=False)
+      >>> run.labels.tolist()
+      [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
+    if config is not None and not isinstance(config, Config):
+        raise fail("distill", "a Config, or options by name", type(config).__name__)
+    chosen = config or Config()
+    own = learner if isinstance(learner, Learner) else None
+    if isinstance(learner, str):
+        options["learner"] = learner
+    elif learner is not None and own is None:
+        raise fail("distill", "learner as a name or a Learner", type(learner).__name__)
+    if run_dir is not None:
+        options["run_dir"] = run_dir
+    chosen = Config(**chosen.chosen() | options)
+    with shown.silent(not progress):
+        plan = planned(chosen, data=data, learner=own)
+        try:
+            if plan.config.run_dir is None:
+                return distilled(plan, None)
+            with opened(plan, plan.config.run_dir) as directory:
+                return distilled(plan, directory)
+        except Interrupted as stop:
+            return _stopped(plan, stop)
+
+
+def _stopped(plan: Plan, stop: Interrupted) -> Run:
+    """The run so far, for a person at a prompt; an interrupt for a script."""
+    if not hasattr(sys, "ps1"):
+        raise KeyboardInterrupt(str(stop)) from stop
+    shown.say(f"note: {stop}; this is the run so far")
+    path = plan.config.run_dir
+    return Run(plan, stop.finished, None if path is None else Path(path))
+
+
+def opened(plan: Plan, path: str | Path) -> RunDir:
+    """The folder of a run, made or resumed; notes about it are shown."""
+    facts = Facts(plan.data.info.image_shape, plan.data.info.num_classes)
+    directory = open_run(
+        path,
+        plan.identity,
+        experiment=plan.experiment,
+        chosen=chosen_of(plan.chosen),
+        free_fields=FREE,
+        upgrade=lambda saved: identity_from(saved, Config, facts),
+    )
+    for note in directory.notes:
+        shown.say(f"note: {note}")
+    return directory
+
+
+def distilled(plan: Plan, directory: RunDir | None) -> Run:
+    """Runs a plan to its end, or resumes what is in its folder, and exports the images.
+
+    Raises:
+      Interrupted: SIGINT or SIGTERM; the state is saved where there is a folder.
+      UserError: a NaN on the way.
+    """
+    config = plan.config
+    say_devices(plan.where)
+    finished = loop.distill(
+        plan.methods,
+        plan.arguments,
+        plan.key,
+        directory,
+        num_steps=config.num_outer_steps,
+        chunk_length=config.chunk_length,
+        checkpoint_every=config.checkpoint_every,
+        label=config.method,
+        tensorboard=config.tensorboard,
+        remedy=_remedy(config),
+        faults=FAULTS if config.on_failed_solve == "stop" else None,
+        where=plan.where,
+    )
+    run = Run(plan, finished, None if directory is None else directory.path)
+    if directory is not None:
+        export(run, directory)
+    return run
+
+
+def content_of(run: Run) -> Content:
+    """What the file of a run's synthetic data holds, but for the network of a population of one."""
+    config = run.config
+    images, labels, order = run.synthetic
+    inner = {"inner_optimizer": config.inner_optimizer, "weight_decay": config.weight_decay}
+    inner |= {"shuffle": CURRICULA[config.curriculum].shuffle, "population": config.population}
+    return {
+        "images": images,
+        "labels": labels,
+        "order": order,
+        "hyperparameters": run.hyperparameters if build.recipe(config).trains else {},
+        "info": run.data.info,
+        "method": config.method,
+        "learner": {"learner": config.learner, **build.all_network_options(config)},
+        "inner": inner,
+    }
+
+
+def export(run: Run, directory: RunDir) -> None:
+    """Writes `synthetic.npz`, `images.png` and `curves.png`."""
+    from jaxdistill.runtime import figures  # imports matplotlib
+
+    config, info, plan = run.config, run.data.info, run.plan
+    content = content_of(run)
+    if not directory.primary:
+        return
+    content["start"] = only_network(config, run.state, run.bank)
+    write_synthetic(directory.synthetic, **content)
+    title = f"{info.name}, {plan.made_of}, {config.method}"
+    channels = info.image_shape[-1]
+    if channels in (1, 3):
+        figures.image_grid(
+            directory.images, run.images, run.labels, info.class_names, title=title, scale=info.scale
+        )
+    else:
+        shown.say(f"note: no {directory.images.name}, since images have {channels} channels, not 1 or 3")
+    figures.curves(directory.curves, run.metrics, title=title)
+
+
+def say_start(plan: Plan, path: str | Path) -> None:
+    """The first line of a script's run."""
+    config = plan.config
+    shown.say(
+        f"{config.method} on {plan.data.info.name}: {plan.made_of}, {config.learner}, "
+        f"{profile.device_description()}; everything goes to {path}"
+    )
+
+
+def _remedy(config: Config) -> str:
+    """What helps against numbers that are not finite."""
+    if build.recipe(config).trains:
+        return "Lower outer_learning_rate or clip, or bound the step sizes with max_inner_learning_rate."
+    rates = "outer_learning_rate"
+    if config.population == "persistent":
+        rates += " or match_learning_rate"
+    return f"Lower {rates}, or bound the outer gradient with clip."

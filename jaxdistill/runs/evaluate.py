@@ -1,0 +1,272 @@
+"""Images on any networks: those of a run or of a file, trained on alone, beside as many random real images.
+
+`evaluate` is `prepared`, which checks everything and trains nothing, then `evaluated`, then `show`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from jaxdistill.config.option import option, options
+from jaxdistill.config.resolve import resolve
+from jaxdistill.config.table import (
+    OWN_NETWORK,
+    PLACES,
+    DeviceOptions,
+    MapOptions,
+    SearchOptions,
+    SeedOptions,
+)
+from jaxdistill.core.checks import fail
+from jaxdistill.core.types import Batch, Learner
+from jaxdistill.data import DatasetInfo, Splits
+from jaxdistill.evaluation import STEP_SIZES, Protocol, everything, published, score, tuned
+from jaxdistill.learners import LEARNERS
+from jaxdistill.learners.spec import check_fits, parse_learner
+from jaxdistill.runs.banks import say_devices
+from jaxdistill.runs.compare import enough_real, random_images
+from jaxdistill.runs.given_images import (
+    Images,
+    TestedOnOptions,
+    content,
+    protocols_for,
+    real_data,
+    standardised,
+    tell_start,
+)
+from jaxdistill.runs.networks import of_new_networks
+from jaxdistill.runs.run import Run
+from jaxdistill.runtime import mesh as meshes
+from jaxdistill.runtime import profile
+from jaxdistill.runtime import progress as shown
+
+Learners = str | Learner | Sequence[str | Learner] | Mapping[str, str | Learner]
+
+
+@options
+class EvaluateOptions(TestedOnOptions, SearchOptions, MapOptions, SeedOptions, DeviceOptions):
+    """The options of `evaluate`."""
+
+    title: ClassVar[str] = "evaluation"
+    protocols: tuple[str, ...] = option(
+        (),
+        "how networks are trained (default: dc, and as_distilled where the steps are known)",
+        known="jaxdistill.evaluation.protocols:PROTOCOLS",
+    )
+    num_learners: int = option(20, "networks per cell of the table", low=1)
+    num_epochs: int | None = option(
+        None, "epochs of dc, dc_augmented and dsa (default: 300, with augmentation 1000)", low=1
+    )
+
+
+class Prepared(NamedTuple):
+    """An evaluation in which everything is checked and nothing is trained."""
+
+    options: EvaluateOptions
+    """Every option has a value."""
+    images: Batch
+    """[N, ...], standardised."""
+    data: Splits
+    """What networks are tested on."""
+    protocols: dict[str, Protocol]
+    """By column of the table."""
+    learners: dict[str, Learner]
+    """By row of the table."""
+    real_per_class: int
+    """Random real images of each class that the images are compared with; 0 for no such column."""
+    where: meshes.Layout | None
+    """The devices; None for one."""
+    config: dict[str, Any]
+    """What a result says of all this, in JSON's types."""
+
+
+def evaluate(
+    images: Images,
+    learners: Learners = ("convnet", "mlp", "linear"),
+    *,
+    protocols: Sequence[str] = (),
+    num_learners: int = 20,
+    num_search_learners: int = 5,
+    step_sizes: Sequence[float] = STEP_SIZES,
+    num_epochs: int | None = None,
+    data: Splits | None = None,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    image_size: int | None = None,
+    strategy: str = "auto",
+    learner_chunk: int | None = None,
+    mesh: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Trains fresh networks of any architectures on images alone, and tests them.
+
+    Beside them stand networks that are trained on as many random real images, new ones for each network. A
+    step size that is not the images' own is searched on validation.
+
+    Args:
+      images: a run, or the path of an `.npz` with `x` and `y`: a run's or anyone's.
+      learners: the architectures: texts such as `convnet:width=32:norm=none`, or a `Learner`, which the table
+        calls `own`; a mapping gives names, as in {"mine": net}.
+      protocols: how networks are trained: `as_distilled`, with the batches, steps and step sizes that the
+        images were distilled for; `dc`, `dc_augmented` or `dsa`, as in the matching papers. By default `dc`,
+        and `as_distilled` where the steps are known.
+      num_learners: networks that are tested, per cell of the table.
+      num_search_learners: networks per step size of a search.
+      step_sizes: those that are searched.
+      num_epochs: of the papers' protocols; 300 when None, with augmentation 1000.
+      data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
+        those of the run or of the file.
+      dataset, data_dir, manual_dir, image_size: as for `jd.distill`.
+      strategy, learner_chunk, mesh: how the axis of networks is computed, and on which devices.
+      seed: of all networks and draws.
+      progress: whether to show how far it is, and the table.
+
+    Returns:
+      {"rows", "config", "environment"}; a row per architecture: its name under `learner`, and scores {"mean",
+      "std", "num_learners", "num_diverged", "every"} under each protocol and under `random_real`.
+
+    Raises:
+      UserError: bad input, before anything is trained.
+
+    Example:
+      >>> run = jd.distill(dataset="digits", num_outer_steps=20, progress=False)
+      >>> found = jd.evaluate(run, "linear", num_learners=2, num_epochs=2, step_sizes=[0.1], progress=False)
+      >>> list(found["rows"][0])
+      ['learner', 'as_distilled', 'dc', 'random_real']
+
+    References: Zhao et al. 2021, section 4.2 (cross-architecture generalisation).
+    """
+    chosen = EvaluateOptions(
+        protocols=protocols,  # pyright: ignore[reportArgumentType]
+        num_learners=num_learners,
+        num_search_learners=num_search_learners,
+        step_sizes=step_sizes,  # pyright: ignore[reportArgumentType]
+        num_epochs=num_epochs,
+        dataset=dataset,
+        data_dir=data_dir,
+        manual_dir=manual_dir,
+        image_size=image_size,
+        strategy=strategy,
+        learner_chunk=learner_chunk,
+        mesh=mesh,
+        seed=seed,
+    )
+    with shown.silent(not progress):
+        plan = prepared(images, learners, chosen, data=data)
+        result = evaluated(plan)
+        show(plan, result)
+    return result
+
+
+def prepared(
+    images: Images, learners: Learners, chosen: EvaluateOptions, *, data: Splits | None = None
+) -> Prepared:
+    """An evaluation, checked; the arguments are those of `evaluate`.
+
+    Raises:
+      UserError: bad input.
+    """
+    if not learners:
+        raise fail("evaluate", f"learners among {', '.join(sorted(LEARNERS))}", "none")
+    run = images if isinstance(images, Run) else None
+    file = content(images)
+    resolved, tested = real_data(resolve(chosen), file, run, data)
+    info = tested.info
+    where = meshes.layout(resolved.mesh, resolved.num_learners, len(tested.test.y), batch="the test images")
+    batch = standardised(file, info)
+    plans = protocols_for(file, resolved.protocols, resolved.num_epochs)
+    networks = _networks(learners, info)
+    per_class = max(1, len(batch.y) // info.num_classes)
+    tell_start(file)
+    listed = {name: getattr(resolved, name) for name in EvaluateOptions.options() if name not in PLACES}
+    listed |= {"learners": list(networks)}
+    listed |= {"run": run.plan.identity} if run else {"synthetic": Path(str(images)).name}
+    return Prepared(
+        options=resolved,
+        images=batch,
+        data=tested,
+        protocols=plans,
+        learners=networks,
+        real_per_class=per_class if enough_real(tested, per_class) else 0,
+        where=where,
+        config=json.loads(json.dumps(listed)),
+    )
+
+
+def evaluated(plan: Prepared) -> dict[str, Any]:
+    """Trains and tests the networks: what `evaluate` returns."""
+    say_devices(plan.where)
+    with meshes.spread(plan.where):
+        rows = [_row(plan, name) for name in plan.learners]
+    return {"rows": rows, "config": plan.config, "environment": profile.environment()}
+
+
+def show(plan: Prepared, result: Mapping[str, Any]) -> None:
+    """Prints the table."""
+
+    def text(cells: Mapping[str, Any], name: str) -> str:
+        return f"{100 * cells[name]['mean']:.1f} ± {100 * cells[name]['std']:.1f}" if name in cells else "-"
+
+    columns = [*plan.protocols, "random_real"]
+    shown.table(
+        f"\nTest accuracy (%) on {plan.data.info.name} after training on {len(plan.images.y)} images; "
+        f"mean ± std, K = {plan.options.num_learners}",
+        ["learner", *columns],
+        [[cells["learner"], *(text(cells, name) for name in columns)] for cells in result["rows"]],
+    )
+
+
+def _networks(learners: Learners, info: DatasetInfo) -> dict[str, Learner]:
+    """The networks by name."""
+    if isinstance(learners, str | Learner):
+        learners = [learners]
+    if not isinstance(learners, Mapping | Sequence):
+        raise fail("evaluate", "learners as a list of texts and Learners", type(learners).__name__)
+    if isinstance(learners, Mapping):
+        named = list(learners.items())
+    else:
+        named = [(each if isinstance(each, str) else OWN_NETWORK, each) for each in learners]
+        own = sum(name == OWN_NETWORK for name, _ in named)
+        if own > 1:
+            raise fail("evaluate", "a name for each Learner, as in {'mine': net}", f"{own} without a name")
+    made = {}
+    for name, each in named:
+        if isinstance(each, str):
+            made[name] = parse_learner(each, info)
+        elif isinstance(each, Learner):
+            check_fits(each, info, f"learner {name}")
+            made[name] = each
+        else:
+            raise fail("evaluate", "learners as text or a Learner", type(each).__name__)
+    return made
+
+
+def _row(plan: Prepared, name: str) -> dict[str, Any]:
+    """One architecture under every protocol, and on random real images under the best of the papers'."""
+    chosen, images = plan.options, plan.images
+    evaluation = of_new_networks(plan.learners[name], plan.data, chosen, chosen.num_learners)
+    count, rates = len(images.y), chosen.step_sizes
+    cells: dict[str, Any] = {"learner": name}
+    for title, protocol in plan.protocols.items():
+        shown.say(f"{name}: synthetic images, {title} ...")
+        if protocol.name == "as_distilled":
+            cells[title] = score(evaluation, protocol, images, everything(count)).as_row()
+        else:
+            best = tuned(evaluation, [protocol], images, everything(count), step_sizes=rates)
+            cells[title] = best.score.as_row() | {"step_size": best.step_size}
+    if plan.real_per_class:
+        names = [each for each, how in plan.protocols.items() if how.name != "as_distilled"] or ["dc"]
+        shown.say(f"{name}: random real images, {', '.join(names)} ...")
+        size = plan.real_per_class * plan.data.info.num_classes
+        papers = [published(each, size, num_epochs=chosen.num_epochs) for each in names]
+        real = random_images(plan.data, plan.real_per_class)
+        best = tuned(evaluation, papers, *real, step_sizes=rates)
+        cells["random_real"] = best.score.as_row() | {
+            "protocol": best.protocol,
+            "step_size": best.step_size,
+            "images_per_class": plan.real_per_class,
+        }
+    return cells

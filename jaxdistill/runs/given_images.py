@@ -1,0 +1,189 @@
+"""Images of a run or of a file, for `evaluate`: as networks see them, and how they were distilled."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.config.option import option, options
+from jaxdistill.config.table import DataOptions, Places
+from jaxdistill.core.checks import UserError, fail, lookup
+from jaxdistill.core.types import Batch
+from jaxdistill.data import DatasetInfo, Splits, standardise
+from jaxdistill.evaluation import Protocol, as_distilled, published
+from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
+from jaxdistill.populations import POPULATIONS
+from jaxdistill.populations.source import source_of
+from jaxdistill.runs.distill import content_of
+from jaxdistill.runs.plan import splits
+from jaxdistill.runs.protocols import ORDERS, other_shuffle
+from jaxdistill.runs.run import Run
+from jaxdistill.runtime import progress
+from jaxdistill.runtime.export import Synthetic, read_synthetic, synthetic
+
+Images = Run | str | os.PathLike[str]
+"""A run, or the path of an `.npz`."""
+C = TypeVar("C", bound="TestedOnOptions")
+
+
+@options
+class TestedOnOptions(Places):
+    title: ClassVar[str] = "data"
+    dataset: str | None = option(None, "the real data to test on (default: the set that the file names)")
+    image_size: int | None = option(None, "resize its images to this side, in pixels", low=1)
+
+
+def content(images: Images) -> Synthetic:
+    """The images and what is known of them; a run's are those of the file that it writes.
+
+    Raises:
+      UserError: neither a run nor such a file.
+    """
+    if isinstance(images, Run):
+        return synthetic(**content_of(images))
+    expected = "images as a Run or the path of an .npz"
+    if not isinstance(images, str | os.PathLike):
+        remedy = "numpy.savez(path, x=..., y=...) makes one of arrays."
+        raise fail("evaluate", expected, type(images).__name__, remedy)
+    folder = Path(images).expanduser()
+    if (folder / "config.json").is_file():
+        remedy = f"Take {folder / 'synthetic.npz'}; in Python jd.load_run opens the folder."
+        raise fail("evaluate", expected, f"the run folder {folder}", remedy)
+    return read_synthetic(images)
+
+
+def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) -> tuple[C, Splits]:
+    """(the options with the set that networks are tested on, that set).
+
+    Args:
+      chosen: of the evaluation.
+      file: the images.
+      run: where they come from, if that is a run.
+      data: the set that someone gives.
+
+    Raises:
+      UserError: no set, two of them, or one that cannot be loaded.
+    """
+    if data is not None and not isinstance(data, Splits):
+        raise fail("evaluate", "data as jaxdistill.splits makes it", type(data).__name__)
+    if data is not None and chosen.dataset is not None:
+        raise fail("evaluate", "either data or dataset", "both")
+    if data is None and run is not None and chosen.dataset is None:
+        data = run.data
+    if data is not None:
+        if chosen.image_size is not None:
+            expected = "image_size left out with images of a run or with data"
+            raise fail("evaluate", expected, chosen.image_size)
+        return chosen.replace(dataset=data.info.name), data
+    name = chosen.dataset or file.metadata.get("dataset")
+    if not name:
+        raise fail("evaluate", "dataset=NAME with a file that does not name its set", "nothing")
+    height, width = file.pixels.shape[1:3]
+    side = chosen.image_size
+    if side is None and file.order is not None and height == width:
+        side = height  # a run's own images tell what its set was resized to
+    try:
+        data = splits(
+            DataOptions(dataset=name, image_size=side, data_dir=chosen.data_dir, manual_dir=chosen.manual_dir)
+        )
+    except UserError as error:
+        if chosen.dataset is not None:
+            raise
+        remedy = "The file names this set; dataset chooses another, a path that ends in .npz, say."
+        raise UserError(f"{error} {remedy}") from error
+    return chosen.replace(dataset=data.info.name, image_size=side), data
+
+
+def standardised(file: Synthetic, info: DatasetInfo) -> Batch:
+    """The images of a file as networks see them, checked against the data set.
+
+    Standardised ones are taken as they are. Others are in the units that the file's `scale` says (white), in
+    0..1 where none lies outside of it, and otherwise in those of the data set.
+
+    Raises:
+      UserError: images of another shape, or of more classes.
+    """
+    if file.pixels.shape[1:] != info.image_shape:
+        got = "x".join(map(str, file.pixels.shape[1:]))
+        raise fail("evaluate", f"images {'x'.join(map(str, info.image_shape))} as in {info.name}", got)
+    pixels, scale = file.pixels, file.metadata.get("scale", info.scale)
+    if "scale" not in file.metadata and pixels.min() >= 0 and pixels.max() <= 1 < info.scale:
+        progress.say(f"note: images lie in 0..1; white is 1 in the file and {info.scale:g} in {info.name}")
+        scale = 1.0
+    x = file.images if file.images is not None else standardise(pixels * (info.scale / scale), info)
+    y = file.labels
+    if y.shape[1] > info.num_classes:
+        raise fail("evaluate", f"labels of {info.num_classes} classes as in {info.name}", y.shape[1])
+    y = np.pad(y, ((0, 0), (0, info.num_classes - y.shape[1])))  # a user's file may lack the last classes
+    return Batch(jnp.asarray(x, jnp.float32), jnp.asarray(y))
+
+
+def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None) -> dict[str, Protocol]:
+    """How networks are trained, by what a table calls it.
+
+    Of several batches `as_distilled` comes twice: with their order drawn at random, and not.
+
+    Args:
+      file: the images.
+      names: of protocols; without any `dc`, and `as_distilled` where the steps are known.
+      num_epochs: of the papers' protocols; their own when None.
+
+    Raises:
+      UserError: `as_distilled` where the steps are not known; says what is missing.
+    """
+    lacks = _lacks(file)
+    made = {}
+    for name in names or (("dc",) if lacks else ("as_distilled", "dc")):
+        if name != "as_distilled":
+            made[name] = published(name, len(file.labels), num_epochs=num_epochs)
+        elif lacks:
+            expected = "order and step sizes with the images"
+            raise fail("evaluate as_distilled", expected, lacks, "Use protocols=dc.")
+        else:
+            made |= _as_distilled(file)
+    return made
+
+
+def _lacks(file: Synthetic) -> str:
+    """What is not known of the training that the images were distilled for; empty where all is."""
+    if file.order is None:
+        return "no order"
+    if "learning_rate" not in file.hyperparameters:
+        return "no step sizes"
+    known = file.metadata.get("inner", {})
+    return "" if {"inner_optimizer", "weight_decay"} <= known.keys() else "no inner optimiser"
+
+
+def _as_distilled(file: Synthetic) -> dict[str, Protocol]:
+    """The training that the images were distilled for, and with the batches shuffled, or not."""
+    inner, order = file.metadata["inner"], file.order
+    assert order is not None
+    factory = lookup("evaluate inner_optimizer", inner["inner_optimizer"], INNER_OPTIMIZERS)
+    optimizer = factory(num_steps=len(order), learned=(), **file.hyperparameters)
+    shuffle = inner.get("shuffle", "none")
+    shuffles = {"as_distilled": shuffle}
+    if other := other_shuffle(order, shuffle):
+        shuffles[ORDERS[other]] = other
+    return {
+        title: as_distilled(
+            jnp.asarray(order),
+            optimizer,
+            optimizer.values(optimizer.init()),
+            weight_decay=inner["weight_decay"],
+            shuffle=shuffle,
+        )
+        for title, shuffle in shuffles.items()
+    }
+
+
+def tell_start(file: Synthetic) -> None:
+    """Says where images were distilled for other networks than the fresh ones that are tested."""
+    name = file.metadata.get("inner", {}).get("population", "fresh")
+    source = source_of(POPULATIONS[name]) if name in POPULATIONS else None
+    if source is not None and source.bank == "pool":
+        progress.say("note: distilled for networks that were trained before; these start fresh")
+    elif file.fixed_start or (source is not None and source.only_one):
+        progress.say("note: distilled for one fixed initialisation; these start fresh")

@@ -1,0 +1,131 @@
+"""The networks that a run is tested on: new ones, those held out of a pool, or the only one."""
+
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.config import build
+from jaxdistill.config.table import Config
+from jaxdistill.core.checks import fail
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Array, DistillState, Learner, Params
+from jaxdistill.data import Splits
+from jaxdistill.evaluation import Evaluation
+from jaxdistill.populations.fresh import fresh
+from jaxdistill.populations.pretrained import pretrained
+from jaxdistill.runs.banks import Bank
+
+
+def evaluations(
+    config: Config,
+    data: Splits,
+    learner: Learner,
+    state: DistillState,
+    key: Array,
+    bank: Bank | None,
+) -> tuple[Evaluation, Evaluation]:
+    """How the distilled images of a run are scored, and its baselines; they differ in how many networks.
+
+    One network for the distilled images where the population is one network, since all would be the same.
+    """
+    most, one = num_unseen(bank), only_network(config, state, bank) is not None
+    distilled = Evaluation(
+        learner=learner,
+        contexts=unseen_networks(config, learner, state, bank),
+        validation=data.validation,
+        test=data.test,
+        key=stream(key, "evaluation"),
+        num_learners=1 if one else min(config.num_eval_learners, most),
+        search_learners=config.num_search_learners,
+        search_contexts=None if one else searching_networks(bank),
+        strategy=config.strategy,
+        learner_chunk=config.learner_chunk,
+    )
+    return distilled, distilled._replace(num_learners=min(config.num_baseline_learners, most))
+
+
+def only_network(config: Config, state: DistillState, bank: Bank | None) -> Params | None:
+    """The network that a run distills for, where it is a single one; None where there are more.
+
+    Raises:
+      UserError: the run draws from a pool, and nobody said where that is.
+    """
+    source = build.source(config)
+    if source.bank == "pool" and bank is None:
+        raise fail("evaluation", f"--pool=FOLDER, with population={config.population}", "none")
+    if not source.only_one:
+        return None
+    return state.population if bank is None else jax.tree.map(lambda a: a[0], bank.given)
+
+
+def num_unseen(bank: Bank | None) -> int:
+    """How many networks there are to test on: those held out of a pool, or any number of new ones."""
+    if bank is None or bank.held_out is None:
+        return sys.maxsize
+    return jax.tree.leaves(bank.held_out)[0].shape[0]
+
+
+def searching_networks(bank: Bank | None) -> Callable[[jax.Array, int], Params] | None:
+    """(key, K) -> K networks that a pool is distilled for, drawn with replacement; None without a pool."""
+    if bank is None or bank.held_out is None:
+        return None
+    population = pretrained()
+    return lambda key, count: population.context((), bank.given, key, count)
+
+
+def unseen_networks(
+    config: Config, learner: Learner, state: DistillState, bank: Bank | None
+) -> Callable[[jax.Array, int], Params]:
+    """(key, K) -> K start parameters of the run's population, none of which it was distilled for.
+
+    Mostly new ones: networks that were trained during distillation would not be new. Of a pool those
+    held out, in an order drawn with the key. One network stays the one.
+    """
+    only = only_network(config, state, bank)
+    if only is not None:
+        return lambda key, count: jax.tree.map(lambda a: jnp.broadcast_to(a[None], (count, *a.shape)), only)
+    if bank is not None and bank.held_out is not None:
+        pool = bank.held_out
+
+        def from_pool(key: jax.Array, count: int) -> Params:
+            if count > num_unseen(bank):
+                expected = f"at most {num_unseen(bank)} networks, those held out of the pool"
+                raise fail("evaluation", expected, count)
+            order = jax.random.permutation(key, num_unseen(bank))
+            return jax.tree.map(lambda a: a[order[:count]], pool)
+
+        return from_pool
+    return new_networks(learner)
+
+
+def of_new_networks(learner: Learner, data: Splits, config: Any, num_learners: int) -> Evaluation:
+    """How images are scored on fresh networks of any architecture, whatever they were distilled for.
+
+    Args:
+      learner: the architecture.
+      data: the splits.
+      config: options with `seed`, `num_search_learners`, `strategy` and `learner_chunk`.
+      num_learners: networks that are tested.
+    """
+    return Evaluation(
+        learner=learner,
+        contexts=new_networks(learner),
+        validation=data.validation,
+        test=data.test,
+        key=stream(jax.random.key(config.seed), "evaluation"),
+        num_learners=num_learners,
+        search_learners=config.num_search_learners,
+        strategy=config.strategy,
+        learner_chunk=config.learner_chunk,
+    )
+
+
+@lru_cache(maxsize=32)
+def new_networks(learner: Learner) -> Callable[[jax.Array, int], Params]:
+    """Compiled, once per learner: (key, K) -> K fresh initialisations."""
+    population = fresh(learner)
+    return jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1)

@@ -1,0 +1,237 @@
+"""From options to a distillation: everything checked, nothing written yet."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdistill.config import build
+from jaxdistill.config.option import Options
+from jaxdistill.config.resolve import acting, facts_before_loading, filled, resolve
+from jaxdistill.config.saved import config_from
+from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, DataOptions, Places
+from jaxdistill.core.checks import fail
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Array, Data, Learner, Method
+from jaxdistill.data import Splits, load
+from jaxdistill.learners.spec import check_fits
+from jaxdistill.methods.recipe import Facts
+from jaxdistill.runs import budget
+from jaxdistill.runs.banks import Bank, bank_digest, bank_option, load_bank
+from jaxdistill.runtime import hosts, mesh, progress
+from jaxdistill.runtime.loop import compiled_chunk, default_chunk_length
+from jaxdistill.runtime.memory import total_bytes
+from jaxdistill.runtime.metrics import require_tensorboard
+
+FIRST = ("method", "dataset", "teacher", "learner", "gradient", "population")
+"""The options that an error about a difference names first."""
+Change = Callable[[Splits], Splits]
+
+
+class Plan(NamedTuple):
+    """A distillation, whole."""
+
+    chosen: Config
+    """What the user chose."""
+    config: Config
+    """What that became."""
+    identity: dict[str, Any]
+    """What the run is, in JSON's types: two runs of one identity give the same images."""
+    data: Splits
+    learner: Learner
+    bank: Bank | None
+    methods: list[Method]
+    """A method for the networks of every shape; mostly one."""
+    key: Array
+    """Root key of the run."""
+    where: mesh.Layout | None
+    """The devices that it runs on; None for one."""
+    experiment: str = "distill"
+    """The script that makes such runs."""
+
+    @property
+    def method(self) -> Method:
+        return self.methods[0]
+
+    @property
+    def arguments(self) -> Data:
+        """The arguments of the compiled outer step."""
+        return Data(self.data.train, None if self.bank is None else self.bank.given)
+
+    @property
+    def made_of(self) -> str:
+        """How many images there are: `1 per class`, or `32 batches of 128` of a generator."""
+        config = self.config
+        if config.teacher == "images":
+            return f"{config.images_per_class} per class"
+        return f"{config.distill_steps} batches of {build.batch_size(config, self.data.info)}"
+
+
+def planned(
+    chosen: Config,
+    *,
+    data: Splits | None = None,
+    learner: Learner | None = None,
+    change: Change = lambda data: data,
+    more: Mapping[str, Any] | None = None,
+    experiment: str = "distill",
+    opening: bool = False,
+) -> Plan:
+    """A distillation of those options.
+
+    Args:
+      chosen: any options.
+      data: a data set in the place of the one that the options name.
+      learner: a network in the place of the one that the options name.
+      change: what is distilled in the place of the data set.
+      more: what else the run is: how the data were changed.
+      experiment: the script that makes such runs.
+      opening: whether a run that ended is opened: it needs no networks to draw from, and nothing is traced.
+
+    Raises:
+      UserError: bad input.
+    """
+    if data is not None and not isinstance(data, Splits):
+        raise fail("distill", "data as jaxdistill.splits makes it", type(data).__name__)
+    if data is not None and "dataset" in chosen.chosen():
+        raise fail("distill", "either data or dataset", "both")
+    if learner is not None:
+        chosen = chosen.replace(learner=OWN_NETWORK)
+    elif chosen.learner == OWN_NETWORK:
+        raise fail("distill", f"learner=NETWORK, a Learner, for the network {OWN_NETWORK!r}", "none")
+    resolve(chosen, facts_before_loading(chosen))  # what the options alone can say is said before data load
+    key = jax.random.key(chosen.chosen().get("seed", 0))
+    given = splits(chosen) if data is None else data
+    own_data = data is not None or own_arrays(given)
+    if own_data:
+        chosen = chosen.replace(dataset=given.info.name)
+    facts = Facts(given.info.image_shape, given.info.num_classes)
+    config = resolve(chosen, facts)
+    if config.tensorboard:
+        require_tensorboard()
+    how = build.recipe(config)
+    where = mesh.layout(config.mesh, config.num_learners, config.real_batch_size if _draws(config) else None)
+    network = learner or build.learner(config, given.info)
+    if learner is not None:
+        check_fits(learner, given.info)
+    extra = dict(more or {})
+    if own_data:
+        extra["dataset_sha256"] = digest(given)
+    if learner is not None:
+        extra["learner_sha256"] = learner_digest(learner)
+    bank = None
+    if not opening or (build.source(config).bank == "pool" and config.pool is not None):
+        bank = load_bank(config, identity_of(config) | extra, network, given.info)
+    if bank is not None:
+        extra[f"{bank_option(config)}_sha256"] = bank_digest(bank)
+    changed = change(given)
+    arguments = Data(changed.train, None if bank is None else bank.given)
+    if config.gradient == "auto" and how.trains:
+        needs = partial(_bytes_of, data=changed, arguments=arguments, network=network, key=key, where=where)
+        config = budget.within_budget(chosen, facts, needs, progress.say)
+    networks = build.shapes(config, changed.info) if config.num_shapes else [network]
+    methods = [build.method(config, changed, each, stream(key, "teacher start")) for each in networks]
+    if not opening:  # what does not trace starts no run
+        start = jax.eval_shape(methods[0].init, key)
+        jax.eval_shape(methods[0].update, start, arguments, key)
+    identity = identity_of(config) | extra
+    return Plan(chosen, config, identity, changed, network, bank, methods, key, where, experiment)
+
+
+def splits(config: DataOptions) -> Splits:
+    """The data set that the options name, on the device; the same in every process of a run."""
+    chosen = config.chosen()
+    where: dict[str, Any] = {name: chosen.get(name) for name in (*Places.options(), "image_size")}
+    data = load(chosen.get("dataset", type(config).options()["dataset"].default), **where)
+    if jax.process_count() > 1:
+        leaves = jax.tree.leaves((data.train, data.validation, data.test))
+        found = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]
+        hosts.agree("images and labels", {"CRC-32": found})
+    return data
+
+
+def own_arrays(data: Splits) -> bool:
+    """Whether a set is a user's own file, which its name does not tell from others."""
+    return data.info.name.endswith(".npz")
+
+
+def identity_of(config: Options) -> dict[str, Any]:
+    """What a resolved config is, wherever its files lie: the options that act, in JSON's types."""
+    names = sorted((n for n in acting(config) if n not in PLACES), key=lambda n: n not in FIRST)
+    found = {n: config.own[n] if n in config.own else getattr(config, n) for n in names}
+    return json.loads(json.dumps(found))
+
+
+def script_identity(config: Options, data: Splits) -> dict[str, Any]:
+    """What a script's own run is: its options that act, and of a user's own arrays their content."""
+    own = {"dataset": data.info.name, "dataset_sha256": digest(data)} if own_arrays(data) else {}
+    return identity_of(config) | own
+
+
+def identity_from(saved: Mapping[str, Any], cls: type[Options], facts: Facts) -> dict[str, Any]:
+    """The identity that an older version saved, as this version would have saved it.
+
+    Args:
+      saved: every option, null where nobody chose, and what else the run is.
+      cls: the class of its options.
+      facts: of its images.
+    """
+    options = {name: value for name, value in saved.items() if name in cls.options()}
+    others = {name: value for name, value in saved.items() if name not in options and value is not None}
+    return identity_of(filled(config_from(options, "config.json", cls), facts)) | others
+
+
+def numbers_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an identity that a result's numbers depend on."""
+    return {name: value for name, value in identity.items() if name not in CADENCE}
+
+
+def default_run_dir(plan: Plan) -> str:
+    """A folder of its own for every identity, so that the same command finds its run again."""
+    pinned = {name: value for name, value in plan.identity.items() if name not in FREE}
+    tag = hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:8]
+    stem = plan.config.dataset.removesuffix(".npz").replace("\\", "/").rsplit("/", 1)[-1]
+    name = plan.config.method if plan.experiment == "distill" else plan.experiment
+    return f"runs/{name}-{Path(stem).name}-{tag}"
+
+
+def digest(data: Splits) -> str:
+    """SHA-256 of every image and label of a set."""
+    leaves = jax.tree.leaves((data.train, data.validation, data.test))
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+
+
+def learner_digest(learner: Learner) -> str:
+    """SHA-256 of the names, shapes and types of a network's weights."""
+    shapes = jax.eval_shape(learner.init, jax.random.key(0))
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    text = ";".join(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}" for path, leaf in leaves)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _draws(config: Config) -> bool:
+    """Whether the method draws real batches, which a mesh may split."""
+    return "real_batch_size" in acting(config)
+
+
+def _bytes_of(
+    config: Config,
+    *,
+    data: Splits,
+    arguments: Data,
+    network: Learner,
+    key: Array,
+    where: mesh.Layout | None,
+) -> int:
+    """Bytes of a device that the chunk of outer steps of a config needs, as far as the compiler knows."""
+    method = build.method(config, data, network, stream(key, "teacher start"))
+    length = min(config.chunk_length or default_chunk_length(), config.num_outer_steps)
+    with mesh.spread(where):
+        start = jax.eval_shape(method.init, key)
+        return total_bytes(compiled_chunk(method, where).lower(start, arguments, key, length).compile())

@@ -1,0 +1,146 @@
+"""How networks are trained on the images of a run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.augment import DSA
+from jaxdistill.config import build
+from jaxdistill.config.resolve import check_protocol
+from jaxdistill.config.table import Config
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Array, Batch, Meta, Params, Teacher
+from jaxdistill.data import DatasetInfo
+from jaxdistill.evaluation import (
+    Protocol,
+    Subsets,
+    as_distilled,
+    everything,
+    one_part_each,
+    published,
+    with_step_size,
+)
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.runs.networks import num_unseen, unseen_networks
+from jaxdistill.runs.run import Run, Synthetic
+from jaxdistill.runtime.export import dedupe
+from jaxdistill.teachers import CURRICULA
+
+ORDERS = {"none": "batches in order", "batches": "batches shuffled"}
+"""By shuffle: what a table calls it."""
+
+
+def protocol_name(config: Config) -> str:
+    """How networks are trained on the distilled images: as chosen, or as the method was published."""
+    return config.protocol or build.recipe(config).protocol_for(config.dataset)
+
+
+def protocol_of(run: Run, name: str | None = None) -> Protocol:
+    """The training that a run's images are tested by: their own steps, or a paper's protocol.
+
+    Args:
+      run: the run.
+      name: of the protocol; the run's own when None.
+
+    Raises:
+      UserError: `as_distilled` for a method that trains no inner steps, or an unknown name.
+    """
+    name = name or protocol_name(run.config)
+    check_protocol(name, run.config.method)
+    if name == "as_distilled":
+        return as_learned(run, run.order)
+    plan = paper_protocol(run.config, run.data.info, name, len(run.synthetic.images))
+    recipe = build.recipe(run.config)
+    if not recipe.trains or recipe.protocol == "as_distilled":
+        return plan
+    return with_step_size(plan, float(run.hyperparameters["learning_rate"][0]))  # learned for this training
+
+
+def paper_protocol(config: Config, info: DatasetInfo, name: str, count: int) -> Protocol:
+    """The training of one of the matching papers on `count` images."""
+    return published(name, count, augmentation=build.augmentation(config, info) or DSA)
+
+
+def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Protocol:
+    """The training that the images were distilled for, of a method that trains, or in another order.
+
+    Args:
+      run: the run.
+      order: [T, B], the images of each step.
+      shuffle: as for `as_distilled`; that of the run's curriculum when None.
+    """
+    return as_distilled(
+        jnp.asarray(order),
+        build.inner_optimizer(run.config, build.num_inner_steps(run.config)),
+        run.method.hyperparameters(run.state),
+        weight_decay=run.config.weight_decay,
+        shuffle=CURRICULA[run.config.curriculum].shuffle if shuffle is None else shuffle,
+    )
+
+
+def other_order(run: Run, protocol: str) -> str | None:
+    """The shuffle to test a run's images with besides the one that they were distilled with.
+
+    None where networks are trained by another protocol, where each sees images of its own, or where all
+    batches are of the same images.
+    """
+    curriculum = CURRICULA[run.config.curriculum]
+    if protocol != "as_distilled" or curriculum.noise == "fresh":
+        return None
+    return other_shuffle(run.order, curriculum.shuffle)
+
+
+def other_shuffle(order: np.ndarray, shuffle: str) -> str | None:
+    """`none` for a shuffled order [T, B], `batches` for one in order, None of batches that are all alike."""
+    if (np.sort(order) == np.sort(order[:1])).all():
+        return None
+    return "batches" if shuffle == "none" else "none"
+
+
+def in_other_order(run: Run, shuffle: str) -> tuple[Protocol, Batch, Subsets]:
+    """(how networks are trained, images, which each of them sees): batches shuffled, or in their order."""
+    images, labels, order = run.synthetic
+    if shuffle == "none":
+        in_order = run.config.replace(curriculum="full")
+        teacher = build.teacher(in_order, run.data, stream(run.key, "teacher start"))
+        images, labels, order = dedupe(teacher.batches(run.state.meta.teacher, stream(run.key, "export")))
+    plan = as_learned(run, order, shuffle=shuffle)
+    return plan, Batch(jnp.asarray(images), jnp.asarray(labels)), everything(len(images))
+
+
+def seen(run: Run, key: Array, count: int) -> tuple[Batch, Subsets]:
+    """(images, which of them each of `count` networks sees): a draw of its own where noise is fresh."""
+    size = len(run.synthetic.images)
+    if CURRICULA[run.config.curriculum].noise != "fresh":
+        return run.batch, everything(size)
+    keys = jax.random.split(key, count)
+    draw = jax.jit(lambda state: jax.lax.map(lambda key: run.method.synthesize(state, key), keys))
+    made = draw(run.state)
+    flat = Batch(made.x.reshape(-1, *made.x.shape[3:]), made.y.reshape(-1, made.y.shape[-1]))
+    return flat, one_part_each(size)
+
+
+def training_data(run: Run) -> Synthetic:
+    """The distilled images, each once, and the order in which they are trained on.
+
+    For implicit gradients all images are in every step, for as many steps as the slowest of a few fresh
+    networks needs to the tolerance of the distillation.
+    """
+    config, learner = run.config, run.learner
+    batches = run.method.synthesize(run.state, stream(run.key, "export"))
+    images, labels, order = dedupe(batches)
+    if not build.recipe(config).trains or config.gradient != "implicit":
+        return Synthetic(images, labels, order)
+    teacher = Teacher(init=lambda key: (), batches=lambda phi, key: batches, by_class=None)
+    loss = inner_loss(learner, weight_decay=config.weight_decay)
+    optimizer = build.inner_optimizer(config, build.num_inner_steps(config))
+    solve = build.solve(config)(teacher, loss, optimizer, calibrate=learner.calibrate)
+
+    def steps(params: Params) -> jax.Array:
+        return solve(Meta((), {}), params, None, run.key)[1].report["inner_steps"]
+
+    networks = unseen_networks(config, learner, run.state, run.bank)
+    count = min(config.num_search_learners, num_unseen(run.bank))
+    params = networks(stream(run.key, "inner steps"), count)
+    most = max(1, int(jax.jit(lambda params: jax.lax.map(steps, params))(params).max()))
+    return Synthetic(images, labels, np.tile(order.reshape(1, -1), (most, 1)))

@@ -1,0 +1,78 @@
+"""What a run reached, as `result.json` holds it."""
+
+from typing import Any
+
+from jaxdistill.config.table import Config
+from jaxdistill.runs.compare import compared
+from jaxdistill.runs.distill import distilled, opened, say_start
+from jaxdistill.runs.plan import Plan, default_run_dir, numbers_of, planned
+from jaxdistill.runs.run import Run
+from jaxdistill.runtime import mesh, profile
+from jaxdistill.runtime.rundir import RunDir
+
+COSTS = ("compile_seconds", "program_bytes", "all_bytes")
+
+
+def run_to_result(chosen: Config) -> dict[str, Any]:
+    """Distills in a folder and compares; a run that has its result already is not run again.
+
+    Args:
+      chosen: the options; without `run_dir` the folder is one of the options' own.
+
+    Returns:
+      What `result.json` holds.
+
+    Raises:
+      UserError: bad input, before anything is written; a NaN on the way.
+      Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    plan = planned(chosen)
+    path = plan.config.run_dir or default_run_dir(plan)
+    with opened(plan, path) as directory:
+        say_start(plan, path)
+        result = directory.read_result()
+        if result is not None and _is_of(result, plan):
+            return result
+        return _result(distilled(plan, directory), directory, result)
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """The result of a run, as `Run.compare` says."""
+    if run.path is None:
+        return _result(run, None, None)
+    with opened(run.plan, run.path) as directory:
+        result = directory.read_result()
+        if result is not None and _is_of(result, run.plan):
+            return result
+        return _result(run, directory, result)
+
+
+def _result(run: Run, directory: RunDir | None, before: dict[str, Any] | None) -> dict[str, Any]:
+    """Compares, and writes where there is a folder."""
+    with mesh.spread(run.plan.where):
+        scores = compared(run)
+    result = {**scores, **facts(run, directory)}
+    if before is not None and not run.finished.compile_seconds:  # other networks, the same distillation
+        result |= {name: before.get(name, 0) for name in COSTS}
+    if directory is not None:
+        directory.write_json("result.json", result)
+    return result
+
+
+def facts(run: Run, directory: RunDir | None) -> dict[str, Any]:
+    """What every result says of its run."""
+    finished = run.finished
+    return {
+        "seconds": round(finished.seconds, 2),
+        "compile_seconds": round(finished.compile_seconds, 2),
+        "program_bytes": finished.program_bytes,
+        "all_bytes": finished.all_bytes,
+        "outer_steps": run.step,
+        "config": run.plan.identity,
+        "environment": profile.environment() if directory is None else directory.environment,
+    }
+
+
+def _is_of(result: dict[str, Any], plan: Plan) -> bool:
+    """Whether a result is of this plan, evaluation included."""
+    return numbers_of(result.get("config", {})) == numbers_of(plan.identity)

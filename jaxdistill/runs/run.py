@@ -1,0 +1,254 @@
+"""A run as a value: its plan, the state that it reached, its images; and how a saved one is opened again."""
+
+import dataclasses
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.config import build
+from jaxdistill.config.option import UNSET
+from jaxdistill.config.saved import config_from, experiment_of
+from jaxdistill.config.table import OWN_NETWORK, Config
+from jaxdistill.core.checks import fail
+from jaxdistill.core.types import Array, Batch, DistillState, Learner, Method
+from jaxdistill.data import Splits, to_pixels
+from jaxdistill.evaluation import Score
+from jaxdistill.runs.banks import Bank, bank_digest, bank_option
+from jaxdistill.runs.plan import Plan, digest, planned
+from jaxdistill.runtime import progress
+from jaxdistill.runtime.checkpoint import Checkpoints
+from jaxdistill.runtime.loop import Finished
+from jaxdistill.runtime.metrics import read_metrics
+
+NEEDED = ("method", "dataset", "learner", "population")
+"""What a saved config has to say."""
+
+
+class Synthetic(NamedTuple):
+    """What a network is trained on, and how."""
+
+    images: np.ndarray
+    """[N, H, W, C] float32, standardised: each distilled image once."""
+    labels: np.ndarray
+    """[N, classes] float32, rows sum to 1."""
+    order: np.ndarray
+    """[T, B] int32: the images of each inner step."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Run:
+    """A distillation that ended, or was stopped on its way.
+
+    Attributes:
+      plan: what was distilled, and how.
+      finished: the state that was reached, and the time that it took.
+      path: the run's folder; None for a run that wrote nothing.
+
+    Example:
+      >>> run = jd.distill(dataset="digits", num_outer_steps=20, progress=False)
+      >>> run.images.shape, run.step
+      ((10, 8, 8, 1), 20)
+    """
+
+    plan: Plan
+    finished: Finished
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        config, total = self.config, self.config.num_outer_steps
+        where = "" if self.path is None else f", in {self.path}"
+        steps = f"{self.step} outer steps" if self.step >= total else f"{self.step} of {total} outer steps"
+        return f"Run({config.method} on {self.data.info.name}: {self.plan.made_of}, {steps}{where})"
+
+    @property
+    def config(self) -> Config:
+        """Every option, as it was in the end."""
+        return self.plan.config
+
+    @property
+    def data(self) -> Splits:
+        """What was distilled."""
+        return self.plan.data
+
+    @property
+    def learner(self) -> Learner:
+        """The network that the images are for."""
+        return self.plan.learner
+
+    @property
+    def method(self) -> Method:
+        return self.plan.method
+
+    @property
+    def bank(self) -> Bank | None:
+        """The trained networks that the run draws from."""
+        return self.plan.bank
+
+    @property
+    def key(self) -> Array:
+        """Root key of the run."""
+        return self.plan.key
+
+    @property
+    def state(self) -> DistillState:
+        return self.finished.state
+
+    @property
+    def step(self) -> int:
+        """Outer steps that were made."""
+        return int(self.state.step)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was logged, a row per chunk of outer steps."""
+        return self.finished.rows
+
+    @cached_property
+    def synthetic(self) -> Synthetic:
+        """The distilled images, their labels and their order, as arrays of the host."""
+        from jaxdistill.runs.protocols import training_data
+
+        return training_data(self)
+
+    @property
+    def images(self) -> np.ndarray:
+        """[N, H, W, C] float32: the distilled images in the pixel units of the data set."""
+        return np.asarray(to_pixels(self.synthetic.images, self.data.info))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int64: the class of each image; of learned labels the likeliest."""
+        return self.synthetic.labels.argmax(axis=-1)
+
+    @property
+    def batch(self) -> Batch:
+        """Batch [N, ...]: images as networks see them, standardised, and labels as probabilities."""
+        return Batch(jnp.asarray(self.synthetic.images), jnp.asarray(self.synthetic.labels))
+
+    @property
+    def order(self) -> np.ndarray:
+        """[T, B] int32: the images of each inner step."""
+        return self.synthetic.order
+
+    @property
+    def hyperparameters(self) -> dict[str, np.ndarray]:
+        """Inner hyper-parameters as they are used, each [T] or [1]."""
+        return jax.device_get(self.method.hyperparameters(self.state))
+
+    def score(self, num_learners: int | None = None, *, protocol: str | None = None) -> Score:
+        """Test accuracy of networks that are trained on the images alone.
+
+        Args:
+          num_learners: how many networks; `num_eval_learners` when None.
+          protocol: how they are trained; as the run's method was published when None.
+        """
+        from jaxdistill.runs.compare import score_of
+
+        return score_of(self, num_learners=num_learners, protocol=protocol)
+
+    def compare(self) -> dict[str, Any]:
+        """Test accuracies beside random real images and the full training set: what `result.json` holds.
+
+        It is written into the run's folder, where there is one, and read from there when it is asked for
+        again.
+        """
+        from jaxdistill.runs.result import result_of
+
+        return result_of(self)
+
+
+def load_run(
+    path: str | Path,
+    *,
+    data: Splits | None = None,
+    learner: Learner | None = None,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    pool: str | None = None,
+    inner_loop: bool = False,
+) -> Run:
+    """The last checkpoint of a run's folder, as a run; says so where the run is not at its end.
+
+    Args:
+      path: the folder of a distillation.
+      data: the data of a run that was distilled from arrays, as `jd.splits` makes them.
+      learner: the network of a run that was distilled for a `Learner` of the user's own.
+      dataset: where the data lie, for a run of a user's own `.npz`.
+      data_dir, manual_dir: as for `jd.distill`.
+      pool: where the pre-trained networks are that the run drew from.
+      inner_loop: whether only a run of a method that trains inner steps will do.
+
+    Raises:
+      UserError: no run there, one that cannot be read or that will not do, one without a checkpoint yet, or
+        one that needs data, a network or a pool that nobody gave; says which.
+    """
+    where, folder = "load_run", Path(path).expanduser()
+    file = folder / "config.json"
+    if not file.is_file():
+        raise fail(where, "the folder of a run of experiments.distill", f"{path} without config.json")
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        saved = dict(stored["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise fail(where, f"a readable {file}", error) from error
+    if (experiment := experiment_of(stored)) != "distill":
+        raise fail(where, "a run of experiments.distill", f"one of experiments.{experiment} in {path}")
+    if missing := [name for name in NEEDED if saved.get(name) is None]:
+        raise fail(where, f"the config of a run in {file}", f"one without {', '.join(missing)}")
+    config = config_from(saved, str(file))
+    if inner_loop and not build.recipe(config).trains:
+        method = config.method
+        raise fail(where, "a run of a method that trains inner steps", f"{method} in {path}")
+    chosen = config.replace(data_dir=data_dir, manual_dir=manual_dir)
+    own_data = "dataset_sha256" in saved
+    if own_data and data is None and dataset is None:
+        raise fail(where, f"the data of {path}: data=SPLITS, or dataset=FILE.npz", "none")
+    if not own_data and (data is not None or dataset not in (None, saved["dataset"])):
+        got = "data" if data is not None else dataset
+        raise fail(where, f"the data of {path}: dataset={saved['dataset']}", got)
+    if data is None:
+        chosen = chosen.replace(dataset=dataset or saved["dataset"])
+    else:
+        chosen = chosen.replace(dataset=UNSET)
+    if config.learner == OWN_NETWORK and learner is None:
+        raise fail(where, f"the network of {path}: learner=LEARNER", "none")
+    if config.learner != OWN_NETWORK and learner is not None:
+        raise fail(where, f"no learner, since {path} has {config.learner}", "one")
+    if build.source(config).bank == "pool" and pool is not None:
+        chosen = chosen.replace(pool=pool)
+    plan = planned(chosen, data=data, learner=learner, opening=True)
+    if own_data and digest(plan.data) != saved["dataset_sha256"]:
+        raise fail(where, f"the images that {path} was distilled from", f"others in {dataset or 'data'}")
+    if plan.identity.get("learner_sha256") != saved.get("learner_sha256"):
+        raise fail(where, f"the network that {path} was distilled for", "one with other weights")
+    name = bank_option(config)
+    if plan.bank is not None and bank_digest(plan.bank) != saved.get(f"{name}_sha256"):
+        raise fail(where, f"the networks that {path} was distilled for", f"others in {pool}")
+    return Run(plan, _restored(plan, folder, path), folder)
+
+
+def _restored(plan: Plan, folder: Path, path: Any) -> Finished:
+    """The last checkpoint, and the metrics up to it."""
+    missing = fail("load_run", f"a checkpoint in {path}", "none yet", "Let the run get further.")
+    if not (folder / "checkpoints").is_dir():
+        raise missing
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(plan.method.init, plan.key))
+    if restored is None:
+        raise missing
+    state, step, notes = restored
+    for note in notes:
+        progress.say(f"note: {note}")
+    total = plan.config.num_outer_steps
+    if step < total:
+        progress.say(f"note: {path} is at {step} of {total} outer steps; these are used")
+    file = folder / "metrics.jsonl"
+    rows = [row for row in read_metrics(file) if row["step"] <= step] if file.is_file() else []
+    spent = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
+    return Finished(state, spent, 0.0, 0, 0, rows)

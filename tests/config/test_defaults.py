@@ -1,0 +1,74 @@
+"""One set of defaults: `Config(method=X)` and `jd.X(learner, teacher)` make one program."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import same_bits
+
+import jaxdistill as jd
+from jaxdistill.config import build
+from jaxdistill.config.resolve import resolve
+from jaxdistill.config.table import Config
+from jaxdistill.core.types import Data
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.recipe import Facts
+
+pytestmark = pytest.mark.filterwarnings("ignore:real_batch_size.*are drawn with replacement")
+KEY = jax.random.key(0)
+SIDES = {"small": 8, "large": 20}
+CLASSES = 3
+
+
+def problem(side):
+    """(data set of three classes, a network of a hundred weights, trajectories of two of them)."""
+    y = np.arange(30) % CLASSES
+    x = np.random.default_rng(0).normal(size=(30, side, side, 1)).astype(np.float32)
+    data = jd.splits(x, y, x[:6], y[:6])
+    net = jd.learner("linear", image_shape=(side, side, 1), num_classes=CLASSES)
+    return data, net, jax.vmap(jax.vmap(net.init))(jax.random.split(KEY, (2, 30)))
+
+
+def both(method, side, **chosen):
+    """(method of the config, method of the library's function, arguments of their outer steps)."""
+    data, net, trajectories = problem(side)
+    config = resolve(Config(method=method, **chosen), Facts(data.info.image_shape, CLASSES))
+    built = build.method(config, data, net, KEY)
+    teacher = build.teacher(config, data, KEY)
+    return built, getattr(jd, method)(net, teacher), Data(data.train, trajectories)
+
+
+def programs(method, data):
+    """The compiler's input for the start of a run and for an outer step: equal text, equal numbers."""
+    state = jax.eval_shape(method.init, KEY)
+    return [
+        jax.jit(method.init).lower(KEY).as_text(),
+        jax.jit(method.update).lower(state, data, KEY).as_text(),
+    ]
+
+
+@pytest.mark.parametrize("size", SIDES)
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_config_and_a_function_are_one_program(method, size):
+    configured, called, data = both(method, SIDES[size])
+    assert programs(configured, data) == programs(called, data)
+
+
+def test_a_config_and_a_function_end_with_the_same_bits():
+    configured, called, data = both("dd", SIDES["small"])
+    ends = []
+    for each in (configured, called):
+        state, update = jax.jit(each.init)(KEY), jax.jit(each.update)
+        for _ in range(2):
+            state, _ = update(state, data, KEY)
+        ends.append(state)
+    same_bits(*ends)
+    assert int(ends[0].step) == 2
+
+
+def test_another_default_is_another_program():
+    """The check sees a step size, a schedule and a clip."""
+    one, _, data = both("dd", 8)
+    text = programs(one, data)
+    for chosen in ({"inner_learning_rate": 0.06}, {"schedule_end": 0.5}, {"clip": 2.0}):
+        other, _, _ = both("dd", 8, **chosen)
+        assert programs(other, data) != text

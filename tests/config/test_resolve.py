@@ -1,0 +1,221 @@
+"""What nobody chose: table < recipe (small images) < gradient < chosen; and what cannot go together."""
+
+import pytest
+from helpers import message
+
+from jaxdistill.config.option import UNSET, Options, option, options
+from jaxdistill.config.resolve import KNOWN, acting, defaults, facts_before_loading, resolve
+from jaxdistill.config.table import GRADIENTS, Config, DataOptions, SeedOptions
+from jaxdistill.core.checks import UserError
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.recipe import Facts
+
+SMALL, LARGE = Facts((16, 12, 1), 10), Facts((17, 17, 1), 10)
+
+
+def resolved(facts=SMALL, **chosen):
+    return resolve(Config(**chosen), facts)
+
+
+def values(found, *names):
+    return [getattr(found, name) for name in names]
+
+
+def test_each_source_wins_over_the_one_before():
+    names = ("inner_learning_rate", "distill_epochs", "learner", "schedule", "checkpoint_every")
+    table = {name: option.default for name, option in Config.options().items()}
+    assert [table[name] for name in names] == [0.05, 10, "mlp", "cosine", 500]
+    assert (
+        values(resolved(None), *names)
+        == values(resolved(LARGE), *names)
+        == [0.02, 3, "lenet", "halving", 500]
+    )
+    assert values(resolved(SMALL), *names) == [0.05, 10, "mlp", "cosine", 500]
+    assert values(resolved(gradient="implicit"), *names) == [0.1, 1, "mlp", "cosine", 500]
+    mine = {"inner_learning_rate": 0.7, "learner": "linear", "schedule": "constant"}
+    assert values(resolved(gradient="implicit", **mine), *names) == [0.7, 1, "linear", "constant", 500]
+
+
+def test_images_are_small_up_to_sixteen_pixels():
+    assert Facts((16, 16, 3), 10).small and not Facts((16, 17, 3), 10).small
+    assert values(resolved(LARGE, method="dc"), "learner", "width", "depth") == ["convnet", None, None]
+    assert values(resolved(SMALL, method="dc"), "learner", "width", "depth") == ["convnet", 16, 2]
+
+
+def test_a_gradient_brings_its_defaults():
+    names = ("learned", "weight_decay", "inner_momentum", "distill_epochs", "backprop_last")
+    assert values(resolved(), *names) == [("learning_rate",), 0.0, 0.0, 10, None]
+    assert values(resolved(gradient="truncated"), *names) == [("learning_rate",), 0.0, 0.0, 10, 5]
+    assert values(resolved(gradient="implicit"), *names) == [(), 0.01, 0.9, 1, None]
+    assert resolved(gradient="implicit", weight_decay=0.5, damping=0.0).weight_decay == 0.5
+    long = resolved(gradient="truncated", distill_steps=4, images_per_class=4, distill_epochs=1)
+    assert long.backprop_last == 2
+    assert resolved(method="mtt").remat == "step"  # meant for unrolled gradients alone
+    assert resolved(method="mtt", gradient="accumulated").remat == "none"
+
+
+def test_settings_of_a_network_or_teacher_are_for_that_one_alone():
+    names = ("learner", "initialization", "width")
+    assert values(resolved(LARGE), *names) == ["lenet", "xavier", None]
+    assert values(resolved(LARGE, learner="mlp"), *names) == ["mlp", None, None]
+    assert values(resolved(LARGE, learner="lenet"), *names) == ["lenet", "xavier", None]
+    assert values(resolved(method="gtn"), "learner", "width", "batch_size") == ["mlp", 64, 16]
+    assert values(resolved(method="gtn", learner="convnet"), "width", "batch_size") == [None, 16]
+    pictures = resolved(method="gtn", teacher="images")
+    assert values(pictures, "width", "batch_size", "distill_steps") == [64, None, 1]
+
+
+def test_settings_that_follow_from_others():
+    rates = {
+        0.1: {"method": "dc"},
+        0.01: {"method": "dsa", "learner": "mlp"},
+        1.0: {"method": "dm", "images_per_class": 50},
+        10.0: {"method": "dm", "images_per_class": 100},
+    }
+    assert all(resolved(**chosen).outer_learning_rate == rate for rate, chosen in rates.items())
+    assert resolved(method="dc").num_outer_steps == 1000
+    assert resolved(method="dc", images_per_class=10).num_outer_steps == 10_000
+    assert resolved(method="dc", matches=3).num_outer_steps == 3000
+    assert resolved(method="dc", num_outer_steps=7, images_per_class=10).num_outer_steps == 7
+    assert values(resolved(method="dm"), "start", "population") == ["real", "fresh"]
+    assert values(resolved(method="dc"), "start", "population") == ["noise", "persistent"]
+    assert resolved(population="fixed").num_learners == 1
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("facts", [SMALL, LARGE], ids=["small", "large"])
+def test_a_resolved_config_resolves_to_itself(method, facts):
+    """Whatever is known of the images: so that a saved config is read back as it was."""
+    gradients = [g for g in GRADIENTS if g != "auto"] if METHODS[method].trains else ["unrolled"]
+    for gradient in gradients:
+        found = resolved(facts, method=method, gradient=gradient)
+        assert UNSET not in found.chosen().values() and set(found.chosen()) >= set(Config.options())
+        assert resolve(found, facts) == found
+        names = acting(found)
+        kept = {name: found.chosen()[name] for name in names}
+        again = resolve(Config(**kept), None)
+        assert {name: again.chosen()[name] for name in names} == kept
+
+
+def test_options_act_where_something_takes_them():
+    def act(**chosen):
+        return set(acting(resolved(**chosen)))
+
+    always = {"dataset", "images_per_class", "method", "learner", "num_learners", "seed", "clip"}
+    matching, inner = {"real_batch_size", "class_strategy", "microbatch"}, {"inner_learning_rate", "gradient"}
+    dd, dc, dm = (act(method=method) for method in ("dd", "dc", "dm"))
+    assert always <= dd & dc & dm
+    assert inner | {"remat", "validate_every", "distill_epochs"} <= dd and not inner & (dc | dm)
+    assert matching <= dc & dm and "class_strategy" not in dd
+    assert {"distance", "by_class", "matches", "match_epochs"} <= dc and "feature_layers" not in dc
+    assert {"feature_layers", "augment"} <= dm and not {"distance", "matches"} & dm
+    assert "outer_b1" in dd and "outer_momentum" not in dd
+    assert "outer_momentum" in dc and "outer_b1" not in dc
+    mtt = act(method="mtt")
+    assert {"experts", "start_epochs", "inner_batch_size"} <= mtt and "real_batch_size" not in mtt
+    assert {"start", "soft_labels"} <= dd and "generator_width" not in dd
+    gtn = act(method="gtn")
+    assert {"generator_width", "noise_size"} <= gtn and not {"start", "architecture"} <= gtn
+    implicit = act(gradient="implicit")
+    assert {"damping", "solver_steps", "warm_start"} <= implicit and not {"remat", "nystrom_rank"} & implicit
+    assert "nystrom_rank" in act(gradient="implicit", linear_solver="nystrom")
+    assert "width" in dd and "width" not in act(learner="linear")
+
+
+IMPLICIT = {"gradient": "implicit"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ({"method": "dx"}, "method: expected one of dc, dd, dm, dsa, gtn, mtt, got 'dx'."),
+        ({"learner": "mpl"}, "learner: expected one of alexnet, convnet"),
+        ({"population": "pool"}, "population: expected one of experts, fixed, fixed_pretrained, fresh"),
+        ({"gradient": "explicit"}, "gradient: expected one of accumulated, auto, implicit, truncated, unro"),
+        ({"random_window": True}, "random_window left out with gradient=unrolled, got True."),
+        ({"damping": 0.2}, "damping left out with gradient=unrolled, got 0.2."),
+        ({"memory_budget": "2GB"}, "memory_budget left out with gradient=unrolled"),
+        ({"linear_solver": "neumann"}, "linear_solver left out with gradient=unrolled"),
+        ({"gradient": "truncated", "remat": "step"}, "remat left out with gradient=truncated, got step."),
+        (IMPLICIT | {"remat": "step"}, "remat left out with gradient=implicit"),
+        (IMPLICIT | {"neumann_alpha": 0.1}, "neumann_alpha left out with linear_solver=cg, got 0.1."),
+        (IMPLICIT | {"distill_epochs": 5}, "distill_epochs 1 with implicit gradients"),
+        (IMPLICIT | {"inner_tolerance": 0.0, "max_inner_steps": 0}, "inner_tolerance >= 1e-05 where no"),
+        (
+            IMPLICIT | {"inner_tolerance": 1e-7, "max_inner_steps": 0},
+            "inner_tolerance >= 1e-05 where no max_i",
+        ),
+        (IMPLICIT | {"linear_solver": "identity", "warm_start": True}, "a linear_solver that starts somew"),
+        ({"gradient": "auto"}, "memory_budget, such as 2GB, got none"),
+        ({"gradient": "auto", "memory_budget": "1GB", "damping": 0.3}, "damping left out with gradient=auto"),
+        (
+            {"method": "dc", "gradient": "implicit"},
+            "gradient left out with method=dc, got implicit. It trains",
+        ),
+        ({"method": "dm", "inner_learning_rate": 0.3}, "inner_learning_rate left out with method=dm"),
+        ({"method": "dm", "distill_epochs": 2}, "distill_epochs left out with method=dm, got 2"),
+        ({"method": "dm", "distance": "l2"}, "distance left out with method=dm, got l2."),
+        ({"method": "dm", "matches": 3}, "matches left out with population=fresh, got 3"),
+        ({"method": "dm", "match_learning_rate": 0.1}, "match_learning_rate left out with population=fresh"),
+        ({"distance": "l2"}, "distance left out with method=dd, got l2"),
+        ({"augment": ["crop"]}, "augment left out with method=dd, got ['crop']"),
+        ({"augment_strength": 0.5}, "augment_strength left out with method=dd, got 0.5"),
+        ({"method": "dc", "feature_layers": "all"}, "feature_layers left out with method=dc, got all"),
+        ({"method": "dc", "outer_momentum": 0.9, "outer_optimizer": "adam"}, "outer_optimizer=adam, got 0.9"),
+        ({"method": "mtt", "population": "fresh"}, "experts with method=mtt, and with no other"),
+        ({"population": "experts"}, "experts with method=mtt, and with no other"),
+        ({"method": "mtt", "validate_every": 2}, "validate_every left out with method=mtt"),
+        ({"method": "dm", "protocol": "as_distilled"}, "one of dc, dc_augmented, dsa with method=dm, which"),
+        ({"pool": "x"}, "pool left out with population=fresh"),
+        ({"population": "fixed", "num_learners": 4}, "num_learners 1, since all of them are equal, got 4"),
+        ({"generator_width": 4}, "generator_width left out with teacher=images"),
+        ({"method": "gtn", "start": "real"}, "start left out with teacher=generator"),
+        ({"learner": "own", "width": 3}, "width left out with learner=own"),
+        ({"inner_optimizer": "adam", "inner_momentum": 0.5}, "inner_momentum 0 with adam, got 0.5"),
+        ({"inner_learning_rate": 3.0}, "inner_learning_rate <= max_inner_learning_rate = 2, got 3.0"),
+        ({"step_sizes": []}, "at least one of step_sizes, got none"),
+        ({"step_sizes": [0.1, 0.0]}, "step_sizes > 0"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_go_together_is_one_line(chosen, says):
+    with pytest.raises(UserError) as error:
+        resolved(**chosen)
+    assert says in message(error)
+
+
+def test_an_option_without_effect_may_be_spelled_out_at_its_default():
+    assert resolved(damping=0.1) == resolved() and resolved(method="dm", distill_epochs=1) == resolved(
+        method="dm"
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "facts"),
+    [
+        ({}, Facts((8, 8, 1), 10)),
+        ({"dataset": "mnist"}, Facts((28, 28, 1), 10)),
+        ({"dataset": "cifar100", "image_size": 16}, Facts((16, 16, 3), 100)),
+        ({"dataset": "mine.npz"}, None),
+    ],
+)
+def test_a_name_says_what_images_are_like(chosen, facts):
+    assert facts_before_loading(Config(**chosen)) == facts
+
+
+def test_an_image_size_says_whether_images_are_small():
+    assert facts_before_loading(Config(dataset="mine.npz", image_size=8)).small
+    assert not facts_before_loading(Config(dataset="mine.npz", image_size=20)).small
+    assert set(KNOWN) >= {"digits", "mnist", "cifar10"}
+
+
+@options
+class Script(DataOptions, SeedOptions):
+    title = "script"
+    factor: float = option(2.0, "what all numbers are multiplied by", above=0)
+
+
+def test_options_without_a_method_have_the_defaults_of_their_table():
+    found = resolve(Script(factor=3))
+    assert found.chosen() == {name: o.default for name, o in Script.options().items()} | {"factor": 3.0}
+    assert defaults(Script())["factor"] == 2.0 and isinstance(found, Options)

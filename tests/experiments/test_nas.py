@@ -1,0 +1,112 @@
+"""`experiments.nas`: candidates are drawn, measured in every way, ranked, and not measured twice."""
+
+import json
+
+import pytest
+from helpers import message
+from tiny_runs import TINY
+
+from experiments import nas
+from experiments.nas import Options
+from jaxdistill.config.resolve import resolve
+from jaxdistill.config.table import Config
+from jaxdistill.core.checks import UserError
+from jaxdistill.data import load
+from jaxdistill.learners import learner
+from jaxdistill.methods.recipe import Facts
+from jaxdistill.runs import distill as runs_of
+
+SHORT = {name: value for name, value in TINY.items() if name not in ("width", "depth")}
+SHORT |= {"learner": "linear", "num_outer_steps": 4, "chunk_length": 2, "num_learners": 1}
+MATCHING = {"method": "dm", "dataset": "digits", "learner": "convnet", "population": "fresh"}
+SEARCH = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "batch_size": 512, "step_sizes": [0.1]}
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    """The folder of a run of ten images, for T = 2 steps."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs_of, "export", lambda run, directory: None)  # pictures take longer than the run
+        runs_of.distill(Config(**SHORT), run_dir=path, progress=False)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def info():
+    return load("digits").info
+
+
+def check_search(result, folder, out):
+    assert len(result["rows"]) == 3 and set(result["ways"]) == {"distilled", "real", "random", "long"}
+    best = max(result["rows"], key=lambda row: row["long_validation"])
+    assert result["ways"]["long"]["pick"] == best["name"]
+    for row in result["rows"]:
+        assert {f"{way}_step_size" for way in ("real", "random", "long")} <= row.keys()
+        assert "distilled_step_size" not in row and row["long_seconds"] > 0
+    assert {"result.json", "rows.csv", "nas.md", "nas.png"} <= {file.name for file in folder.iterdir()}
+    assert json.loads((folder / "result.json").read_text())["rows"] == result["rows"]
+    assert "Rank correlation with long training: 3 ConvNets on digits, K = 1" in out
+
+
+def test_a_search_of_linear_networks(distilled, tmp_path, capsys, monkeypatch):
+    shape = {"image_shape": (8, 8, 1), "num_classes": 10}
+    monkeypatch.setattr(nas, "made", lambda info, network: learner("linear", **shape))  # cheap to compile
+    options = Options(**SEARCH, distilled=distilled, run_dir=tmp_path)
+    result = nas.run(options)
+    check_search(result, tmp_path / "search", capsys.readouterr().out)
+    for row in result["rows"]:
+        assert row["long_validation"] > row["distilled_validation"]  # an epoch of digits, 4 outer steps
+    monkeypatch.setattr(nas, "candidate", None)  # what is there is not measured again
+    assert nas.run(options)["rows"] == result["rows"]
+
+
+@pytest.mark.slow
+def test_a_search_of_convnets(distilled, tmp_path, capsys):
+    result = nas.run(Options(**SEARCH, distilled=distilled, run_dir=tmp_path))
+    check_search(result, tmp_path / "search", capsys.readouterr().out)
+    assert len({row["long_validation"] for row in result["rows"]}) > 1
+
+
+def test_ranks_are_those_of_scipy_by_hand():
+    scores = {"distilled": [0.1, 0.2, 0.3, 0.4], "real": [0.4, 0.3, 0.2, 0.1], "random": [0.5] * 4}
+    truth = [0.2, 0.1, 0.3, 0.4]
+    rows = [
+        {"name": str(i), "long_validation": truth[i], "long_test": truth[i] / 2, "long_seconds": 1.0}
+        | {f"{way}_validation": values[i] for way, values in scores.items()}
+        | {f"{way}_seconds": 0.5 for way in scores}
+        for i in range(4)
+    ]
+    found = nas.judged(rows)
+    # one pair of six is out of order: tau = 4 / 6; squared rank differences sum to 2: rho = 1 - 12 / 60
+    assert found["distilled"]["kendall"] == pytest.approx(4 / 6)
+    assert found["distilled"]["spearman"] == pytest.approx(0.8)
+    assert found["real"]["spearman"] == pytest.approx(-0.8) and found["random"]["kendall"] is None
+    assert found["distilled"]["pick"] == "3" and found["distilled"]["pick_test"] == 0.2
+    assert found["long"]["seconds"] == 4.0 and found["real"]["seconds"] == 2.0
+
+
+def test_the_space_is_large_and_fits_the_images(info):
+    every = nas.space(info)
+    assert len(every) >= 64 and len({nas.name_of(network) for network in every}) == len(every)
+    assert len(nas.space(info._replace(image_shape=(4, 4, 1)))) < len(every)  # no room for three poolings
+    drawn = nas.drawn(info, 5, seed=0)
+    assert len({nas.name_of(network) for network in drawn}) == 5
+    assert drawn == nas.drawn(info, 5, seed=0) != nas.drawn(info, 5, seed=1)
+    with pytest.raises(UserError) as error:
+        nas.drawn(info, 10_000, 0)
+    assert f"num_candidates <= {len(every)}" in message(error)
+
+
+def test_the_run_of_the_default_can_be_made(info):
+    for config in (nas.GENERATOR, nas.GENERATOR.replace(**nas.SHORT)):
+        resolve(config, Facts(info.image_shape, 10))
+
+
+def test_matching_has_no_steps_to_search_with(tmp_path):
+    saved = {"experiment": "distill", "config": MATCHING}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError) as error:
+        nas.run(Options(distilled=str(tmp_path), run_dir=tmp_path / "nas"))
+    assert "a method that trains inner steps, got dm" in message(error)
+    assert not (tmp_path / "nas").exists()

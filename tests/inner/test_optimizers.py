@@ -1,0 +1,168 @@
+"""Inner hyper-parameters: positive, learned or fixed, per step or shared; outer schedule, clip and bounds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import message
+
+from jaxdistill.core.checks import UserError
+from jaxdistill.core.types import Meta
+from jaxdistill.inner.optimizers import POSITIVE, adam, keep_in_range, sgd
+from jaxdistill.methods import outer
+
+MAPPED = sorted(set(POSITIVE) - {"projected"})
+"""Positive whatever the raw value; a projected one is kept so by the outer optimiser."""
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_positive_maps_round_trip(name):
+    values = jnp.asarray([1e-30, 1e-8, 1e-3, 0.02, 1.0, 20.0, 90.0, 1e4])
+    to_raw, from_raw = POSITIVE[name]
+    raw = to_raw(values)
+    assert np.isfinite(raw).all()
+    # exp amplifies the rounding of a raw value r by |r|, at most 69 here
+    np.testing.assert_allclose(from_raw(raw), values, rtol=70 * 1.2e-7)
+    spread = from_raw(jnp.linspace(-50.0, 50.0, 101))
+    assert (np.asarray(spread) > 0).all() and (np.diff(spread) > 0).all()
+
+
+@pytest.mark.parametrize("positive", MAPPED)
+@pytest.mark.parametrize("per_step", [True, False])
+def test_what_is_learned_has_its_shape_and_start(per_step, positive):
+    optimizer = sgd(
+        num_steps=4,
+        learning_rate=0.02,
+        momentum=0.5,
+        learned=("learning_rate", "momentum"),
+        per_step=per_step,
+        positive=positive,
+    )
+    raw = optimizer.init()
+    values = optimizer.values(raw)
+    length = 4 if per_step else 1
+    assert {name: value.shape for name, value in raw.items()} == dict.fromkeys(values, (length,))
+    np.testing.assert_allclose(values["learning_rate"], 0.02, rtol=1e-6)
+    np.testing.assert_allclose(values["momentum"], 0.5, rtol=1e-6)
+    moved = optimizer.values(jax.tree.map(lambda a: a - 10.0, raw))
+    assert all((np.asarray(value) > 0).all() for value in moved.values())
+
+
+def test_what_is_fixed_is_not_in_the_state():
+    optimizer = sgd(num_steps=3, learning_rate=[0.1, 0.2, 0.3], momentum=0.9, learned=())
+    assert optimizer.init() == {}
+    values = optimizer.values({})
+    np.testing.assert_array_equal(values["learning_rate"], np.asarray([0.1, 0.2, 0.3], np.float32))
+    np.testing.assert_array_equal(values["momentum"], np.asarray([0.9], np.float32))
+    half = sgd(num_steps=3, momentum=0.9)
+    assert set(half.init()) == {"learning_rate"} and set(half.values(half.init())) == set(values)
+    one_each = sgd(num_steps=3, learning_rate=[0.1, 0.2, 0.3])
+    np.testing.assert_allclose(one_each.values(one_each.init())["learning_rate"], [0.1, 0.2, 0.3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: sgd(num_steps=2, learning_rate=-0.1), "learning_rate > 0.0"),
+        (lambda: sgd(num_steps=2, learning_rate=0.0, learned=()), "learning_rate > 0.0"),
+        (lambda: sgd(num_steps=2, learning_rate=float("nan")), "learning_rate > 0.0"),
+        (lambda: sgd(num_steps=2, learning_rate=[0.1, 0.2, 0.3]), "one learning_rate or 2 of them"),
+        (lambda: sgd(num_steps=2, momentum=1.0), "momentum in [0, 1)"),
+        (lambda: sgd(num_steps=2, momentum=-0.1), "momentum in [0, 1)"),
+        (lambda: sgd(num_steps=2, momentum=[0.1] * 3), "one momentum or 2 of them"),
+        (lambda: sgd(num_steps=2, learning_rate=[0.1, 0.2], per_step=False), "since all steps share it"),
+        (lambda: sgd(num_steps=2, learned=("momentum",)), "a learned momentum > 0.0"),
+        (lambda: sgd(num_steps=2, learned=("rate",)), "one of learning_rate, momentum"),
+        (lambda: sgd(num_steps=2, positive="square"), "one of exp, projected, softplus"),
+        (lambda: sgd(num_steps=0), "num_steps >= 1"),
+        (lambda: adam(num_steps=2, learning_rate=-1.0), "learning_rate > 0.0"),
+        (lambda: adam(num_steps=2, eps_root=0.0), "eps_root > 0.0"),
+        (lambda: adam(num_steps=2, learned=("momentum",)), "one of learning_rate"),
+        (lambda: adam(num_steps=-1), "num_steps >= 1"),
+        (
+            lambda: outer.outer_schedule("step", learning_rate=0.1, num_steps=5),
+            "one of constant, cosine, halving",
+        ),
+        (lambda: outer.outer_schedule("cosine", learning_rate=0.0, num_steps=5), "outer_learning_rate > 0.0"),
+        (lambda: outer.outer_adam(clip=0.0), "clip > 0.0"),
+        (lambda: outer.outer_adam(max_inner_learning_rate=-1.0), "max_inner_learning_rate > 0.0"),
+        (
+            lambda: outer.outer_adam(max_inner_learning_rate=1.0, positive="square"),
+            "one of exp, projected, softplus",
+        ),
+    ],
+)
+def test_bad_values_are_refused(make, expected):
+    with pytest.raises(UserError) as error:
+        make()
+    assert expected in message(error)
+
+
+# ---------------------------------------------------------------- outer loop
+
+
+def test_keep_in_range_projects():
+    project = keep_in_range(-1.0, 2.0)
+    params = {"a": jnp.asarray([0.0, 0.0, 1.5, 5.0])}
+    updates = {"a": jnp.asarray([-3.0, 0.5, 1.0, 0.0])}
+    updates, _ = project.update(updates, project.init(params), params)
+    np.testing.assert_array_equal(optax.apply_updates(params, updates)["a"], [-1.0, 0.5, 2.0, 2.0])
+
+
+@pytest.mark.parametrize("positive", sorted(POSITIVE))
+def test_the_bound_is_on_learned_step_sizes_alone(positive):
+    optimizer = sgd(
+        num_steps=2,
+        learning_rate=0.9,
+        momentum=0.9,
+        learned=("learning_rate", "momentum"),
+        positive=positive,
+    )
+    step = outer.outer_adam(learning_rate=5.0, max_inner_learning_rate=1.0, positive=positive)
+    meta = Meta({"x": jnp.ones(3)}, optimizer.init())
+
+    @jax.jit
+    def updated(meta):
+        gradient = jax.tree.map(lambda a: -jnp.ones_like(a), meta)
+        updates, _ = step.update(gradient, step.init(meta), meta)
+        new = optax.apply_updates(meta, updates)
+        return new, optimizer.values(new.inner)
+
+    new, values = updated(meta)
+    np.testing.assert_allclose(values["learning_rate"], 1.0, rtol=1e-6)
+    assert (np.asarray(values["momentum"]) > 0.99).all() and (np.asarray(values["momentum"]) <= 1).all()
+    # Adam's first step has the size of its learning rate, up to the float32 rounding of 1 - b2
+    np.testing.assert_allclose(new.teacher["x"], 6.0, rtol=1e-4)
+
+
+def test_the_clip_comes_before_adam():
+    """A large gradient and a small one, clipped to the same, weigh the same in Adam's averages."""
+    step = outer.outer_adam(learning_rate=1.0, b1=0.5, b2=0.5, clip=1.0)
+    meta = Meta({"x": jnp.zeros(2)}, {})
+    state, update = step.init(meta), jax.jit(step.update)
+    _, state = update(Meta({"x": jnp.asarray([3e3, 4e3])}, {}), state, meta)
+    updates, _ = update(Meta({"x": jnp.asarray([0.6, 0.8])}, {}), state, meta)
+    # averages of two equal gradients: |first| / sqrt(second) = 1; without the clip it would be 0.58
+    np.testing.assert_allclose(updates.teacher["x"], -1.0, rtol=1e-5)
+
+
+def test_any_rule_of_optax_moves_what_is_learned():
+    """RMSProp's first step has the size rate / sqrt(1 - decay), whatever the gradient."""
+    step = outer.outer(optax.rmsprop, learning_rate=0.5, hyper_learning_rate=0.1, max_inner_learning_rate=2.0)
+    meta = Meta({"x": jnp.asarray([0.0, 1.0])}, {"momentum": jnp.zeros(1)})
+    gradient = Meta({"x": jnp.asarray([3.0, -2.0])}, {"momentum": jnp.full(1, 7.0)})
+    updates, _ = step.update(gradient, step.init(meta), meta)
+    np.testing.assert_allclose(updates.teacher["x"], 0.5 / np.sqrt(0.1) * np.asarray([-1, 1]), rtol=1e-5)
+    np.testing.assert_allclose(updates.inner["momentum"], -0.1 / np.sqrt(0.1), rtol=1e-5)
+
+
+def test_schedules():
+    constant, cosine, halving = (
+        outer.outer_schedule(name, learning_rate=0.1, num_steps=100) for name in outer.OUTER_SCHEDULES
+    )
+    assert [float(constant(t)) for t in (0, 99)] == pytest.approx([0.1, 0.1])
+    assert [float(cosine(t)) for t in (0, 50, 100)] == pytest.approx([0.1, 0.05, 0.0], abs=1e-8)
+    assert [float(halving(t)) for t in (0, 9, 10, 39, 99)] == pytest.approx(
+        [0.1, 0.1, 0.05, 0.0125, 0.1 * 0.5**9]
+    )

@@ -1,0 +1,163 @@
+"""Every formulation of the convolution equals XLA's, in value, gradient and second order."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill.core.checks import UserError
+from jaxdistill.layers.conv import FORMULATIONS, conv2d, default_formulation, upsampled_conv2d
+from jaxdistill.layers.pool import average_pool, max_pool
+
+CASES = {  # size, inputs, outputs, kernel, stride, padding
+    "plain": ((6, 6), 2, 3, (3, 3), 1, 0),
+    "padded": ((5, 7), 2, 3, (3, 3), 1, 1),
+    "one channel, wide padding": ((6, 6), 1, 2, (5, 5), 1, 3),
+    "stride": ((7, 6), 2, 3, (3, 3), 2, 1),
+    "stride, one by one": ((6, 5), 2, 3, (1, 1), 2, 0),
+    "larger than the image": ((2, 2), 2, 3, (3, 3), 1, 1),
+    "uneven kernel": ((6, 6), 2, 2, (2, 3), 1, 1),
+}
+
+
+def reference(x, kernel, stride, padding):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def derivatives(conv, x, kernel, direction):
+    """Value, and gradients of a loss, of its slope along a direction, and of that one's slope."""
+
+    def loss(arguments):
+        return jnp.sum(jnp.sin(conv(*arguments)))
+
+    def along(arguments):
+        gradient = jax.grad(loss)(arguments)
+        return sum(jnp.vdot(g, d) for g, d in zip(gradient, direction, strict=True))
+
+    def third(arguments):
+        return sum(
+            jnp.vdot(g, jnp.cos(d)) for g, d in zip(jax.grad(along)(arguments), direction, strict=True)
+        )
+
+    @jax.jit
+    def every(arguments):
+        return (
+            conv(*arguments),
+            jax.grad(loss)(arguments),
+            jax.grad(along)(arguments),
+            jax.grad(third)(arguments),
+        )
+
+    return jax.device_get(every((x, kernel)))
+
+
+@functools.cache
+def expected(case):
+    """(arguments of `derivatives`, what XLA's convolution gives for them)."""
+    size, inputs, outputs, window, stride, padding = CASES[case]
+    rng = np.random.default_rng(1)
+    shapes = ((2, *size, inputs), (*window, inputs, outputs))
+    x, kernel, *direction = (rng.normal(size=shape) for shape in shapes * 2)
+    arguments = x, kernel, tuple(direction)
+    return arguments, derivatives(lambda x, kernel: reference(x, kernel, stride, padding), *arguments)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("formulation", ["hybrid", "im2col", "CHWB"])
+def test_equals_xla_to_second_order(x64, case, formulation):
+    *_, stride, padding = CASES[case]
+
+    def ours(x, kernel):
+        if formulation == "CHWB":
+            y = conv2d(x.transpose(3, 1, 2, 0), kernel, stride=stride, padding=padding, layout="CHWB")
+            return y.transpose(3, 1, 2, 0)
+        return conv2d(x, kernel, stride=stride, padding=padding, formulation=formulation)
+
+    arguments, theirs = expected(case)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10),
+        derivatives(ours, *arguments),
+        theirs,
+    )
+
+
+@pytest.mark.parametrize(
+    "kernel, image, result, on_cpu",
+    [
+        ((5, 5, 1, 6), (28, 28), (24, 24), "im2col"),  # few inputs
+        ((3, 3, 128, 128), (16, 16), (16, 16), "hybrid"),
+        ((3, 3, 128, 128), (3, 3), (3, 3), "hybrid"),
+        ((3, 3, 128, 128), (3, 2), (3, 2), "im2col"),  # larger than the image
+        ((5, 5, 128, 128), (6, 6), (2, 2), "im2col"),  # and than the result, which its gradient starts from
+    ],
+)
+def test_default_follows_the_inputs_and_the_size(kernel, image, result, on_cpu):
+    assert default_formulation(kernel, image, result) == (on_cpu if jax.default_backend() == "cpu" else "lax")
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_vmap_over_kernels_equals_a_loop(formulation):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 5, 2)).astype(np.float32)
+    kernels = rng.normal(size=(3, 3, 3, 2, 4)).astype(np.float32)
+    gradient = jax.grad(lambda k: jnp.sum(conv2d(x, k, padding=1, formulation=formulation) ** 2))
+    batched, single = jax.jit(jax.vmap(gradient))(kernels), jax.jit(gradient)
+    np.testing.assert_allclose(batched, np.stack([single(k) for k in kernels]), rtol=1e-4, atol=1e-4)
+
+
+def test_pools_equal_reduce_window():
+    x = np.random.default_rng(0).normal(size=(2, 7, 6, 3)).astype(np.float32)
+    for pool, start, combine, scale in (
+        (max_pool, -jnp.inf, jax.lax.max, 1.0),
+        (average_pool, 0.0, jax.lax.add, 0.25),
+    ):
+        expected = scale * jax.lax.reduce_window(x, start, combine, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        np.testing.assert_allclose(pool(jnp.asarray(x)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ({"formulation": "fft"}, "one of hybrid, im2col, lax"),
+        ({"layout": "NCHW"}, "one of CHWB, NHWC"),
+    ],
+)
+def test_bad_choices_name_the_known(arguments, says):
+    with pytest.raises(UserError, match=says):
+        conv2d(jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1)), **arguments)
+
+
+def test_a_kernel_larger_than_the_image_is_an_error():
+    with pytest.raises(UserError, match="at least"):
+        conv2d(jnp.zeros((1, 2, 2, 1)), jnp.zeros((5, 5, 1, 1)))
+    with pytest.raises(UserError, match="a 3x3 kernel, got 5x5"):
+        upsampled_conv2d(jnp.zeros((1, 8, 8, 1)), jnp.zeros((5, 5, 1, 1)))
+
+
+@pytest.mark.parametrize(("size", "inputs"), [((1, 1), 3), ((2, 3), 3), ((5, 4), 3), ((3, 2), 17)])
+def test_upsampled_equals_convolving_the_larger_image(x64, size, inputs):
+    """To second order; 17 inputs are many, which are convolved by other formulas on the CPU."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, *size, inputs)), rng.normal(size=(3, 3, inputs, 4))
+
+    def explicit(x, kernel):
+        doubled = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+        padded = jnp.pad(doubled, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        return reference(padded, kernel, 1, 0)
+
+    def with_gradients(conv):
+        def loss(arguments):
+            return jnp.sum(jnp.sin(conv(*arguments)))
+
+        def slope(arguments):
+            return sum(jnp.sum(jnp.cos(g)) for g in jax.tree.leaves(jax.grad(loss)(arguments)))
+
+        return jax.jit(lambda a: (conv(*a), jax.grad(loss)(a), jax.grad(slope)(a)))((x, kernel))
+
+    ours, theirs = map(with_gradients, (upsampled_conv2d, explicit))
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-10, atol=1e-10)

@@ -1,0 +1,106 @@
+"""Every option of a learner builds, options change the network, and bad ones are refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill.core.checks import UserError
+from jaxdistill.learners import learner, options_of
+
+BATCH = ("batch", "mean_only")
+OPTIONS = [
+    *[("convnet", {"norm": norm}) for norm in ("none", "group", "layer", "batch", "mean_only")],
+    ("convnet", {"kernel": 5}),
+    *[("gtn", {"norm": norm, "width": 8}) for norm in ("mean_only", "none", "batch", "instance")],
+    ("gtn", {"second_width": 3, "hidden": 5}),
+    *[("convnet", {"pooling": pooling}) for pooling in ("none", "max")],
+    *[("convnet", {"activation": name}) for name in ("leaky_relu", "sigmoid", "tanh", "gelu", "softplus")],
+    *[("convnet", {"initialization": name}) for name in ("xavier", "he")],
+    ("mlp", {"activation": "tanh", "depth": 1, "width": 3}),
+    ("lenet", {"activation": "sigmoid", "initialization": "xavier"}),
+    *[(name, {"norm": "batch", "width": 8}) for name in ("alexnet", "vgg11", "resnet18", "resnet18_ap")],
+    *[(name, {"norm": "group", "width": 8}) for name in ("alexnet", "vgg11", "resnet18", "resnet18_ap")],
+    *[(name, {"initialization": "he"}) for name in ("linear", "alexnet", "vgg11", "resnet18", "resnet18_ap")],
+]
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_every_option_builds(name, options, key):
+    net = learner(name, image_shape=(28, 28, 1), num_classes=3, **options)
+    x = jnp.zeros((2, 28, 28, 1))
+    params = jax.eval_shape(net.init, key)
+    assert jax.eval_shape(net.apply, params, x).shape == (2, 3)
+    known = options_of(name)
+    assert set(options) <= set(known)
+    calibrated = jax.eval_shape(net.calibrate, params, x)
+    assert ("batch_stats" in calibrated) == (options.get("norm", options_of(name).get("norm")) in BATCH)
+    assert jax.eval_shape(net.apply, calibrated, x).shape == (2, 3)
+
+
+def test_options_change_the_network(key):
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    seen = []
+    for options in (
+        {},
+        {"norm": "group"},
+        {"norm": "none"},
+        {"pooling": "max"},
+        {"activation": "tanh"},
+        {"initialization": "he"},
+    ):
+        net = learner("convnet", image_shape=(8, 8, 1), num_classes=3, width=8, depth=1, **options)
+        logits = jax.jit(lambda key, net=net: net.apply(net.init(key), x))(key)
+        seen.append(np.asarray(logits))
+    for i in range(len(seen)):
+        for j in range(i):
+            assert np.abs(seen[i] - seen[j]).max() > 1e-3
+
+
+REFUSED = [
+    ("convmet", (8, 8, 1), {}, r"learner: expected one of alexnet, convnet, .*vgg11, got 'convmet'"),
+    ("mlp", (8, 8, 1), {"norm": "none"}, r"among activation, depth, initialization, width, got 'norm'"),
+    ("convnet", (8, 8, 1), {"depth": 5}, r"depth <= 3 for images of 8x8x1, got 5\. Lower depth"),
+    ("convnet", (28, 28, 1), {"depth": 6}, r"depth <= 5 for images of 28x28x1, got 6"),
+    ("convnet", (28, 28, 3), {"depth": 5}, r"depth <= 4 for images of 28x28x3, got 5"),
+    (
+        "convnet",
+        (8, 8, 1),
+        {"norm": "instanse"},
+        r"one of batch, group, instance, layer, mean_only, none, got 'instanse'",
+    ),
+    ("convnet", (8, 8, 1), {"norm": "group", "width": 6}, r"width divisible by 4 .* got 6"),
+    ("convnet", (8, 8, 1), {"activation": "relo"}, r"one of gelu, .*tanh, got 'relo'"),
+    ("convnet", (8, 8, 1), {"pooling": "mean"}, r"one of average, max, none, got 'mean'"),
+    ("convnet", (8, 8, 1), {"initialization": "zero"}, r"one of he, torch_default, xavier, got 'zero'"),
+    ("convnet", (8, 8, 1), {"width": 0}, r"width >= 1, got 0"),
+    ("mlp", (8, 8, 1), {"depth": 1.5}, r"whole number depth >= 1, got 1.5"),
+    ("mlp", (8, 8, 1), {"activation": "relo"}, r"got 'relo'"),
+    ("lenet", (8, 8, 1), {}, r"lenet: expected images of at least 16x16 pixels, got 8x8"),
+    ("alexnet", (8, 7, 1), {}, r"alexnet: expected images of at least 8x8 pixels, got 8x7"),
+    ("alexnet", (8, 8, 1), {"width": 3}, r"an even width, got 3"),
+    ("alexnet", (8, 8, 1), {"width": 4, "norm": "group"}, r"width divisible by 8"),
+    ("vgg11", (28, 28, 3), {}, r"vgg11: expected images of at least 32x32 pixels, got 28x28"),
+    ("resnet18", (8, 8, 1), {}, r"resnet18: expected images of at least 9x9 .*norm='group'"),
+    ("resnet18_ap", (15, 16, 1), {}, r"resnet18_ap: expected images of at least 16x16"),
+    ("resnet18_ap", (7, 7, 1), {"norm": "none"}, r"resnet18_ap: expected images of at least 8x8"),
+    ("linear", (8, 8), {}, r"image_shape \(height, width, channels\), got \(8, 8\)"),
+    ("linear", (8, 8, 0), {}, r"channels >= 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "image_shape", "options", "message"), REFUSED)
+def test_bad_input_is_refused_when_made(name, image_shape, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        learner(name, image_shape=image_shape, num_classes=10, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("initialization", ["torch_default", "xavier"])
+def test_compiled_init_equals_eager_init(initialization, key):
+    # As populations call it, inside a compiled `lax.map`; up to the last bit of a product.
+    net = learner("lenet", image_shape=(16, 16, 1), num_classes=3, initialization=initialization)
+    keys = jax.random.split(key, 2)
+    mapped = jax.jit(lambda keys: jax.lax.map(net.init, keys))(keys)
+    single = net.init(keys[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-5), mapped, single)

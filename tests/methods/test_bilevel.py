@@ -1,0 +1,258 @@
+"""The outer step: a mean over K learners, pure, a function of state and key; and it learns."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import CLASSES, SHAPE, message, same_bits, tiny_data, tiny_net, to_float64
+
+from jaxdistill.core.checks import UserError
+from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.types import Batch, Data, InnerOptimizer, Population, Teacher
+from jaxdistill.data import sample, sample_per_class
+from jaxdistill.inner.implicit import implicit
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.optimizers import sgd
+from jaxdistill.inner.unrolled import unrolled
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.bilevel import bilevel
+from jaxdistill.methods.dd import dd
+from jaxdistill.objectives.validation import validation
+from jaxdistill.populations.fixed import fixed
+from jaxdistill.populations.given import given
+from jaxdistill.teachers.generator import generator
+from jaxdistill.teachers.images import images
+
+KEY = jax.random.key(0)
+IMPLICIT = {
+    "solve": functools.partial(implicit, max_steps=5),
+    "inner_optimizer": sgd(num_steps=2, learning_rate=0.1, learned=()),
+    "weight_decay": 0.1,
+    "warm_start": True,
+}
+CONTEXTS = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2)), jnp.float32)
+
+
+def linear_method(num_learners=5, **options):
+    """An objective <meta, context>, whose gradient is the context; a population that counts."""
+
+    def objective(meta, context, real, probe, key):
+        return jnp.vdot(meta.teacher, context), {
+            "first": context[0],
+            "real": real.x.mean(),
+            "noise": jax.random.normal(key),
+        }
+
+    population = Population(
+        init=lambda key: {"count": jnp.zeros((), jnp.int32), "sum": jnp.zeros(2)},
+        context=lambda state, bank, key, count: CONTEXTS[:count] * bank + state["count"],
+        advance=lambda state, meta, key: {"count": state["count"] + 1, "sum": state["sum"] + meta.teacher},
+    )
+    return bilevel(
+        teacher=Teacher(init=lambda key: jnp.ones(2), batches=lambda phi, key: phi, by_class=None),
+        inner_optimizer=InnerOptimizer(init=dict, values=dict, build=lambda values: optax.identity()),
+        population=population,
+        outer_optimizer=optax.sgd(0.5),
+        **({"num_learners": num_learners, "real_batch_size": 4, "objective": objective} | options),
+    )
+
+
+@pytest.mark.parametrize("options", [{"strategy": "vmap"}, {"strategy": "map"}, {"learner_chunk": 2}])
+def test_the_step_is_the_mean_over_learners(options):
+    method = linear_method(**options)
+    state = method.init(KEY)
+    data = Data(tiny_data(), jnp.asarray(2.0))
+    update = jax.jit(method.update)
+    new, metrics = update(state, data, KEY)
+    mean = 2.0 * np.asarray(CONTEXTS).mean(axis=0)
+    np.testing.assert_allclose(new.meta.teacher, 1 - 0.5 * mean, rtol=1e-5)
+    assert float(metrics["gradient_norm"]) == pytest.approx(np.linalg.norm(mean), rel=1e-5)
+    assert float(metrics["first"]) == pytest.approx(mean[0], rel=1e-5)
+    assert int(new.step) == 1 and int(new.population["count"]) == 1
+    np.testing.assert_allclose(new.population["sum"], new.meta.teacher)  # advance sees the new meta
+    newer, _ = update(new, data, KEY)  # the population's state reaches the learners of the next step
+    np.testing.assert_allclose(newer.meta.teacher, new.meta.teacher - 0.5 * (mean + 1), rtol=1e-5)
+
+
+def test_learners_have_keys_of_their_own():
+    state = linear_method().init(KEY)
+    noise = {
+        count: float(jax.jit(linear_method(count).update)(state, DATA, KEY)[1]["noise"]) for count in (1, 2)
+    }
+    assert abs(noise[1] - noise[2]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["num_learners", "real_batch_size"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(UserError) as error:
+        linear_method(**{name: 0})
+    assert f"{name} >= 1" in message(error)
+
+
+def test_without_a_size_no_real_data_are_drawn():
+    """The objective is given None, and the data set need not be there."""
+    given = []
+
+    def objective(meta, context, real, probe, key):
+        given.append(real)
+        return jnp.vdot(meta.teacher, context), {}
+
+    method = linear_method(real_batch_size=None, objective=objective)
+    update = jax.jit(method.update)
+    state, metrics = update(method.init(KEY), Data(None, jnp.asarray(2.0)), KEY)
+    assert given and set(given) == {None} and set(metrics) == {"gradient_norm"}
+    mean = 2.0 * np.asarray(CONTEXTS).mean(axis=0)
+    np.testing.assert_allclose(state.meta.teacher, 1 - 0.5 * mean, rtol=1e-5)
+
+
+# ---------------------------------------------------------------- Dataset Distillation
+
+
+DATA = Data(tiny_data(), jnp.asarray(1.0))
+
+
+def tiny_dd(**options):
+    net = tiny_net("linear")
+    teacher = images(image_shape=SHAPE, num_classes=CLASSES, distill_epochs=2)
+    return dd(net, teacher, **({"num_learners": 2, "real_batch_size": 12} | options))
+
+
+@pytest.fixture(scope="module")
+def method():
+    return tiny_dd()
+
+
+@pytest.fixture(scope="module")
+def state(method):
+    return jax.jit(method.init)(KEY)
+
+
+@pytest.fixture(scope="module")
+def update(method):
+    return jax.jit(method.update)
+
+
+def test_an_update_is_pure(state, update):
+    before = jax.tree.map(np.array, state)
+    new, metrics = update(state, DATA, KEY)
+    same_bits(state, before)  # nothing is donated or written over
+    same_bits(update(state, DATA, KEY), (new, metrics))
+    assert set(metrics) == {"loss", "accuracy", "inner_loss", "gradient_norm"}
+    assert all(value.shape == () and np.isfinite(value) for value in metrics.values())
+    assert float(jnp.abs(new.meta.teacher["x"] - state.meta.teacher["x"]).max()) > 1e-3
+    assert float(jnp.abs(new.meta.inner["learning_rate"] - state.meta.inner["learning_rate"]).min()) > 1e-3
+
+
+def test_a_step_draws_anew_from_the_key_and_its_number(state, update):
+    losses = {
+        float(update(state._replace(step=jnp.asarray(step, jnp.int32)), DATA, key)[1]["loss"])
+        for step in (0, 1, 7)
+        for key in (KEY, jax.random.key(1))
+    }
+    assert len(losses) == 6
+
+
+def test_two_times_three_steps_equal_six(method, state):
+    def chunk(state, length):
+        return jax.lax.scan(lambda state, _: method.update(state, DATA, KEY), state, None, length=length)
+
+    run = jax.jit(chunk, static_argnums=1)
+    middle, first = run(state, 3)
+    end, second = run(middle, 3)
+    expected, metrics = run(state, 6)
+    assert int(end.step) == 6
+    same_bits(end, expected)
+    same_bits(jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second), metrics)
+
+
+def test_an_update_follows_the_hypergradient(x64):
+    """One fixed learner, real images all equal: the gradient is known whatever batch is drawn."""
+    net, teacher = tiny_net("linear"), images(image_shape=SHAPE, num_classes=CLASSES)
+    optimizer = sgd(num_steps=1)
+    data = tiny_data(counts=(1, 1, 1))
+    one = data._replace(
+        **{name: np.repeat(np.asarray(getattr(data, name))[:1], 3, axis=0) for name in ("x", "y")}
+    )
+    method = dd(
+        net,
+        teacher,
+        population=fixed(net),
+        num_learners=1,
+        real_batch_size=5,
+        outer_optimizer=optax.sgd(1.0),
+    )
+    state = to_float64(jax.jit(method.init)(KEY))
+    new, metrics = jax.jit(method.update)(state, to_float64(Data(one, None)), KEY)
+    solve = unrolled(teacher, inner_loss(net), optimizer)
+    objective = validation(net, solve)
+    real = to_float64(Batch(one.x[:1], one.y[:1]))
+    both = jax.jit(jax.value_and_grad(lambda meta: objective(meta, state.population, real, None, KEY)[0]))
+    value, gradient = both(state.meta)
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-12)
+    jax.tree.map(
+        lambda a, b, g: np.testing.assert_allclose(a, np.asarray(b) - np.asarray(g), rtol=1e-10),
+        new.meta,
+        state.meta,
+        gradient,
+    )
+
+
+@pytest.mark.parametrize("name", ["images", "made once", "implicit"])
+def test_the_gradient_is_what_plain_descent_subtracts(name, x64):
+    """Of the same draws, at any step; `update` with SGD(1) moves by exactly that."""
+    net = tiny_net("linear" if name == "implicit" else "mlp")  # a convex loss: its solve is well-conditioned
+    options = {"images": {}, "made once": {"solve": unrolled}, "implicit": IMPLICIT}[name]
+    if name == "made once":
+        small = {"generator_width": 4, "generator_hidden": 5, "noise": "fresh"}
+        teacher = generator(image_shape=SHAPE, num_classes=CLASSES, batch_size=3, distill_steps=2, **small)
+    else:
+        teacher = images(image_shape=SHAPE, num_classes=CLASSES, distill_epochs=2)
+    if name == "implicit":  # training to a tolerance wants weights of one precision with the data
+        options = options | {"population": given(to_float64(jax.vmap(net.init)(jax.random.split(KEY, 2))))}
+    method = dd(net, teacher, num_learners=2, real_batch_size=5, outer_optimizer=optax.sgd(1.0), **options)
+    data = to_float64(Data(tiny_data(), None))
+    update, differentiate = jax.jit(method.update), jax.jit(method.gradient)
+    exact = 1e-7 if name == "implicit" else 1e-9
+    found = []
+    for step in (0, 3):
+        state = to_float64(method.init(KEY))._replace(step=jnp.asarray(step, jnp.int32))
+        (new, metrics), (gradient, same) = update(state, data, KEY), differentiate(state, data, KEY)
+        assert float(gradient_norm := optax.tree.norm(gradient)) > 1e-3
+        assert float(metrics["gradient_norm"]) == pytest.approx(float(gradient_norm), rel=exact)
+        jax.tree.map(
+            lambda a, b, g: np.testing.assert_allclose(b - a, g, rtol=exact, atol=exact * 1e-4),
+            *(new.meta, state.meta, gradient),
+        )
+        assert set(same) == set(metrics)
+        found.append(float(same["loss"]))
+    assert abs(found[0] - found[1]) > 1e-6  # steps draw anew
+
+
+@pytest.mark.parametrize("name", ["dd", "dc", "dsa", "dm"])
+def test_a_caller_gives_the_very_real_batch(name):
+    """The batch that the method itself would draw, in the place of other data, is the same step."""
+    net, teacher = tiny_net("linear"), images(image_shape=SHAPE, num_classes=CLASSES)
+    size = 6
+    key = stream(at_step(KEY, jnp.zeros((), jnp.int32)), "real")
+    drawn = (sample if name == "dd" else sample_per_class)(tiny_data(), key, size)
+    other = Data(tiny_data(seed=5), None)
+
+    def moved(data, draw):
+        method = METHODS[name].make(net, teacher, real_batch_size=size, num_learners=1, draw=draw)
+        return jax.jit(method.update)(method.init(KEY), data, KEY)[0].meta.teacher["x"]
+
+    expected = moved(Data(tiny_data(), None), None)
+    np.testing.assert_allclose(moved(other, lambda data, key: drawn), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(moved(other, None) - expected).max() > 1e-3
+
+
+def test_synthesis_and_schedule_are_those_of_the_state(method, state):
+    batches = method.synthesize(state, KEY)
+    assert batches.x.shape == (2, 3, *SHAPE) and batches.y.shape == (2, 3, 3)
+    same_bits(batches.x[1], state.meta.teacher["x"][0])
+    values = method.hyperparameters(state)
+    np.testing.assert_allclose(values["learning_rate"], [0.05, 0.05], rtol=1e-6)  # the recipe, small images
+    assert float(values["momentum"][0]) == 0

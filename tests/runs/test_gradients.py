@@ -1,0 +1,223 @@
+"""`--gradient`: implicit runs end to end, failed solves, the choice by memory."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import message
+from tiny_runs import ALONE, TINY, tiny_run
+
+import jaxdistill as jd
+from jaxdistill.config.option import UNSET
+from jaxdistill.config.table import Config
+from jaxdistill.core.checks import UserError
+from jaxdistill.methods.recipe import Facts
+from jaxdistill.runs import budget
+from jaxdistill.runs.budget import within_budget
+from jaxdistill.runs.distill import FAULTS
+from jaxdistill.runtime import loop
+from jaxdistill.runtime.memory import format_bytes, parse_bytes, total_bytes
+from jaxdistill.runtime.metrics import read_metrics
+
+IMPLICIT = ALONE | {"gradient": "implicit", "distill_epochs": UNSET, "max_inner_steps": 20}
+FACTS = Facts((8, 8, 1), 10)
+REPORTED = {
+    "inner_gradient",
+    "inner_steps",
+    "residual",
+    "worst_residual",
+    "cosine",
+    "curvature_v",
+    "curvature_g",
+}
+SOLVERS = {
+    "recording_cg": {"solver_tolerance": 0.01, "solver_steps": 30, "warm_start": True},
+    "gauss_newton_cg": {"inner_optimizer": "adam", "inner_momentum": 0.0, "inner_learning_rate": 0.02},
+    "nystrom": {"nystrom_rank": 5, "on_failed_solve": "skip"},
+    "identity": {"identity_scale": 0.1},
+}
+
+
+@pytest.mark.filterwarnings("ignore:warm_start")
+@pytest.mark.parametrize(
+    "solver",
+    [s if s == "recording_cg" else pytest.param(s, marks=pytest.mark.slow) for s in SOLVERS],
+)
+def test_a_run_with_implicit_gradients(tmp_path, solver):
+    options = IMPLICIT | {"linear_solver": solver, "num_outer_steps": 10} | SOLVERS[solver]
+    result, printed = tiny_run(tmp_path / "run", **options)
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert all(set(row) >= REPORTED for row in rows) and all(row["inner_steps"] <= 20 for row in rows)
+    assert all(f"  {name} " in printed for name in ("inner_gradient", "residual", "cosine", "curvature_v"))
+    assert ("solver_steps" in rows[0]) == (solver == "recording_cg")
+    assert abs(rows[0]["cosine"] - 1) < 1e-4 or solver != "identity"
+    assert 0 < result["test_accuracy_mean"] <= 1 and 0 < result["validation_accuracy_mean"] <= 1
+    assert result["other_order_mean"] is None and "batches" not in printed
+    assert result["random_real_mean"] is None and "random real" not in printed
+    with np.load(tmp_path / "run/synthetic.npz") as file:  # every image in every step
+        assert file["order"].shape[1] == 10 and 1 <= file["order"].shape[0] <= 20
+        assert (file["order"] == np.arange(10)).all()
+
+
+@pytest.mark.slow
+def test_an_implicit_run_is_resumed_bit_for_bit(tmp_path, monkeypatch):
+    options = IMPLICIT | {"linear_solver": "cg", "warm_start": True}
+    tiny_run(tmp_path / "whole", **options)
+    write, rows = loop.MetricsLog.write, []
+
+    def stop_at_fifteen(self, step, metrics):
+        write(self, step, metrics)
+        rows.append(step)
+        if step == 15:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.MetricsLog, "write", stop_at_fifteen)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tmp_path / "cut", **options)
+    monkeypatch.undo()
+    _, printed = tiny_run(tmp_path / "cut", **options)
+    assert rows[-1] == 15 and "resumes from outer step 10" in printed
+    assert (tmp_path / "cut/synthetic.npz").read_bytes() == (tmp_path / "whole/synthetic.npz").read_bytes()
+
+
+# Three steps of the solver, and no damping: the residual is above a millionth, where a solve fails here.
+FAILING = TINY | IMPLICIT | {"damping": 0.0, "weight_decay": 0.0, "solver_steps": 3, "activation": "tanh"}
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Distills where every linear solve fails; gives the line of the error."""
+    monkeypatch.setattr("jaxdistill.inner.implicit.FAILED_ABOVE", 1e-6)
+
+    def line(**options) -> str:
+        with pytest.warns(UserWarning, match="no finite minimum"), pytest.raises(UserError) as error:
+            jd.distill(**FAILING | options, progress=False)
+        return message(error)
+
+    return line
+
+
+def test_a_failed_solve_stops_the_run(tmp_path, failing):
+    text = failing(run_dir=tmp_path / "run")
+    assert "failed_solves = 1, worst_residual = " in text and "at outer step 1." in text
+    assert FAULTS["failed_solves"] in text and "There was no checkpoint yet." in text
+    assert not (tmp_path / "run/synthetic.npz").exists()
+
+
+@pytest.mark.slow
+def test_failed_solves_are_skipped_where_the_user_chose_so(tmp_path, failing, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 15)
+    options = {"on_failed_solve": "skip", "run_dir": tmp_path / "run"}
+
+    def save(self, step, state):
+        """Once, and then ends as if by `kill -9`."""
+        saves(self, step, state)
+        raise KeyboardInterrupt
+
+    saves = loop.Checkpoints.save
+    with monkeypatch.context() as patch, pytest.warns(UserWarning), pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.Checkpoints, "save", save)
+        jd.distill(**FAILING | options, progress=False)
+    # those before the stop count
+    assert "fewer than 15 skipped steps in a row, got 15 by outer step 15" in failing(**options)
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert [row["skipped"] for row in rows] == [1.0, 1.0] and np.isnan(rows[0]["loss"])
+
+
+def test_a_short_run_of_skipped_steps_alone_is_stopped():
+    metrics = {"skipped": np.ones(6), "loss": np.full(6, np.nan)}
+    with pytest.raises(UserError) as error:
+        loop._check_skipped(metrics, 0, 0, 6, loop._Nowhere())
+    assert "fewer than 6 skipped steps in a row, got 6 by outer step 6" in message(error)
+    assert loop._check_skipped(metrics | {"skipped": np.array([1, 1, 0, 1])}, 3, 0, 6, loop._Nowhere()) == 1
+    rows = [{"step": 5, "skipped": 0.2}, {"step": 10, "skipped": 1.0}, {"step": 15, "skipped": 1.0}]
+    assert loop._skipped_before(rows, 15) == 10  # of a run that is resumed
+    row = loop._summary(metrics | {"loss": np.array([1.0, np.nan]), "skipped": np.array([0, 1])})
+    assert row == {"skipped": 0.5, "loss": 1.0}
+
+
+SIZES = {"unrolled": 900, "step": 500, "sqrt": 300, "implicit": 100}
+
+
+def needs(config):
+    return SIZES[config.gradient if config.remat == "none" else config.remat]
+
+
+@pytest.mark.parametrize(
+    ("limit", "allow", "gradient", "remat"),
+    [
+        ("1kB", False, "unrolled", "none"),
+        ("500", False, "unrolled", "step"),
+        ("499", True, "unrolled", "sqrt"),
+        ("299", True, "implicit", "none"),
+    ],
+)
+def test_the_fastest_that_fits_is_taken(limit, allow, gradient, remat):
+    said = []
+    chosen = Config(gradient="auto", memory_budget=limit, allow_implicit=allow, distill_epochs=7)
+    found = within_budget(chosen, FACTS, needs, said.append)
+    assert (found.gradient, found.remat) == (gradient, remat)
+    assert found.learned == (("learning_rate",) if gradient == "unrolled" else ())
+    steps = (found.distill_epochs, found.max_inner_steps)
+    assert steps == ((1, 7) if gradient == "implicit" else (7, 100))
+    (line,) = said
+    assert line.startswith(f"gradient: {gradient}") and "the fastest that fits" in line
+
+
+def test_what_fits_nothing_names_the_least():
+    with pytest.raises(UserError) as error:
+        within_budget(Config(gradient="auto", memory_budget="99"), FACTS, needs, print)
+    assert "at least 300 B, what unrolled, remat sqrt needs, got 99" in message(error)
+    assert "allow_implicit" in message(error)
+    chosen = Config(gradient="auto", memory_budget="99", allow_implicit=True, linear_solver="neumann")
+    with pytest.raises(UserError) as error:
+        within_budget(chosen, FACTS, needs, print)
+    assert "at least 100 B, what implicit needs" in message(error)
+
+
+def test_auto_runs_what_it_chose_and_is_resumed(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def counted(*arguments, **options):
+        asked.append(within_budget(*arguments, **options))
+        return asked[-1]
+
+    monkeypatch.setattr(budget, "within_budget", counted)
+    options = TINY | ALONE | {"num_outer_steps": 5, "gradient": "auto", "memory_budget": "1GB"}
+    run = jd.distill(**options, run_dir=tmp_path / "run")
+    assert "gradient: unrolled, the fastest that fits: it needs" in capsys.readouterr().out
+    assert len(asked) == 1 and run.config.gradient == "unrolled"
+    stored = json.loads((tmp_path / "run/config.json").read_text())
+    assert stored["config"]["gradient"] == "unrolled" and stored["chosen"]["gradient"] == "auto"
+    again = jd.distill(**options, run_dir=tmp_path / "run", progress=False)
+    np.testing.assert_array_equal(again.images, run.images)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GB", 2 * 10**9), ("1.5 GiB", 3 * 2**29), ("512m", 512 * 10**6), ("70000", 70000), ("1e6", 10**6)],
+)
+def test_sizes_are_read(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "2XB", "1e999", "-1GB", "nan", "1..5GB", "i"])
+def test_sizes_that_are_none(text):
+    with pytest.raises(UserError) as error:
+        parse_bytes(text)
+    assert "2GB" in message(error)
+
+
+def test_sizes_are_shown():
+    assert [format_bytes(n) for n in (999, 1000, 14_230_000, 1_620_000_000)] == [
+        "999 B",
+        "1 kB",
+        "14.2 MB",
+        "1.62 GB",
+    ]
+
+
+def test_a_program_needs_its_arguments_too():
+    compiled = jax.jit(lambda x: x * 2).lower(np.zeros(1000, np.float32)).compile()
+    assert total_bytes(compiled) >= 8000

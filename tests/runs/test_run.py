@@ -1,0 +1,291 @@
+"""`jd.distill` and `jd.load_run`: a run as a value, with and without a folder, stopped, resumed, refused."""
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import message, same_bits
+
+import jaxdistill as jd
+from jaxdistill.config.option import UNSET
+from jaxdistill.config.resolve import KNOWN
+from jaxdistill.core.checks import UserError
+from jaxdistill.runtime import loop
+from jaxdistill.runtime.progress import silent
+from jaxdistill.runtime.rundir import open_run
+
+SHORT = {
+    "width": 4,
+    "depth": 1,
+    "distill_epochs": 2,
+    "num_outer_steps": 4,
+    "chunk_length": 2,
+    "num_learners": 2,
+    "schedule": "constant",
+    "real_batch_size": 16,
+    "num_eval_learners": 2,
+    "num_baseline_learners": 0,
+}
+QUIET = SHORT | {"progress": False}
+OWN = {name: value for name, value in QUIET.items() if name not in ("width", "depth")}
+"""Options beside a network of the user's own."""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Whatever a test writes without saying where would lie here."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The uninterrupted run that others are compared with; nothing of it is on disk."""
+    return jd.distill(**QUIET)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of the same run; no test writes into it."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    jd.distill(**QUIET, run_dir=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mine():
+    """Sixty images of three classes, as large as digits."""
+    generator = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    x = (generator.normal(size=(60, 8, 8, 1)) + y[:, None, None, None]).astype(np.float32)
+    return jd.splits(x, y, x[:12], y[:12])
+
+
+def network(side=8, classes=10):
+    return jd.learner("linear", image_shape=(side, side, 1), num_classes=classes)
+
+
+def refused(call, *arguments, **options) -> str:
+    """The line of the error; nothing was written."""
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(UserError) as error:
+        call(*arguments, **options)
+    assert sorted(Path().rglob("*")) == before
+    return message(error)
+
+
+def test_a_run_has_images_as_people_and_as_networks_see_them(whole):
+    assert whole.images.shape == (10, 8, 8, 1) and whole.images.dtype == np.float32
+    assert whole.labels.tolist() == list(range(10))
+    np.testing.assert_array_equal(whole.batch.y, np.eye(10, dtype=np.float32))
+    info = whole.data.info
+    back = (whole.images / info.scale - info.mean) / info.std
+    np.testing.assert_allclose(whole.batch.x, back, atol=1e-5)  # pixels up to a few times 16, in float32
+    assert whole.order.tolist() == [list(range(10))] * 2
+    same_bits(whole.batch.x[whole.order], whole.method.synthesize(whole.state, whole.key).x)
+
+
+def test_a_run_knows_what_it_is(whole):
+    assert repr(whole) == "Run(dd on digits: 1 per class, 4 outer steps)"
+    assert whole.step == 4 and whole.path is None and whole.bank is None
+    assert (
+        whole.config.width == 4 and whole.config.method == "dd" and whole.config.inner_learning_rate == 0.05
+    )
+    assert [row["step"] for row in whole.metrics] == [2, 4]
+    rates = whole.hyperparameters["learning_rate"]
+    np.testing.assert_allclose(whole.metrics[-1]["learning_rate"], rates, rtol=1e-6)
+    assert np.isfinite([row["loss"] for row in whole.metrics]).all()
+
+
+def test_a_run_is_scored(whole):
+    found = whole.score()
+    assert len(found.every) == 2 and 0 <= found.mean <= 1
+    assert whole.score().every == found.every
+    assert len(whole.score(1).every) == 1
+    with pytest.raises(UserError) as error:
+        whole.score(1, protocol="papers")
+    assert "expected one of dc, dc_augmented, dsa, got 'papers'" in message(error)
+
+
+def test_without_a_folder_nothing_is_written(here, whole, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["notebook", "--no_flag_of_ours"])
+    again = jd.distill(**QUIET)
+    with silent():
+        again.compare()
+    same_bits(again.state, whole.state)
+    assert not list(here.iterdir()) and capsys.readouterr() == ("", "")
+
+
+def test_a_thread_may_distill(whole):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(jd.distill(**QUIET)))
+    thread.start()
+    thread.join()
+    same_bits(found[0].state, whole.state)
+
+
+def test_options_may_come_as_a_config_and_beside_it_and_progress_is_shown(whole, capsys):
+    config = jd.Config(**SHORT | {"seed": 5})
+    same_bits(jd.distill(config, seed=0).state, whole.state)
+    assert config == jd.Config(**SHORT | {"seed": 5}) and "4/4" in capsys.readouterr().out
+
+
+def stopping_at(step, number, monkeypatch):
+    """A signal arrives after the chunk that ends at an outer step."""
+    summary = loop._summary
+    done = []
+
+    def then(metrics):
+        done.append(np.size(metrics["loss"]))
+        if sum(done) == step:
+            signal.raise_signal(number)
+        return summary(metrics)
+
+    monkeypatch.setattr(loop, "_summary", then)
+
+
+@pytest.mark.parametrize("run_dir", [None, "run"])
+def test_ctrl_c_at_a_prompt_gives_the_run_so_far(monkeypatch, capsys, whole, run_dir):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    stopping_at(2, signal.SIGINT, monkeypatch)
+    run = jd.distill(**SHORT, run_dir=run_dir)
+    monkeypatch.undo()
+    said = "saved; run the same command again to resume" if run_dir else "not saved"
+    assert f"note: stopped after outer step 2, {said}; this is the run so far" in capsys.readouterr().out
+    assert run.step == 2 and "2 of 4 outer steps" in repr(run)
+    assert len(run.metrics) == 1 and run.images.shape == (10, 8, 8, 1)
+    assert np.isfinite(run.score(1).mean)
+
+
+def test_ctrl_c_in_a_script_is_an_interrupt_and_the_state_is_saved(monkeypatch, here, whole):
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    with monkeypatch.context() as patch:
+        stopping_at(2, signal.SIGINT, patch)
+        with pytest.raises(KeyboardInterrupt, match="stopped after outer step 2, saved"):
+            jd.distill(**QUIET, run_dir=here / "run")
+    with silent():
+        assert jd.load_run(here / "run").step == 2
+    assert not (here / "run/synthetic.npz").exists()
+    again = jd.distill(**QUIET, run_dir=here / "run")
+    same_bits(again.state, whole.state)
+    assert [row["step"] for row in again.metrics] == [2, 4]
+
+
+def test_a_folder_holds_the_run(folder, whole):
+    run = jd.load_run(folder)
+    same_bits(run.state, whole.state)
+    np.testing.assert_array_equal(run.images, whole.images)
+    assert run.path == folder and f"in {folder})" in repr(run)
+    assert [row["loss"] for row in run.metrics] == [row["loss"] for row in whole.metrics]
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["experiment"] == "distill" and stored["chosen"] == json.loads(json.dumps(SHORT))
+    assert stored["config"] == whole.plan.identity
+
+
+def test_a_run_that_ended_is_not_run_again(folder, whole, monkeypatch):
+    monkeypatch.setattr(loop, "compiled_chunk", lambda *given: None)  # nothing to call: no outer step
+    again = jd.distill(**QUIET, run_dir=str(folder))
+    same_bits(again.state, whole.state)
+    assert again.finished.compile_seconds == 0
+
+
+def test_own_arrays_are_distilled_and_asked_for_again(here, mine):
+    run = jd.distill(data=mine, run_dir="run", **QUIET)
+    assert run.images.shape == (3, 8, 8, 1) and run.labels.tolist() == [0, 1, 2]
+    text = refused(jd.load_run, "run")
+    assert "expected the data of run: data=SPLITS, or dataset=FILE.npz, got none" in text
+    same_bits(jd.load_run("run", data=mine).state, run.state)
+    other = mine._replace(train=mine.train._replace(x=mine.train.x + 1))
+    assert "the images that run was distilled from, got others in data" in refused(
+        jd.load_run, "run", data=other
+    )
+    text = refused(jd.distill, data=other, run_dir="run", **QUIET)
+    assert "dataset_sha256: " in text and len(text) < 250
+    assert "no learner, since run has mlp" in refused(jd.load_run, "run", data=mine, learner=network(8, 3))
+
+
+def test_an_own_network_is_distilled_for_and_asked_for_again(here):
+    run = jd.distill(learner=network(), run_dir="run", **OWN)
+    assert run.config.learner == "own" and run.learner.init is not None
+    assert "the network of run: learner=LEARNER, got none" in refused(jd.load_run, "run")
+    assert "the network that run was distilled for" in refused(
+        jd.load_run, "run", learner=jd.learner("mlp", image_shape=(8, 8, 1), num_classes=10)
+    )
+    same_bits(jd.load_run("run", learner=network()).state, run.state)
+
+
+def test_what_a_folder_has_is_not_replaced(folder, mine):
+    assert f"the data of {folder}: dataset=digits, got data" in refused(jd.load_run, folder, data=mine)
+    assert f"the data of {folder}: dataset=digits, got mnist" in refused(jd.load_run, folder, dataset="mnist")
+    assert f"no learner, since {folder} has mlp, got one" in refused(jd.load_run, folder, learner=network())
+
+
+def test_another_choice_is_another_run(folder):
+    text = refused(jd.distill, **QUIET | {"seed": 3, "num_learners": 4}, run_dir=folder)
+    assert "num_learners: 2 there, 4 here; seed: 0 there, 3 here. Use the same values" in text
+    jd.distill(**QUIET, num_search_learners=1, run_dir=folder)  # of evaluation: it stays the same run
+
+
+def test_another_experiment_is_another_run(here):
+    open_run(here / "run", {"seed": 0}, experiment="pretrain").close()
+    text = refused(jd.distill, **QUIET, run_dir="run")
+    assert "a run of experiments.distill in run, got one of experiments.pretrain" in text
+    text = refused(jd.load_run, "run")
+    assert "a run of experiments.distill, got one of experiments.pretrain in run" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"data": "mine", "dataset": "digits"}, "either data or dataset, got both"),
+        ({"config": {"seed": 1}}, "distill: expected a Config, or options by name, got dict"),
+        ({"config": "digits"}, "distill: expected a Config, or options by name, got str"),
+        ({"data": (1, 2)}, "data as jaxdistill.splits makes it, got tuple"),
+        ({"learner": 3}, "learner as a name or a Learner, got int"),
+        ({"learner": "own"}, "learner=NETWORK, a Learner, for the network 'own', got none"),
+        ({"learner": "mpl"}, "learner: expected one of alexnet"),
+        ({"sede": 1}, "expected an option, got 'sede'. Near: seed"),
+        ({"learner": network(), "width": 4}, "width left out with learner=own, got 4"),
+        ({"learner": network(6)}, "a network for images of 8x8x1 and 10 classes, got one that does not read"),
+        ({"learner": network(8, 3)}, "and 10 classes, got one whose logits of 2 images are (2, 3)"),
+        ({"population": "pretrained"}, "--pool=FOLDER, got none"),
+        ({"method": "mtt", "real_batch_size": UNSET}, "experiments.experts --dataset=digits"),
+        ({"run_dir": "file/run"}, "a directory to write to"),
+        ({"run_dir": "thesis"}, "thesis with chapter.tex in it"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_one_line_and_nothing_is_written(here, mine, options, says):
+    (here / "file").write_text("mine")
+    (here / "thesis").mkdir()
+    (here / "thesis/chapter.tex").write_text("mine")
+    options = options | ({"data": mine} if options.get("data") == "mine" else {})
+    config = (options.pop("config"),) if "config" in options else ()
+    assert says in refused(jd.distill, *config, **OWN | options)
+
+
+def test_folders_that_hold_no_run(here):
+    assert "the folder of a run of experiments.distill, got none without" in refused(jd.load_run, "none")
+    (here / "empty").mkdir()
+    assert "got empty without config.json" in refused(jd.load_run, here / "empty").replace(f"{here}/", "")
+    (here / "broken").mkdir()
+    (here / "broken/config.json").write_text("{")
+    assert "a readable broken/config.json" in refused(jd.load_run, "broken")
+    needed = {"method": "dd", "dataset": "digits", "learner": "mlp", "population": "fresh"}
+    for config, says in (
+        ({"method": "dd", "learner": "mlp"}, "some/config.json, got one without dataset, population"),
+        (needed, "a checkpoint in some, got none yet"),
+        (needed | {"warmth": 2}, "options that this version knows, got warmth"),
+    ):
+        (here / "some").mkdir(exist_ok=True)
+        (here / "some/config.json").write_text(json.dumps({"config": config}))
+        assert says in refused(jd.load_run, "some")
+
+
+def test_facts_of_named_sets_are_those_of_their_images(whole):
+    info = whole.data.info
+    assert KNOWN["digits"] == (info.image_shape, info.num_classes)
