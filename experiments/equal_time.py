@@ -42,13 +42,13 @@ from jaxdistill.config.table import (
     TeacherOptions,
 )
 from jaxdistill.core.checks import UserError, fail
+from jaxdistill.core.platform import choices
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.budget import OUT_OF_MEMORY
 from jaxdistill.runs.compare import show as show_result
 from jaxdistill.runs.plan import identity_from, planned, script_identity, splits
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runtime import profile, progress
-from jaxdistill.runtime.loop import default_chunk_length
 from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import read_metrics
 from jaxdistill.runtime.rundir import Held, RunDir, open_run
@@ -230,7 +230,7 @@ def distilled(config: Config, num_outer_steps: int, place: str) -> dict[str, Any
 def fitting(config: Config, time_limit: float) -> Row:
     """How many outer steps fit the time limit, and the memory that their compiled program needs."""
     plan = planned(config)
-    length = plan.config.chunk_length or default_chunk_length()
+    length = plan.config.chunk_length or choices().chunk_length
     program = outer_steps(plan.method, plan.arguments, plan.config.seed, length, plan.where)
     state, *others = program.arguments
     state = jax.block_until_ready(program.call(state, *others))[0]

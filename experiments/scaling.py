@@ -37,6 +37,7 @@ from jaxdistill.config.table import (
     TrajectoryOptions,
 )
 from jaxdistill.core.checks import fail
+from jaxdistill.core.platform import present
 from jaxdistill.runs.plan import Plan, planned
 from jaxdistill.runtime import hosts, mesh, profile, progress
 from jaxdistill.runtime.figures_scaling import scaling
@@ -126,7 +127,7 @@ def run(chosen: Options) -> dict[str, Any]:
     times = interleaved(sides, options.repeats, patience=patience)
     rows = [row_of(point, programs[point], times[str(point)], config.real_batch_size) for point in points]
     with_efficiency(rows)
-    shared = jax.default_backend() == "cpu" and jax.device_count() > jax.process_count()
+    shared = present() == "cpu" and jax.device_count() > jax.process_count()
     own = {"learners_per_device": options.learners_per_device, "length": options.length}
     result = {
         "rows": rows,

@@ -8,6 +8,7 @@ from .baselines import random_real as random_real
 from .config.table import Config as Config
 from .core.checks import Caution as Caution
 from .core.checks import UserError as UserError
+from .core.platform import platform as platform
 from .core.types import Batch as Batch
 from .core.types import Data as Data
 from .core.types import Dataset as Dataset

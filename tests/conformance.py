@@ -53,6 +53,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "images: from real ones": {"images_per_class": 2, "distill_steps": 2, "start": START},
 }
 
+SMALLEST: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
+    "alexnet": ((8, 8, 2), {"width": 4}),
+    "convnet": ((8, 8, 2), {"width": 4}),
+    "lenet": ((16, 16, 2), {}),
+    "mlp": ((8, 8, 2), {"width": 8}),
+    "resnet18": ((9, 9, 2), {"width": 2}),
+    "resnet18_ap": ((16, 16, 2), {"width": 2}),
+    "vgg11": ((28, 28, 1), {"width": 2}),
+}
+"""By learner: the smallest image that it accepts, and the options of a narrow one; 8x8 pixels otherwise."""
+
 
 def teacher_rows() -> list[str]:
     """The rows of `OPTIONS`, and teachers that have none."""

@@ -100,6 +100,12 @@ def script_faults(source: str, package: str) -> list[str]:
     return found + lookups(tree)
 
 
+@pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=lambda path: str(path.relative_to(ROOT.parent)))
+def test_one_module_asks_jax_for_its_platform(path):
+    asks = "default_backend" in path.read_text()
+    assert asks == (path == ROOT / "core" / "platform.py"), "ask jaxdistill.core.platform"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_downward(path):
     folder, *_ = (*path.relative_to(ROOT).parts[:-1], "")

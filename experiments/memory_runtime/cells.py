@@ -12,6 +12,7 @@ from experiments.memory_runtime.estimators import Problem, estimator, problem
 from experiments.memory_runtime.options import MATCHING, Options
 from experiments.memory_runtime.processes import in_processes
 from experiments.memory_runtime.reference import Reference, compare, reference
+from jaxdistill.core.platform import present
 from jaxdistill.data import Splits
 from jaxdistill.learners import num_params
 from jaxdistill.runs.budget import OUT_OF_MEMORY
@@ -89,7 +90,7 @@ def cell(options: Options, data: Splits, made: Problem, exact: Reference | None,
             rows[name] |= {"seconds_median": statistics.median(times), "seconds_min": min(times)}
             rows[name] |= {"repeats": len(times)}
     if "process" in options.measure:
-        at_once = 2 if jax.default_backend() == "cpu" else 1
+        at_once = 2 if present() == "cpu" else 1
         names = list(programs)
         for i in range(0, len(names), at_once):
             found = in_processes(options, names[i : i + at_once], num_learners, num_steps)

@@ -17,13 +17,13 @@ from jaxdistill.config.table import (
     SeedOptions,
 )
 from jaxdistill.core.checks import fail
+from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits, check_per_class
 from jaxdistill.learners import options_of
 from jaxdistill.learners.spec import name_and_options, parse_learner
 from jaxdistill.runs.plan import splits
 from jaxdistill.runtime import mesh
-from jaxdistill.runtime.loop import default_chunk_length
 
 DEFAULTS = PRESETS["digits"].sizes
 OWN = "; each preset has its own"
@@ -177,5 +177,5 @@ def _of_network(name: str, config: Config) -> dict[str, Any]:
 
 def in_chunks(steps: float) -> int:
     """Whole compiled chunks of outer steps, at least one."""
-    length = default_chunk_length()
+    length = choices().chunk_length
     return max(1, round(steps / length)) * length

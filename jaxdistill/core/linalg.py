@@ -57,3 +57,15 @@ def ratio(numerator: Array, denominator: Array) -> Array:
     """numerator / denominator, 0 where the denominator is zero; a NaN stays one."""
     zero = denominator == 0
     return jnp.where(zero, 0.0, numerator / jnp.where(zero, 1.0, denominator))
+
+
+def widened(tree: Params) -> Params:
+    """Every floating entry in JAX's default precision: float32, or float64 under `jax_enable_x64`.
+
+    What is drawn in float32 starts at the same numbers in both.
+    """
+
+    def wide(leaf: Array) -> Array:
+        return leaf.astype(jnp.result_type(float)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(wide, tree)

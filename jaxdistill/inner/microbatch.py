@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Batch, Learner, Params
 from jaxdistill.inner.over_learners import data_shares
 
@@ -37,7 +38,7 @@ def images_at_a_time(
     size = batch.y.shape[0]
     own = size // data_shares(size)
     remembered = jax.eval_shape(learner.calibrate, params, batch.x)
-    if jax.default_backend() != "cpu" or jax.tree.structure(remembered) != jax.tree.structure(params):
+    if not choices().batches_in_parts or jax.tree.structure(remembered) != jax.tree.structure(params):
         return own
 
     def kept(images: int) -> int:

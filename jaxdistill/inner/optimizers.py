@@ -191,7 +191,7 @@ def _optimizer(
 
 
 def _per_step(where: str, name: str, value: ArrayLike | Sequence[float], num_steps: int) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(value, np.float32))
+    array = np.atleast_1d(np.asarray(value, jnp.result_type(float)))
     if array.shape not in ((1,), (num_steps,)):
         raise fail(where, f"one {name} or {num_steps} of them (one per inner step)", f"{array.size}")
     return array

@@ -14,6 +14,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdistill.core.checks import at_least, one_of
+from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Batch
 
 STRATEGIES = ("auto", "vmap", "map")
@@ -48,11 +49,10 @@ def over_learners(function: Callable, *, strategy: str = "auto", chunk: int | No
     one_of("over_learners strategy", strategy, STRATEGIES)
     if chunk is not None:
         at_least("over_learners", "chunk", chunk, 1)
-    if strategy == "auto":
-        strategy = "map" if jax.default_backend() == "cpu" else "vmap"
 
     def share(arguments: tuple, shared: tuple) -> Any:
-        if strategy == "vmap" and chunk is None:
+        how = choices().strategy if strategy == "auto" else strategy
+        if how == "vmap" and chunk is None:
             return jax.vmap(lambda *one: function(*one, *shared))(*arguments)
         size = None if chunk == 1 else chunk
         return lax.map(lambda one: function(*one, *shared), arguments, batch_size=size)

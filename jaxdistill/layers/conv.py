@@ -1,4 +1,4 @@
-"""One convolution, three formulations, chosen per backend: the only module that knows.
+"""One convolution, three formulations, chosen by platform.
 
 A convolution `y = conv(x, k)` is bilinear, and so are its two gradients. The three maps
 
@@ -23,17 +23,16 @@ vectorises over images (1.5x faster for LeNet, im2col only).
 """
 
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxdistill.core.checks import fail, one_of
+from jaxdistill.core.platform import Layout, choices
 from jaxdistill.core.types import Array
 
 FORMULATIONS = ("lax", "hybrid", "im2col")
-Layout = Literal["NHWC", "CHWB"]
 LAYOUTS = ("NHWC", "CHWB")
 FEW_INPUTS = 150
 """Up to this many inputs per output value (kernel area x channels), im2col beats XLA on the CPU."""
@@ -42,19 +41,14 @@ _PHASES = (((1, 0, 0), (0, 1, 1), (0, 0, 0)), ((0, 0, 0), (1, 1, 0), (0, 0, 1)))
 the second output over a pixel."""
 
 
-def few_channel_layout() -> Layout:
-    """The layout for networks of few channels on this backend: batch minor on the CPU."""
-    return "CHWB" if jax.default_backend() == "cpu" else "NHWC"
-
-
 def default_formulation(kernel_shape: tuple[int, ...], *sizes: tuple[int, int]) -> str:
-    """What this backend computes a convolution by.
+    """What a convolution is computed by on the platform that it is traced for.
 
     Args:
       kernel_shape: [h, w, in, out].
       sizes: (height, width) of the image and of the result, pixels.
     """
-    if jax.default_backend() != "cpu":
+    if not choices().convolution_by_size:
         return "lax"
     h, w, inputs = kernel_shape[:3]
     small = any(h > height or w > width for height, width in sizes)
@@ -77,7 +71,7 @@ def conv2d(
       kernel: [h, w, C_in, C_out].
       stride: step between output positions, pixels.
       padding: zeros on each side, pixels.
-      formulation: one of `FORMULATIONS`; by backend, kernel and sizes when None.
+      formulation: one of `FORMULATIONS`; by platform, kernel and sizes when None.
       layout: of `x` and of the result; `CHWB` is computed by im2col.
 
     Returns:
@@ -87,6 +81,8 @@ def conv2d(
       UserError: an unknown formulation or layout, or a kernel that does not fit the padded image.
     """
     one_of("conv2d layout", layout, LAYOUTS)
+    wide = jnp.result_type(x, kernel)  # `lax` promotes nothing
+    x, kernel = x.astype(wide), kernel.astype(wide)
     height, width = x.shape[1] + 2 * padding, x.shape[2] + 2 * padding
     if kernel.shape[0] > height or kernel.shape[1] > width:
         expected = f"an image of at least {kernel.shape[:2]} with its padding"

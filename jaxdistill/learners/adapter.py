@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core.checks import fail, lookup, one_of
+from jaxdistill.core.linalg import widened
 from jaxdistill.core.types import Array, Learner, Params
 from jaxdistill.layers.conv import Layout
 from jaxdistill.layers.initializers import INITIALIZATIONS, draw_params
@@ -54,7 +55,7 @@ def from_flax(
         return jax.eval_shape(module_init, jax.random.key(0))
 
     def init(key: Array) -> Params:
-        return module_init(key) if scheme is None else draw_params(key, shapes(), scheme)
+        return widened(module_init(key) if scheme is None else draw_params(key, shapes(), scheme))
 
     def apply(params: Params, x: Array) -> Array:
         chex.assert_shape(x, (None, *image_shape))

@@ -3,8 +3,8 @@
 import flax.linen as nn
 
 from jaxdistill.core.checks import one_of
+from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Learner
-from jaxdistill.layers.conv import few_channel_layout
 from jaxdistill.layers.modules import ACTIVATIONS, Conv, Dense, change_layout, flatten
 from jaxdistill.layers.pool import max_pool
 from jaxdistill.learners.adapter import check_smallest, first_padding, from_flax
@@ -20,7 +20,7 @@ class LeNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, return_features: bool = False) -> Array:
         activate = ACTIVATIONS[self.activation]
-        layout = few_channel_layout()
+        layout = choices().few_channel_layout
         x = change_layout(x, layout)
         x = max_pool(activate(Conv(6, 5, padding=self.padding, layout=layout, name="conv1")(x)))
         x = max_pool(activate(Conv(16, 5, padding=0, layout=layout, name="conv2")(x)))

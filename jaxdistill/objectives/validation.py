@@ -2,14 +2,17 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxdistill.core.checks import at_least
+from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Batch, Learner, Meta, Metrics, Objective, Params, Solve
 from jaxdistill.inner.losses import accuracy, cross_entropy
 from jaxdistill.inner.microbatch import mean_over_batch
+
+AT_A_TIME = 64
+"""Real images that are computed at a time where batches are computed in parts."""
 
 
 def validation(
@@ -42,7 +45,7 @@ def validation(
         trained, info = solve(meta, params, probe, key)
 
         def tested(params: Params) -> tuple[Array, Array]:
-            size = microbatch or (64 if jax.default_backend() == "cpu" else real.y.shape[0])
+            size = microbatch or (AT_A_TIME if choices().batches_in_parts else real.y.shape[0])
             return mean_over_batch(score, params, real, size)
 
         if intermediate:

@@ -28,6 +28,7 @@ from jaxdistill.config.table import (
 )
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import Protocol, as_they_are, epochs, pretraining, training
@@ -272,7 +273,7 @@ def _facts(data: Splits) -> Facts:
 
 def _group_size(devices: str | None) -> int:
     """As many networks at once as suit the platform and a mesh."""
-    least, shares = 1 if jax.default_backend() == "cpu" else 10, mesh.learner_shares(devices)
+    least, shares = choices().networks_at_once, mesh.learner_shares(devices)
     return -(-least // shares) * shares
 
 

@@ -18,6 +18,7 @@ from jaxdistill.config.saved import config_from
 from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, DataOptions, Places
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
+from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Data, Learner, Method
 from jaxdistill.data import Splits, load
 from jaxdistill.learners.spec import check_fits
@@ -25,7 +26,7 @@ from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import budget
 from jaxdistill.runs.banks import Bank, bank_digest, bank_option, load_bank
 from jaxdistill.runtime import hosts, mesh, progress
-from jaxdistill.runtime.loop import compiled_chunk, default_chunk_length
+from jaxdistill.runtime.loop import compiled_chunk
 from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import require_tensorboard
 
@@ -231,7 +232,7 @@ def _bytes_of(
 ) -> int:
     """Bytes of a device that the chunk of outer steps of a config needs, as far as the compiler knows."""
     method = build.method(config, data, network, stream(key, "teacher start"))
-    length = min(config.chunk_length or default_chunk_length(), config.num_outer_steps)
+    length = min(config.chunk_length or choices().chunk_length, config.num_outer_steps)
     with mesh.spread(where):
         start = jax.eval_shape(method.init, key)
         return total_bytes(compiled_chunk(method, where).lower(start, arguments, key, length).compile())

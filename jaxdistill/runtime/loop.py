@@ -20,6 +20,7 @@ from jax import lax
 
 from jaxdistill.core.checks import UserError, at_least, fail
 from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Data, DistillState, Method, Metrics
 from jaxdistill.runtime import hosts, mesh
 from jaxdistill.runtime.checkpoint import Checkpoints
@@ -68,11 +69,6 @@ class Finished(NamedTuple):
     """With its arguments and what it returns; 0 likewise."""
     rows: list[dict[str, Any]]
     """What was logged, a row per chunk, as in `metrics.jsonl`."""
-
-
-def default_chunk_length() -> int:
-    """Outer steps per compiled chunk on this backend; `experiments.benchmark` has the measurement."""
-    return 20 if jax.default_backend() == "cpu" else 100
 
 
 def compiled_chunk(
@@ -153,7 +149,7 @@ def distill(
         have values that are not finite.
     """
     at_least("distill", "num_outer_steps", num_steps, 1)
-    length = default_chunk_length() if chunk_length is None else chunk_length
+    length = choices().chunk_length if chunk_length is None else chunk_length
     at_least("distill", "chunk_length", length, 1)
     at_least("distill", "checkpoint_every", checkpoint_every, 1)
     every = -(-checkpoint_every // length) * length

@@ -41,6 +41,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdistill.core.checks import fail, one_of
+from jaxdistill.core.platform import present
 from jaxdistill.core.types import DistillState
 from jaxdistill.inner.over_learners import DATA, LEARNER
 
@@ -111,7 +112,7 @@ def on_learner(count: int, num_learners: int) -> Layout | None:
     there, hosts = jax.device_count(), jax.process_count()
     if not hosts <= count <= there or count % hosts:
         expected = f"{hosts} to {there} devices" + (f", a multiple of {hosts} processes" if hosts > 1 else "")
-        remedy = MORE_CPUS if jax.default_backend() == "cpu" else ""
+        remedy = MORE_CPUS if present() == "cpu" else ""
         raise fail("mesh", expected, count, remedy)
     _check_divides(num_learners, "num_learners", LEARNER, count)
     return _made({LEARNER: count, DATA: 1}, num_learners)
@@ -295,7 +296,7 @@ def _parsed(text: str) -> dict[str, int]:
     shape = {LEARNER: 1, DATA: 1} | shape
     count, there = math.prod(shape.values()), jax.device_count()
     if count != there:
-        remedy = MORE_CPUS if jax.default_backend() == "cpu" else ""
+        remedy = MORE_CPUS if present() == "cpu" else ""
         raise fail(
             "mesh", f"sizes whose product is the number of devices, {there}", f"{text} ({count})", remedy
         )

@@ -7,6 +7,7 @@ from jax import lax
 
 from jaxdistill.core.checks import at_least, fail, lookup, one_of
 from jaxdistill.core.keys import stream
+from jaxdistill.core.linalg import widened
 from jaxdistill.core.types import Array, Batch, Made, Params, Teacher
 from jaxdistill.layers.initializers import draw_params, he
 from jaxdistill.teachers.soft_labels import logit_scale
@@ -125,7 +126,7 @@ def generator(
         phi = {"network": draw_params(stream(key, "network"), shapes, he)}
         if noise == "learned":
             phi["z"] = draw(stream(key, "noise"), shape)
-        return phi | ({"y": scale * hard} if soft_labels else {})
+        return widened(phi | ({"y": scale * hard} if soft_labels else {}))
 
     def noise_of(phi: Params, key: Array) -> Array:
         if noise == "learned":

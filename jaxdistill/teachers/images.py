@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.linalg import widened
 from jaxdistill.core.types import Array, Batch, Params, Teacher
 from jaxdistill.teachers.soft_labels import logit_scale
 
@@ -72,7 +73,7 @@ def images(
         else:
             x = start.reshape(num_classes, distill_steps, per_step, *image_shape).swapaxes(0, 1)
             x = x.reshape(distill_steps, num_classes * per_step, *image_shape)
-        return {"x": x, "y": scale * hard} if soft_labels else {"x": x}
+        return widened({"x": x, "y": scale * hard} if soft_labels else {"x": x})
 
     def distinct(phi: Params) -> Batch:
         return Batch(phi["x"], jax.nn.softmax(phi["y"]) if soft_labels else hard)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxdistill as jd
 from jaxdistill.core.checks import UserError
 from jaxdistill.layers.conv import FORMULATIONS, conv2d, default_formulation, upsampled_conv2d
 from jaxdistill.layers.pool import average_pool, max_pool
@@ -96,7 +97,9 @@ def test_equals_xla_to_second_order(x64, case, formulation):
     ],
 )
 def test_default_follows_the_inputs_and_the_size(kernel, image, result, on_cpu):
-    assert default_formulation(kernel, image, result) == (on_cpu if jax.default_backend() == "cpu" else "lax")
+    for platform, expected in (("cpu", on_cpu), ("gpu", "lax"), ("tpu", "lax")):
+        with jd.platform(platform):
+            assert default_formulation(kernel, image, result) == expected
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)

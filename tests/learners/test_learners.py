@@ -7,20 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
+from conformance import SMALLEST
 
 from jaxdistill.learners import LEARNERS, learner, num_params
 from jaxdistill.learners.resnet import Block
 
-# The smallest image each accepts, and the fewest channels.
-SMALLEST = {
-    "alexnet": ((8, 8, 2), {"width": 4}),
-    "convnet": ((8, 8, 2), {"width": 4}),
-    "lenet": ((16, 16, 2), {}),
-    "mlp": ((8, 8, 2), {"width": 8}),
-    "resnet18": ((9, 9, 2), {"width": 2}),
-    "resnet18_ap": ((16, 16, 2), {"width": 2}),
-    "vgg11": ((28, 28, 1), {"width": 2}),
-}
 CLASSES, IMAGES, NETS = 5, 3, 2
 BIG = {"alexnet", "vgg11", "resnet18", "resnet18_ap"}
 """Many layers, which cost seconds to compile: what takes more than one program is in the slow tier."""

@@ -1,5 +1,9 @@
 """Conjugate gradients, by JAX: the solver for a positive definite Hessian."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg as scipy_cg
 
 from jaxdistill.core.checks import at_least
@@ -41,5 +45,23 @@ def check(where: str, tolerance: float, max_steps: int) -> None:
 
 def conjugate_gradients(product: Product, system: System, tolerance: float, max_steps: int) -> Params:
     """v of product(v) = g, from the system's start."""
-    v, _ = scipy_cg(product, system.right, x0=system.start, tol=tolerance, maxiter=max_steps)
+    right, start = _aligned(system.right, system.start)
+    v, _ = scipy_cg(product, right, x0=start, tol=tolerance, maxiter=max_steps)
     return v
+
+
+@jax.custom_batching.custom_vmap
+def _aligned(right: Params, start: Params) -> tuple[Params, Params]:
+    """Both as they are; under `vmap` all leaves have the axis of learners at the same place.
+
+    `jax.scipy.sparse.linalg.cg` fails where some leaves have no such axis, or have it elsewhere.
+    """
+    return right, start
+
+
+@_aligned.def_vmap
+def _aligned_over_learners(size: int, batched: list, right: Params, start: Params) -> tuple[Any, Any]:
+    leaves, structure = jax.tree.flatten((right, start))
+    flags = jax.tree.leaves(batched)
+    whole = [a if b else jnp.broadcast_to(a, (size, *a.shape)) for a, b in zip(leaves, flags, strict=True)]
+    return _aligned(*structure.unflatten(whole)), structure.unflatten([True] * len(leaves))
