@@ -77,7 +77,7 @@ def run(options: Options) -> dict[str, Any]:
     chosen = options.with_smoke(SMOKE)
     plan = planned(distillation(chosen))
     info = plan.data.info
-    options = resolve(chosen, Facts(info.image_shape, info.num_classes))
+    options = resolve(chosen, Facts.of(info))
     fits(plan, options.neighbors)
     folder = writable("adapt", options.run_dir)
     path = folder / "distilled"

@@ -209,7 +209,7 @@ def _help(config: Options, doc: str, *, whole: bool) -> str:
     cls = type(config)
     facts = facts_before_loading(config) if "dataset" in cls.options() else None
     values = defaults(config, facts)
-    own = brought(cls, config.chosen())
+    own = brought(cls, values)
     lines = [doc.strip(), ""]
     if whole:
         lines.append("All flags, by what they choose (--flagfile=FILE reads them from a preset):")

@@ -34,7 +34,7 @@ def run(options: Options) -> dict[str, Any]:
       UserError: bad input, before anything is written; a NaN on the way.
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    result = run_to_result(options.pick(Config))
+    result = run_to_result(options)
     show(result)
     return result
 

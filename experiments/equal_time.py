@@ -129,7 +129,7 @@ def run(chosen: Options) -> dict[str, Any]:
     """
     chosen = chosen.with_smoke(SMOKE)
     data = splits(chosen)
-    facts = Facts(data.info.image_shape, data.info.num_classes)
+    facts = Facts.of(data.info)
     options = filled(chosen, facts)
     check_contenders(chosen, options)
     cells = {

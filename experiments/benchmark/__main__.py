@@ -54,10 +54,9 @@ def run(options: Options) -> list[Row]:
     Raises:
       UserError: bad input, before anything is measured; PyTorch asked for and missing, or not agreeing.
     """
-    options = filled(options)
+    options = filled(options.with_smoke({"repeats": 2}))
     if "torch" in options.what and not available():
         raise fail("benchmark torch", "PyTorch", "none", REMEDY)
-    options = options.replace(repeats=min(options.repeats, 2) if options.smoke else options.repeats)
     file, load = Path(options.run_dir) / "rows.json", round(os.getloadavg()[0], 2)
     saved = append_rows(file, [])
     about = profile.environment()

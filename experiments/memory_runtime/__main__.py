@@ -53,7 +53,7 @@ def run(chosen: Options) -> dict[str, Any]:
     for name in options.estimators:  # what cannot be made starts nothing
         estimator(name, options, data, problem(options, data, 1), 1)
     pinned = script_identity(options, data)
-    facts = Facts(data.info.image_shape, data.info.num_classes)
+    facts = Facts.of(data.info)
     with open_run(
         options.run_dir,
         pinned,

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import optax
-
 from jaxdistill.augment import WITHOUT_FLIP, Augmentation, dsa
 from jaxdistill.baselines.random_real import random_real
 from jaxdistill.config.owners import taken
@@ -46,14 +44,9 @@ def source(config: Config) -> Source:
 
 def network_options(config: NetworkOptions) -> dict[str, Any]:
     """The options of the network that were chosen; the others are the network's own."""
-    given = {name: getattr(config, name) for name in LEARNER_OPTIONS}
-    own = {n: v for n, v in config.own.items() if n in taken("learner", {"learner": config.learner})}
-    return {name: value for name, value in (given | own).items() if value is not None}
-
-
-def all_network_options(config: NetworkOptions) -> dict[str, Any]:
-    """The options of the network by name, None where nobody chose."""
-    return {name: getattr(config, name) for name in LEARNER_OPTIONS}
+    names = (*LEARNER_OPTIONS, *(taken("learner", {"learner": config.learner}) & config.own.keys()))
+    given = config.values()
+    return {name: given[name] for name in names if given[name] is not None}
 
 
 def learner(config: NetworkOptions, info: DatasetInfo) -> Learner:
@@ -106,7 +99,7 @@ def teacher(config: Any, data: Splits, key: Array) -> Teacher:
         known = ", ".join(name for name, c in CURRICULA.items() if c.noise == "learned")
         expected = f"curriculum {known} with teacher={config.teacher}, which has no noise"
         raise fail("teacher", expected, config.curriculum)
-    options = {name: getattr(config, name) for name in type(config).options()} | dict(config.own)
+    options = config.values()
     if "start" in names:
         options["start"] = start_images(config, data, key)
     if "batch_size" in names:
@@ -147,8 +140,7 @@ def batch_size(config: Any, info: DatasetInfo) -> int:
 
 def inner_optimizer(config: InnerOptions, num_steps: int) -> InnerOptimizer:
     """The optimiser of T inner steps."""
-    names = recipes.TRAINING.keys() | {"inner_learning_rate"}
-    return recipes.inner_optimizer({name: getattr(config, name) for name in names}, num_steps)
+    return recipes.inner_optimizer(config.values(), num_steps)
 
 
 def augmentation(config: Any, info: DatasetInfo) -> Augmentation | None:
@@ -200,15 +192,6 @@ def _given(factory: Callable[..., Any], parts: dict[str, Any]) -> dict[str, Any]
     return {name: value for name, value in parts.items() if name in known}
 
 
-def outer_optimizer(config: Config) -> optax.GradientTransformation:
-    """What moves everything learned."""
-    return recipes.outer_optimizer(_all(config))
-
-
-def _all(config: Config) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in type(config).options()}
-
-
 def solve(config: Any) -> Callable[..., Solve]:
     """The inner training map's factory: (teacher, inner loss, optimiser, calibrate=...) -> Solve."""
     if config.gradient == "implicit":
@@ -229,9 +212,8 @@ def solver(config: Any, name: str | None = None) -> LinearSolver:
     """The linear solver of that name (the config's when None), with its options that were chosen."""
     name = str(name or config.linear_solver)
     names = taken("linear_solver", {"linear_solver": name})
-    table = type(config).options().values()
-    given = {o.taken_as: getattr(config, o.name) for o in table if o.of == "linear_solver"}
-    given |= config.own
+    table, values = type(config).options(), config.values()
+    given = {(table[n].taken_as if n in table else n): value for n, value in values.items()}
     return linear_solver(name, **{n: v for n, v in given.items() if n in names and v is not None})
 
 
@@ -257,25 +239,25 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
         expected = f"at least one operation to augment with, with method={config.method}"
         raise fail("method", expected, "none", "Or take dc.")
     smallest = int(data.train.counts.min())
-    if how.by_class and config.real_batch_size > smallest:
+    by_class = how.by_class and ("by_class" not in names or config.by_class)
+    if by_class and config.real_batch_size > smallest:
         drawn = f"{config.real_batch_size} are drawn with replacement"
         text = f"real_batch_size: a class has {smallest} images; {drawn}."
         warnings.warn(text, Caution, stacklevel=2)
-    table = type(config).options()
-    parts = {table[name].taken_as if name in table else name: _value(config, name) for name in acting(config)}
-    parts |= {
-        "augmentation": augmented,
-        "skip_failed_solves": config.on_failed_solve == "skip",
+    table, values = type(config).options(), config.values()
+    options = {table[n].taken_as if n in table else n: values[n] for n in acting(config)}
+    options = {name: value for name, value in options.items() if name in names}
+    parts = {
         "population": population(config, network, made, augmented),
-        "outer_optimizer": outer_optimizer(config),
+        "outer_optimizer": recipes.outer_optimizer(values),
     }
     if how.trains:
         parts |= {
             "inner_optimizer": inner_optimizer(config, num_inner_steps(config)),
             "solve": solve(config),
         }
-    return how.make(network, made, **{name: value for name, value in parts.items() if name in names})
-
-
-def _value(config: Config, name: str) -> Any:
-    return config.own[name] if name in config.own else getattr(config, name)
+    if "augmentation" in names:
+        parts |= {"augmentation": augmented}
+    if "skip_failed_solves" in names:
+        parts |= {"skip_failed_solves": config.on_failed_solve == "skip"}
+    return how.make(network, made, **options | parts)

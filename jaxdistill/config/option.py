@@ -168,7 +168,7 @@ class Options:
             if others:
                 from jaxdistill.config.owners import brought  # imports the members that were chosen
 
-                known = brought(type(self), chosen)
+                known = brought(type(self), {n: v for n, v in chosen.items() if v is not UNSET})
                 for name, value in others.items():
                     if name not in known:
                         remedy = f"{type(self).__name__}.options() lists them."
@@ -217,8 +217,11 @@ class Options:
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, by name."""
-        listed = {name: getattr(self, name) for name in type(self).options()}
-        return {name: value for name, value in listed.items() if value is not UNSET} | dict(self.own)
+        return {name: value for name, value in self.values().items() if value is not UNSET}
+
+    def values(self) -> dict[str, Any]:
+        """Every option's value by name, those of members alone too; `UNSET` where nobody chose."""
+        return {name: getattr(self, name) for name in type(self).options()} | dict(self.own)
 
     def replace(self, **changes: Any) -> Self:
         """The same options with others in the place of some; `UNSET` takes a choice back.
@@ -300,6 +303,3 @@ def kind_of(annotation: Any) -> tuple[type, bool, bool]:
     if typing.get_origin(annotation) is tuple:
         return arguments[0], True, optional
     return annotation, False, optional
-
-
-Factory = Callable[..., Any]

@@ -118,11 +118,22 @@ def brought(cls: type[Options], chosen: Mapping[str, Any]) -> dict[str, Option]:
     for head, (table, factory) in HEADS.items():
         if head not in listed or not listed[head].known:  # an option of that name that chooses no member
             continue
-        name = chosen.get(head, listed[head].default)
-        if name in table:
-            own = _options_from(factory(table[name]), head)
-            found |= {n: option for n, option in own.items() if n not in known}
+        for name in _members(head, listed[head].default, chosen):
+            if name in table:
+                own = _options_from(factory(table[name]), head)
+                found |= {n: option for n, option in own.items() if n not in known}
     return found
+
+
+def _members(head: str, default: Any, chosen: Mapping[str, Any]) -> list[Any]:
+    """The member that was chosen, or those that the method's settings may choose."""
+    if head in chosen:
+        return [chosen[head]]
+    method = chosen.get("method")
+    if method not in METHODS:
+        return [default]
+    recipe = recipe_of(METHODS[method])
+    return list(dict.fromkeys(each.get(head, default) for each in (recipe.defaults, recipe.small)))
 
 
 @functools.lru_cache(maxsize=64)

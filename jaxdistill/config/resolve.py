@@ -30,6 +30,8 @@ AT_MINIMUM: Values = {
     "weight_decay": 0.01,
 }
 """Defaults of gradients that assume that training has ended."""
+HEADS = ("method", "teacher", "learner", "population", "gradient")
+"""The choices that decide what others are."""
 THROUGH = (*AT_MINIMUM, "remat")
 """Settings of a recipe that are meant for unrolled gradients alone."""
 FLOOR = 1e-5
@@ -74,8 +76,8 @@ def resolve(config: C, facts: Facts | None = None) -> C:
     values = defaults(config, facts)
     _check_acting(config, values)
     if "method" in values:
-        _check_together(config, values)
-    return filled(config, facts)
+        _check_together(values)
+    return _filled(config, values)
 
 
 def filled(config: C, facts: Facts | None = None) -> C:
@@ -85,7 +87,10 @@ def filled(config: C, facts: Facts | None = None) -> C:
       config: what was chosen.
       facts: of the images; the paper's settings hold where nothing is known of them.
     """
-    values = defaults(config, facts)
+    return _filled(config, defaults(config, facts))
+
+
+def _filled(config: C, values: Values) -> C:
     listed: Values = {name: values[name] for name in type(config).options()}
     own = {n: o.default for n, o in brought(type(config), values).items() if acts(o, values)}
     return type(config)(**listed | own | dict(config.own))
@@ -96,7 +101,6 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
     chosen = config.chosen()
     chosen = {**type(config).settings(chosen, facts), **chosen}
     values = {name: option.default for name, option in type(config).options().items()}
-    gradient = chosen.get("gradient", values.get("gradient"))
     if "method" in values:
         recipe = recipe_of(find(METHODS, chosen.get("method", values["method"])))
         settings = _settings(recipe, facts, chosen, values)
@@ -107,6 +111,7 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
         values |= {n: v for n, v in recipe.adjust({**settings, **values}).items() if n in values}
         if not recipe.trains:
             values |= {"distill_epochs": 1}
+    gradient = {**values, **chosen}.get("gradient")
     if gradient == "implicit":
         values |= {name: value for name, value in AT_MINIMUM.items() if name in values}
     if gradient == "truncated":
@@ -121,25 +126,29 @@ def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values
     for head, names in (("teacher", TeacherOptions.options()), ("learner", LEARNER_OPTIONS)):
         if chosen.get(head, settings.get(head, table[head])) != settings.get(head, table[head]):
             settings = {n: v for n, v in settings.items() if n not in names and n != head}
-    gradient = chosen.get("gradient", "unrolled")
+    gradient = chosen.get("gradient", settings.get("gradient", table["gradient"]))
     left_out = THROUGH if gradient == "implicit" else () if gradient == "unrolled" else ("remat",)
     return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def acting(config: Options) -> list[str]:
     """The names of the options of a resolved config that change something."""
-    values = {name: getattr(config, name) for name in type(config).options()} | dict(config.own)
+    values = config.values()
     return [n for n, option in type(config).options().items() if acts(option, values)] + list(config.own)
 
 
 def _check_acting(config: Options, values: Values) -> None:
     """Raises where an option was chosen that does nothing."""
-    table = type(config).options() | brought(type(config), config.chosen())
-    heads = _heads(config)
-    unchosen = {n: v for n, v in defaults(type(config)(**heads), None).items() if n not in heads}
-    for name, value in config.chosen().items():
+    chosen = config.chosen()
+    table = type(config).options() | brought(type(config), chosen)
+    idle = {n: v for n, v in chosen.items() if v != table[n].default and not acts(table[n], values)}
+    if not idle:
+        return
+    heads = {name: value for name, value in chosen.items() if name in HEADS}
+    unchosen = {n: v for n, v in defaults(type(config)(**heads)).items() if n not in heads}
+    for name, value in idle.items():
         option = table[name]
-        if acts(option, values) or value in (unchosen.get(name, option.default), option.default):
+        if value == unchosen.get(name, option.default):
             continue
         head, member = owner(option, values)
         if head == "learner" and member in LEARNERS:
@@ -153,17 +162,11 @@ def _check_acting(config: Options, values: Values) -> None:
         raise fail(head, f"{name} left out with {head}={member}", _shown(value), remedy)
 
 
-def _heads(config: Options) -> Values:
-    """The choices that decide what others are."""
-    names = ("method", "teacher", "learner", "population", "gradient")
-    return {name: value for name, value in config.chosen().items() if name in names}
-
-
 def _shown(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _check_together(config: Options, values: Values) -> None:
+def _check_together(values: Values) -> None:
     """Raises where values do not go together."""
     recipe = recipe_of(METHODS[values["method"]])
     source = source_of(find(POPULATIONS, values["population"]))

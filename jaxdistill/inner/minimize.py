@@ -88,8 +88,9 @@ def minimize(
         new, state = jax.tree.map(lambda a, b: jnp.where(going, a, b), moved, kept)
         return _Carry(new, state, loss_now, now, first, carry.steps + going, going)
 
-    shapes = jax.eval_shape(lambda params: (loss(params), norm(params), norm(params)), params)
-    blanks = [jnp.zeros((), shape.dtype) for shape in shapes]
-    start = _Carry(params, transform.init(params), *blanks, jnp.zeros((), jnp.int32), jnp.asarray(True))
+    value, size = (jnp.zeros((), of.dtype) for of in jax.eval_shape(lambda p: (loss(p), norm(p)), params))
+    start = _Carry(
+        params, transform.init(params), value, size, size, jnp.zeros((), jnp.int32), jnp.asarray(True)
+    )
     end = lax.while_loop(lambda carry: carry.going, go, start)
     return Minimum(end.params, end.loss, ratio(end.norm, end.first), end.steps)

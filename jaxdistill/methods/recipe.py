@@ -28,6 +28,11 @@ class Facts(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
 
+    @classmethod
+    def of(cls, info: Any) -> "Facts":
+        """Those of a data set, from its `DatasetInfo`."""
+        return cls(info.image_shape, info.num_classes)
+
     @property
     def small(self) -> bool:
         """Whether the images are small, see `SMALL`."""

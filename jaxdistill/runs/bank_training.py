@@ -62,10 +62,12 @@ class BankOptions(DataOptions, NetworkOptions, MapOptions, SeedOptions, DeviceOp
     """What pools and experts share."""
 
     title: ClassVar[str] = "training"
+    at_once: ClassVar[int | None] = None
+    """Networks that are trained at once where nobody chose; what suits the platform when None."""
     group_size: int | None = option(
         None,
-        "networks that are trained at once and saved in one file (default: 1 on the CPU, else 10; with a "
-        "mesh a multiple of its learner axis)",
+        "networks trained at once and saved in one file (default: experts 5; pools 1 on the CPU, else 10; "
+        "with a mesh the next multiple of its learner axis)",
         low=1,
     )
     num_epochs: int = option(40, "passes over the training set", low=1)
@@ -104,6 +106,7 @@ class ExpertOptions(BankOptions, AugmentOptions):
     """
 
     title: ClassVar[str] = "experts"
+    at_once: ClassVar[int | None] = 5
     num_experts: int = option(10, "networks; 100 in the paper", low=1)
     num_epochs: int = option(50, "passes over the training set, a snapshot after each", low=1)
     learning_rate: float = option(0.01, "step size of plain SGD, from which a student's starts too")
@@ -117,7 +120,7 @@ class ExpertOptions(BankOptions, AugmentOptions):
         """The network and the step size of the students that `method=mtt` has for such images."""
         student = _followed_by("mtt", chosen, facts)
         network = {name: student[name] for name in NetworkOptions.options()}
-        return network | {"learning_rate": student["inner_learning_rate"], "group_size": 5, "batch_size": 256}
+        return network | {"learning_rate": student["inner_learning_rate"], "batch_size": 256}
 
 
 def _followed_by(method: str, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:
@@ -260,20 +263,16 @@ def trained_by(options: MapOptions, learner: Learner, protocol: Protocol) -> Cal
 def _prepared(chosen: B) -> tuple[B, Setting]:
     """(every option, what is trained); what the options alone can say is said before data load."""
     known = resolve(chosen, facts_before_loading(chosen))
-    size = known.group_size or _group_size(known.mesh)
+    size = known.group_size or _group_size(known)
     devices = mesh.layout(known.mesh, size, known.batch_size, learners="group_size", batch="batch_size")
     data = splits(chosen)
-    options = resolve(chosen.replace(group_size=size), _facts(data))
+    options = resolve(chosen.replace(group_size=size), Facts.of(data.info))
     return options, Setting(chosen, options, data, build.learner(options, data.info), devices)
 
 
-def _facts(data: Splits) -> Facts:
-    return Facts(data.info.image_shape, data.info.num_classes)
-
-
-def _group_size(devices: str | None) -> int:
+def _group_size(options: BankOptions) -> int:
     """As many networks at once as suit the platform and a mesh."""
-    least, shares = choices().networks_at_once, mesh.learner_shares(devices)
+    least, shares = options.at_once or choices().networks_at_once, mesh.learner_shares(options.mesh)
     return -(-least // shares) * shares
 
 
@@ -329,7 +328,7 @@ def _saved(
         identity,
         experiment=kind.script,
         chosen=chosen_of(setting.chosen),
-        upgrade=lambda saved: identity_from(saved, type(options), _facts(setting.data)),
+        upgrade=lambda saved: identity_from(saved, type(options), Facts.of(setting.data.info)),
     )
     what = f"{total} {kind.noun} on {info.name}: {options.learner}, {options.num_epochs} epochs"
     with directory:

@@ -79,14 +79,16 @@ def bank_option(config: Config) -> str | None:
     return None if bank is None else KINDS[bank].option
 
 
-def load_bank(config: Config, choices: Choices, learner: Learner, info: DatasetInfo) -> Bank | None:
+def load_bank(
+    config: Config, learner: Learner, info: DatasetInfo, dataset_sha256: str | None = None
+) -> Bank | None:
     """What the population of a distillation draws from; None where that is nothing.
 
     Args:
       config: of a distillation.
-      choices: its identity.
       learner: its network, which has to be that of the bank.
       info: of its data: those of the bank, or with the image shape of those that `pool_dataset` names.
+      dataset_sha256: of the user's own arrays.
 
     Raises:
       UserError: no folder, one that the script did not write or finish, networks of another data set or
@@ -97,8 +99,9 @@ def load_bank(config: Config, choices: Choices, learner: Learner, info: DatasetI
         return None
     kind = KINDS[bank]
     own = {} if config.learner == OWN_NETWORK else options_of(config.learner)
-    wanted = of_images(info) | {name: choices.get(name) for name in ("dataset", "dataset_sha256", "learner")}
-    wanted |= {name: _or_default(choices, own, name) for name in LEARNER_OPTIONS}
+    wanted = of_images(info) | {"dataset": config.dataset, "dataset_sha256": dataset_sha256}
+    wanted |= {"learner": config.learner}
+    wanted |= {name: _or_default(config.values(), own, name) for name in LEARNER_OPTIONS}
     source = config.pool_dataset if kind.option == "pool" else None
     if source not in (None, config.dataset):
         wanted["dataset"] = Path(source).name if source.endswith(".npz") else source

@@ -32,16 +32,16 @@ from jaxdistill.runs.protocols import (
     seen,
 )
 from jaxdistill.runs.run import Run
-from jaxdistill.runtime import progress
+from jaxdistill.runtime import mesh, progress
 
 
 def score_of(run: Run, *, num_learners: int | None = None, protocol: str | None = None) -> Score:
     """Test accuracy of networks trained on a run's images, as `Run.score` says."""
-    distilled, _ = evaluations(run.config, run.data, run.learner, run.state, run.key, run.bank)
-    if num_learners is not None and distilled.num_learners > 1:
-        distilled = distilled._replace(num_learners=num_learners)
-    shown = seen(run, stream(run.key, "export"), distilled.num_learners)
-    return score(distilled, protocol_of(run, protocol), *shown)
+    config = run.config if num_learners is None else run.config.replace(num_eval_learners=num_learners)
+    distilled, _ = evaluations(config, run.data, run.learner, run.state, run.key, run.bank)
+    with mesh.spread(run.plan.where):
+        shown = seen(run, stream(run.key, "export"), distilled.num_learners)
+        return score(distilled, protocol_of(run, protocol), *shown)
 
 
 def compared(run: Run) -> dict[str, Any]:

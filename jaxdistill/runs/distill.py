@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxdistill.config import build
 from jaxdistill.config.saved import chosen_of
-from jaxdistill.config.table import FREE, Config
+from jaxdistill.config.table import FREE, LEARNER_OPTIONS, Config
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
@@ -93,7 +93,7 @@ def _stopped(plan: Plan, stop: Interrupted) -> Run:
 
 def opened(plan: Plan, path: str | Path) -> RunDir:
     """The folder of a run, made or resumed; notes about it are shown."""
-    facts = Facts(plan.data.info.image_shape, plan.data.info.num_classes)
+    facts = Facts.of(plan.data.info)
     directory = open_run(
         path,
         plan.identity,
@@ -149,7 +149,7 @@ def content_of(run: Run) -> Content:
         "hyperparameters": run.hyperparameters if build.recipe(config).trains else {},
         "info": run.data.info,
         "method": config.method,
-        "learner": {"learner": config.learner, **build.all_network_options(config)},
+        "learner": {"learner": config.learner, **{name: getattr(config, name) for name in LEARNER_OPTIONS}},
         "inner": inner,
     }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.config import build
@@ -18,9 +20,9 @@ from jaxdistill.config.saved import config_from
 from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, DataOptions, Places
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.platform import choices
+from jaxdistill.core.platform import choices, platform
 from jaxdistill.core.types import Array, Data, Learner, Method
-from jaxdistill.data import Splits, load
+from jaxdistill.data import DatasetInfo, Splits, load
 from jaxdistill.learners.spec import check_fits
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import budget
@@ -100,24 +102,29 @@ def planned(
     """
     if data is not None and not isinstance(data, Splits):
         raise fail("distill", "data as jaxdistill.splits makes it", type(data).__name__)
-    if data is not None and "dataset" in chosen.chosen():
-        raise fail("distill", "either data or dataset", "both")
+    if data is not None:
+        _check_beside_data(chosen, opening)
     if learner is not None:
         chosen = chosen.replace(learner=OWN_NETWORK)
     elif chosen.learner == OWN_NETWORK:
         raise fail("distill", f"learner=NETWORK, a Learner, for the network {OWN_NETWORK!r}", "none")
-    resolve(chosen, facts_before_loading(chosen))  # what the options alone can say is said before data load
-    key = jax.random.key(chosen.chosen().get("seed", 0))
+    if data is not None:
+        chosen = chosen.replace(dataset=data.info.name)
+    expected = facts_before_loading(chosen) if data is None else Facts.of(data.info)
+    config = resolve(chosen, expected)  # what the options alone can say is said before data load
     given = splits(chosen) if data is None else data
     own_data = data is not None or own_arrays(given)
     if own_data:
         chosen = chosen.replace(dataset=given.info.name)
-    facts = Facts(given.info.image_shape, given.info.num_classes)
-    config = resolve(chosen, facts)
+    facts = Facts.of(given.info)
+    if facts != expected:
+        config = resolve(chosen, facts)
+    key = jax.random.key(config.seed)
+    batch_size = config.real_batch_size if "real_batch_size" in acting(config) else None
     if config.tensorboard:
         require_tensorboard()
     how = build.recipe(config)
-    where = mesh.layout(config.mesh, config.num_learners, config.real_batch_size if _draws(config) else None)
+    where = mesh.layout(config.mesh, config.num_learners, batch_size)
     network = learner or build.learner(config, given.info)
     if learner is not None:
         check_fits(learner, given.info)
@@ -125,10 +132,10 @@ def planned(
     if own_data:
         extra["dataset_sha256"] = digest(given)
     if learner is not None:
-        extra["learner_sha256"] = learner_digest(learner)
+        extra["learner_sha256"] = learner_digest(learner, given.info)
     bank = None
     if not opening or (build.source(config).bank == "pool" and config.pool is not None):
-        bank = load_bank(config, identity_of(config) | extra, network, given.info)
+        bank = load_bank(config, network, given.info, extra.get("dataset_sha256"))
     if bank is not None:
         extra[f"{bank_option(config)}_sha256"] = bank_digest(bank)
     changed = change(given)
@@ -165,8 +172,8 @@ def own_arrays(data: Splits) -> bool:
 def identity_of(config: Options) -> dict[str, Any]:
     """What a resolved config is, wherever its files lie: the options that act, in JSON's types."""
     names = sorted((n for n in acting(config) if n not in PLACES), key=lambda n: n not in FIRST)
-    found = {n: config.own[n] if n in config.own else getattr(config, n) for n in names}
-    return json.loads(json.dumps(found))
+    values = config.values()
+    return json.loads(json.dumps({name: values[name] for name in names}))
 
 
 def script_identity(config: Options, data: Splits) -> dict[str, Any]:
@@ -208,17 +215,22 @@ def digest(data: Splits) -> str:
     return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
 
-def learner_digest(learner: Learner) -> str:
-    """SHA-256 of the names, shapes and types of a network's weights."""
-    shapes = jax.eval_shape(learner.init, jax.random.key(0))
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    text = ";".join(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}" for path, leaf in leaves)
-    return hashlib.sha256(text.encode()).hexdigest()
+def learner_digest(learner: Learner, info: DatasetInfo) -> str:
+    """SHA-256 of what a network computes: its first weights and its logits, as JAX traces them on a CPU."""
+    key, image = jax.random.key(0), jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
+    with platform("cpu"):  # the same on every machine
+        init, params = jax.make_jaxpr(learner.init, return_shape=True)(key)
+        text = f"{init} {jax.make_jaxpr(learner.apply)(params, image)}"
+    return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", text).encode()).hexdigest()  # no addresses
 
 
-def _draws(config: Config) -> bool:
-    """Whether the method draws real batches, which a mesh may split."""
-    return "real_batch_size" in acting(config)
+def _check_beside_data(chosen: Config, opening: bool) -> None:
+    """Raises where options name or change another data set beside the given one."""
+    if "dataset" in chosen.chosen():
+        raise fail("distill", "either data or dataset", "both")
+    for name in () if opening else (*Places.options(), "image_size"):
+        if chosen.chosen().get(name) is not None:
+            raise fail("distill", f"no {name} beside data", getattr(chosen, name))
 
 
 def _bytes_of(

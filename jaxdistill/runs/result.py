@@ -3,9 +3,10 @@
 from typing import Any
 
 from jaxdistill.config.table import Config
+from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.compare import compared
 from jaxdistill.runs.distill import distilled, opened, say_start
-from jaxdistill.runs.plan import Plan, default_run_dir, numbers_of, planned
+from jaxdistill.runs.plan import Plan, default_run_dir, identity_from, numbers_of, planned
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import mesh, profile
 from jaxdistill.runtime.rundir import RunDir
@@ -31,7 +32,7 @@ def run_to_result(chosen: Config) -> dict[str, Any]:
     with opened(plan, path) as directory:
         say_start(plan, path)
         result = directory.read_result()
-        if result is not None and _is_of(result, plan):
+        if result is not None and _is_of(result, plan, plan.config.num_outer_steps):
             return result
         return _result(distilled(plan, directory), directory, result)
 
@@ -42,7 +43,7 @@ def result_of(run: Run) -> dict[str, Any]:
         return _result(run, None, None)
     with opened(run.plan, run.path) as directory:
         result = directory.read_result()
-        if result is not None and _is_of(result, run.plan):
+        if result is not None and _is_of(result, run.plan, run.step):
             return result
         return _result(run, directory, result)
 
@@ -73,6 +74,11 @@ def facts(run: Run, directory: RunDir | None) -> dict[str, Any]:
     }
 
 
-def _is_of(result: dict[str, Any], plan: Plan) -> bool:
-    """Whether a result is of this plan, evaluation included."""
-    return numbers_of(result.get("config", {})) == numbers_of(plan.identity)
+def _is_of(result: dict[str, Any], plan: Plan, step: int) -> bool:
+    """Whether a result is of this plan, evaluation included, and of a run that made so many outer steps."""
+    saved = result.get("config", {})
+    if result.get("outer_steps") != step:
+        return False
+    if saved.keys() != plan.identity.keys():
+        saved = identity_from(saved, Config, Facts.of(plan.data.info))
+    return numbers_of(saved) == numbers_of(plan.identity)

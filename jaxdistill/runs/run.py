@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdistill.config import build
 from jaxdistill.config.option import UNSET
-from jaxdistill.config.saved import config_from, experiment_of
+from jaxdistill.config.saved import DIGESTS, config_from, experiment_of
 from jaxdistill.config.table import OWN_NETWORK, Config
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Array, Batch, DistillState, Learner, Method
@@ -223,6 +223,8 @@ def load_run(
     if build.source(config).bank == "pool" and pool is not None:
         chosen = chosen.replace(pool=pool)
     plan = planned(chosen, data=data, learner=learner, opening=True)
+    of_banks = {name: saved[name] for name in DIGESTS if name in saved and name not in plan.identity}
+    plan = plan._replace(identity=plan.identity | of_banks)
     if own_data and digest(plan.data) != saved["dataset_sha256"]:
         raise fail(where, f"the images that {path} was distilled from", f"others in {dataset or 'data'}")
     if plan.identity.get("learner_sha256") != saved.get("learner_sha256"):

@@ -237,6 +237,22 @@ def test_a_method_brings_its_settings_and_its_protocol(toys):
     assert owner(Config.options()["distance"], {"method": "toy"}) == ("method", "toy")
 
 
+def test_a_member_that_the_methods_settings_choose_brings_its_option_too(toys, monkeypatch):
+    recipe = METHODS["toy"]._replace(defaults={**METHODS["toy"].defaults, "teacher": "flat"})
+    monkeypatch.setitem(METHODS, "toy", recipe)
+    assert resolve(Config(method="toy"), SMALL).own["contrast"] == 0.5
+    assert resolve(Config(method="toy", contrast=2), SMALL).own["contrast"] == 2
+    with pytest.raises(UserError):
+        Config(contrast=2)
+
+
+def test_a_method_may_choose_its_gradient(toys, monkeypatch):
+    recipe = METHODS["dd"]._replace(defaults={"gradient": "implicit"}, small={})
+    monkeypatch.setitem(METHODS, "dd", recipe)
+    found = resolve(Config(method="dd"), SMALL)
+    assert (found.gradient, found.distill_epochs, found.learned) == ("implicit", 1, ())
+
+
 def test_a_toy_method_is_run_saved_opened_and_reported(toys, tmp_path):
     options = {"method": "toy", "num_outer_steps": 2, "progress": False}
     options |= {"num_eval_learners": 1, "num_baseline_learners": 0}

@@ -15,7 +15,6 @@ from jaxdistill.core.checks import UserError
 from jaxdistill.data import load
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.banks import GROUPS_FOLDER, load_bank
-from jaxdistill.runs.plan import identity_of
 
 NETWORK = {"learner": "mlp", "width": 8, "depth": 1}
 EXPERTS = NETWORK | {"num_experts": 2, "group_size": 1, "num_epochs": 4, "learning_rate": 0.5}
@@ -28,7 +27,7 @@ def trained(folder, **chosen):
 def bank_of(folder):
     info = load("digits").info
     config = resolve(Config(method="mtt", experts=folder, **NETWORK), Facts(info.image_shape, 10))
-    return load_bank(config, identity_of(config), build.learner(config, info), info).given
+    return load_bank(config, build.learner(config, info), info).given
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from jaxdistill.data import load
 from jaxdistill.evaluation import accuracy_on
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.banks import load_bank
-from jaxdistill.runs.plan import identity_of
 from jaxdistill.runtime.checkpoint import Checkpoints
 
 NETWORK = {"learner": "mlp", "width": 8, "depth": 1}
@@ -33,7 +32,7 @@ def bank_of(folder):
     chosen = Config(population="pretrained", pool=folder, **NETWORK)
     config = resolve(chosen, Facts(data.info.image_shape, 10))
     network = build.learner(config, data.info)
-    return load_bank(config, identity_of(config), network, data.info), data, network
+    return load_bank(config, network, data.info), data, network
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,9 @@ def test_a_run_follows_experts_and_is_tested_with_its_step_size(made, tmp_path):
     again = load_run(tmp_path / "run")  # without the experts
     assert again.step == 5
     same_bits(again.state.meta, run.state.meta)
+    with silent():
+        result = again.compare()  # also in the folder of a run of experts that are not there
+    assert result["outer_steps"] == 5 and result["config"] == run.plan.identity
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ import jaxdistill as jd
 from jaxdistill.config.option import UNSET
 from jaxdistill.config.resolve import KNOWN
 from jaxdistill.core.checks import UserError
+from jaxdistill.runs.plan import planned
+from jaxdistill.runs.result import run_to_result
 from jaxdistill.runtime import loop
 from jaxdistill.runtime.progress import silent
 from jaxdistill.runtime.rundir import open_run
@@ -266,6 +268,47 @@ def test_bad_input_is_one_line_and_nothing_is_written(here, mine, options, says)
     options = options | ({"data": mine} if options.get("data") == "mine" else {})
     config = (options.pop("config"),) if "config" in options else ()
     assert says in refused(jd.distill, *config, **OWN | options)
+
+
+def test_more_networks_may_be_scored_than_the_run_was_tested_on(folder):
+    run = jd.load_run(folder)
+    assert len(run.score(3).every) == 3
+    assert "num_eval_learners >= 1, got 0" in refused(run.score, 0)
+
+
+def test_a_run_on_its_way_is_compared_and_goes_on(here, whole, monkeypatch):
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_at(2, signal.SIGINT, patch)
+        jd.distill(**QUIET, run_dir="run")
+    assert jd.load_run("run").compare()["outer_steps"] == 2
+    with silent():
+        result = run_to_result(jd.Config(**SHORT, run_dir="run"))
+    assert result["outer_steps"] == 4
+    same_bits(jd.load_run("run").state, whole.state)
+
+
+def test_what_would_change_the_given_data_is_refused(here, mine):
+    for name, value in {"image_size": 4, "data_dir": "there", "manual_dir": "there"}.items():
+        assert f"no {name} beside data, got {value}" in refused(
+            jd.distill, data=mine, **QUIET | {name: value}
+        )
+
+
+def test_settings_of_given_data_are_those_of_their_size():
+    """A step size above the bound that small images have, and 28x28 pixels have not."""
+    x, y = np.random.default_rng(0).normal(size=(30, 28, 28, 1)), np.arange(30) % 3
+    plan = planned(jd.Config(inner_learning_rate=3.0), data=jd.splits(x, y, x, y))
+    assert plan.config.max_inner_learning_rate == 0
+
+
+def test_an_own_network_of_other_units_is_another_run(here):
+    networks = [
+        jd.learner("mlp", image_shape=(8, 8, 1), num_classes=10, width=4, depth=1, activation=activation)
+        for activation in ("relu", "tanh")
+    ]
+    jd.distill(learner=networks[0], run_dir="run", **OWN)
+    assert "learner_sha256" in refused(jd.distill, learner=networks[1], run_dir="run", **OWN)
 
 
 def test_folders_that_hold_no_run(here):
