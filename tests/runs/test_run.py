@@ -246,7 +246,7 @@ def test_another_experiment_is_another_run(here):
         ({"config": "digits"}, "distill: expected a Config, or options by name, got str"),
         ({"data": (1, 2)}, "data as jaxdistill.splits makes it, got tuple"),
         ({"learner": 3}, "learner as a name or a Learner, got int"),
-        ({"learner": "own"}, "learner=NETWORK, a Learner, for the network 'own', got none"),
+        ({"learner": "own"}, "a Learner object as learner, since the config names 'own', got none"),
         ({"learner": "mpl"}, "learner: expected one of alexnet"),
         ({"sede": 1}, "expected an option, got 'sede'. Near: seed"),
         ({"learner": network(), "width": 4}, "width left out with learner=own, got 4"),
