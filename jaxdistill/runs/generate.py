@@ -1,4 +1,4 @@
-"""More images of the generator that a run learned."""
+"""Draws more images from the generator that a run learned."""
 
 from typing import NamedTuple
 

@@ -249,7 +249,7 @@ def test_another_experiment_is_another_run(here):
         ({"learner": "own"}, "a Learner object as learner, since the config names 'own', got none"),
         ({"learner": "mpl"}, "learner: expected one of alexnet"),
         ({"sede": 1}, "expected an option, got 'sede'. Near: seed"),
-        ({"learner": network(), "width": 4}, "width left out with learner=own, got 4"),
+        ({"learner": network(), "width": 4}, "no width with learner=own, got 4"),
         ({"learner": network(6)}, "a network for images of 8x8x1 and 10 classes, got one that does not read"),
         ({"learner": network(8, 3)}, "and 10 classes, got one whose logits of 2 images are (2, 3)"),
         ({"population": "pretrained"}, "--pool=FOLDER, got none"),
