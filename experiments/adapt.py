@@ -7,14 +7,14 @@ against no steps, as many steps on as many real images, and training on the whol
     python -m experiments.adapt --source=mnist --target=usps --pool=runs/pretrain --manual_dir=FOLDER
     python -m experiments.adapt --flagfile=experiments/presets/adapt_usps.cfg --pool=POOL --manual_dir=FOLDER
 
-The target's images are brought to the size of the pool's: that of the source, or the `--image_size` that
-the pool was trained with. `--population=pretrained` distills for the networks of the pool and tests on
-those held out, `fixed_pretrained` for the first one; "nothing" are the networks as they are. Random and
-optimised real images, cluster centres and averages are trained on for the same steps, see
-`experiments.baselines`; the whole target set by new networks, for `--full_data_epochs`, Adam's step size
-searched on validation. Expected, LeNet, MNIST to USPS, 100 images: none 77%, optimised real 89%, distilled
-93.5%, everything 96%. Writes adapt.json, adapt.csv, adapt.md, adapt.png, one baseline
-set of each kind as an .npz, and the run, in distilled/.
+The target's images are brought to the size of the pool's: that of the source, or the `--image_size` that the
+pool was trained with. `--population=pretrained` distills for the networks of the pool and tests the held-out
+ones; `fixed_pretrained` distills for the first network and tests it. The row "nothing" has the networks
+without adaptation. Random and optimised real images, cluster centres and averages train networks for the same
+steps (see `experiments.baselines`). For the row "whole target set" new networks train for
+`--full_data_epochs`; Adam's step size is searched on validation. Expected, LeNet, MNIST to USPS, 100 images:
+none 77%, optimised real 89%, distilled 93.5%, everything 96%. Writes adapt.json, adapt.csv, adapt.md,
+adapt.png, one baseline set of each kind as an .npz, and the run, in distilled/.
 """
 
 import json
@@ -41,7 +41,7 @@ from jaxdistill.runtime import profile, progress
 
 SMOKE = {"num_outer_steps": 20, "num_eval_learners": 2, "full_data_epochs": 1, "num_sets": 3, "num_judges": 2}
 FULL_RATES = (3e-4, 1e-3, 3e-3)
-"""Step sizes of Adam that training on the whole target set is searched over."""
+"""Step sizes of Adam to try for training on the whole target set."""
 
 
 @options
@@ -52,11 +52,13 @@ class Options(Config, BaselineOptions):
     target: str = option("usps", "the set to distill, as --dataset of experiments.distill")
     population: str = option(
         "pretrained",
-        "networks to distill for: those of the pool, or one of it",
+        "networks to distill for: those of the pool, or its first one",
         known=("pretrained", "fixed_pretrained"),
     )
-    num_full_learners: int = option(5, "new networks trained on the whole target set", low=1)
-    run_dir: str = option("runs/adapt", "folder of everything; a run that is there is resumed")
+    num_full_learners: int = option(5, "new networks to train on the whole target set", low=1)
+    run_dir: str = option(
+        "runs/adapt", "folder to write everything into; a run that is already there is resumed"
+    )
     smoke: bool = option(False, "few networks and steps: does it run?")
 
     @classmethod
@@ -115,7 +117,7 @@ def distillation(chosen: Options) -> Config:
 
 
 def side_of(pool: str | None) -> int | None:
-    """The side of the images that a pool was trained on; None where that is not known or not one."""
+    """The side of the images that a pool was trained on; None if it is not known or they are not square."""
     try:
         saved = json.loads((Path(pool or "") / "config.json").read_text(encoding="utf-8"))["config"]
         height, width, _ = saved["image_shape"]

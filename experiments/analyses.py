@@ -12,11 +12,11 @@ images  images per class of one batch, --images, for --distill_epochs passes
 rates   step size of all inner steps, not learned, --rates, the same passes over one image per class
 
 Every point is a run of experiments.distill in a folder of its own below the run directory: run the same
-command again to resume what was stopped. A point that fails is a row that says why. The points of `rates`
-share one compiled program. Random real images stand beside each, as many and for as many steps or by the `dc`
-protocol, and images that were distilled in order are also tested with the order drawn at random. Expected,
-digits: 10 steps 92%, with the batches shuffled 75%; 1 and 20 epochs 45% and 92%; fixed step sizes 0.1 and 1
-77% and 89%. Writes analyses.csv, analyses.json, analyses.md and a figure per analysis.
+command again to resume what was stopped. If a point fails, its row says why. The points of `rates` share one
+compiled program. Random real images stand beside each, as many and for as many steps or by the `dc` protocol,
+and images that were distilled in order are also tested with the order drawn at random. Expected, digits: 10
+steps 92%, with the batches shuffled 75%; 1 and 20 epochs 45% and 92%; fixed step sizes 0.1 and 1 77% and 89%.
+Writes analyses.csv, analyses.json, analyses.md and a figure per analysis.
 """
 
 import json
@@ -53,7 +53,7 @@ POINTS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
         },
     ),
 }
-"""What is on the axis, and a value to the options of its run."""
+"""Analysis to (label of the axis, value on the axis -> options of its run)."""
 SMOKE = {"num_outer_steps": 20, "num_eval_learners": 2, "num_baseline_learners": 2, "step_sizes": [0.1]}
 SMOKE |= {name: [1, 2] for name in ("steps", "epochs", "images")} | {"rates": [0.1, 0.3], "width": 8}
 Row = dict[str, Any]
@@ -62,12 +62,14 @@ Row = dict[str, Any]
 @options
 class Options(Config):
     title: ClassVar[str] = "analyses"
-    analyses: tuple[str, ...] = option(tuple(POINTS), "those to run", some=True, known=tuple(POINTS))
+    analyses: tuple[str, ...] = option(tuple(POINTS), "the analyses to run", some=True, known=tuple(POINTS))
     steps: tuple[int, ...] = option((1, 2, 5, 10), "points of the analysis steps", some=True, low=1)
     epochs: tuple[int, ...] = option((1, 2, 5, 10, 20), "points of epochs", some=True, low=1)
     images: tuple[int, ...] = option((1, 2, 5, 10), "points of images", some=True, low=1)
     rates: tuple[float, ...] = option((0.01, 0.03, 0.1, 0.3, 1.0), "points of rates", some=True, above=0)
-    run_dir: str = option("runs/analyses", "folder of everything; a run that is there is resumed")
+    run_dir: str = option(
+        "runs/analyses", "folder to write everything into; a run that is already there is resumed"
+    )
     smoke: bool = option(False, "two points each, short: does it run?")
 
     @classmethod
@@ -88,17 +90,17 @@ def run(options: Options) -> dict[str, Any]:
       {"rows": one per point and series, "config", "environment"}.
 
     Raises:
-      UserError: bad input, before anything is distilled; no point that ended.
+      UserError: bad input, before anything is distilled; no point that finished.
     """
     chosen = options.with_smoke(SMOKE)
     options = filled(chosen)
     if options.teacher != "images":
         raise fail("analyses", "teacher=images", options.teacher)
     if options.gradient == "implicit":
-        raise fail("analyses", "a gradient through the steps that are counted", "implicit")
+        raise fail("analyses", "a gradient of a fixed number of inner steps", "implicit")
     points = [(name, value) for name in options.analyses for value in sorted(set(getattr(options, name)))]
     runs = {point: chosen.pick(Config, **POINTS[point[0]][1](point[1])) for point in points}
-    plans = [planned(each).identity for each in runs.values()]  # what cannot be made starts nothing
+    plans = [planned(each).identity for each in runs.values()]  # bad input raises before any run starts
     shared = {n: v for n, v in plans[0].items() if all(n in plan and plan[n] == v for plan in plans)}
     folder = writable("analyses", options.run_dir)
     kept = earlier(folder, options.analyses, shared)
@@ -107,7 +109,7 @@ def run(options: Options) -> dict[str, Any]:
         progress.say(f"\n{POINTS[name][0]}: {value:g}")
         rows += rows_of(name, value, each.replace(run_dir=folder / "points" / f"{name}-{value!r}"))
     if all(row["mean"] is None for row in rows):
-        raise fail("analyses", "a point that ends", "none", rows[0]["error"])
+        raise fail("analyses", "at least one point that finishes", "none", rows[0]["error"])
     rows = sorted(kept + rows, key=lambda row: list(POINTS).index(row["analysis"]))
     result = {"rows": rows, "config": shared, "environment": profile.environment()}
     write_tables(folder, "analyses", result, table(rows), leave_out=["every"])
@@ -121,7 +123,7 @@ def earlier(folder: Path, analyses: Collection[str], shared: Mapping[str, Any]) 
     """Rows in the folder of analyses that are not run now.
 
     Raises:
-      UserError: they are those of other options.
+      UserError: the rows were made with other options.
     """
     file = folder / "analyses.json"
     if not file.exists():
@@ -131,7 +133,7 @@ def earlier(folder: Path, analyses: Collection[str], shared: Mapping[str, Any]) 
     except (OSError, ValueError) as error:
         raise fail("analyses", f"a readable {file}", error, "Delete it.") from error
     if not isinstance(saved, dict) or not {"rows", "config"} <= saved.keys():
-        raise fail("analyses", f"rows and config in {file}", "another file", "Delete it.")
+        raise fail("analyses", f"rows and config in {file}", "a file without them", "Delete it.")
     rows = [row for row in saved["rows"] if row["analysis"] not in analyses]
     both = saved["config"].keys() & shared.keys() if rows else ()
     other = [name for name in sorted(both) if saved["config"][name] != shared[name]]
@@ -168,7 +170,7 @@ def rows_of(name: str, value: float, config: Config) -> list[Row]:
 
 
 def draw(folder: Path, analyses: Collection[str], result: Mapping[str, Any]) -> None:
-    """A figure for each analysis of which a point ended."""
+    """A figure for each analysis with a finished point."""
     from jaxdistill.runtime import figures  # imports matplotlib
 
     for name in analyses:

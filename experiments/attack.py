@@ -1,21 +1,20 @@
 """Distill images that make trained networks take one class for another: what poisoned data could do.
 
-Question: after one step on a few images, how often do networks never seen take class K for J, and what does
-it cost the other classes? To know the risk of training on data from others: against as many real images, and
-against real images with the labels of K changed to J.
+Question: after one step on a few images, how often do unseen networks take class K for J, and what does it
+cost the other classes? This measures the risk of training on other people's data. It compares distilled
+images with as many real images, and with real images whose labels K are changed to J.
 
     python -m experiments.pretrain
     python -m experiments.attack --attack_class=0 --target_class=1 --pool=runs/pretrain
 
 The outer loop lowers the loss on real data whose labels of class K were changed to J (Wang et al. 2018,
-section 3.5). Networks come from a pool, `--population=pretrained`, tested on those held out, or are its
-first one, `fixed_pretrained`, tested on it. Every set is tried at every one of `--step_sizes`, the
-distilled images at the learned one too; the table has the one that is best on validation for some of the
-networks held out, and tests it on the others: the highest success rate that on validation costs the other
-classes less than `--most_lost`. Expected, digits, a minute: 99.8% for 4.5 points; real images
-with changed labels 33% for 14.5.
-Writes attack.json, attack.csv, attack.md, attack.png (the curves over step sizes), and the run: images,
-config, checkpoints.
+section 3.5). `--population=pretrained` distills for the networks of a pool and tests the held-out ones;
+`fixed_pretrained` distills for the first network of the pool and tests it. Every set of images is tried with
+each of `--step_sizes`, the distilled images also with the learned one. Some of the held-out networks choose
+the step size on validation: the one of highest success that costs the other classes less than `--most_lost`.
+The other held-out networks are tested with it. Expected, digits, a minute: 99.8% for 4.5 points; real images
+with changed labels 33% for 14.5. Writes attack.json, attack.csv, attack.md, attack.png (the curves over step
+sizes), and the run: images, config, checkpoints.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,10 +56,10 @@ from jaxdistill.runtime import profile, progress
 
 SMOKE = {"num_outer_steps": 20, "num_eval_learners": 2, "step_sizes": [0.1]}
 STEP_SIZES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16, 0.2, 0.3, 0.5, 1.0)
-"""Finer where real images with changed labels begin to work: a coarse grid would starve them."""
+"""Finer near the step sizes at which real images with changed labels begin to work."""
 COLUMNS = ("success_mean", "success_std", "others_mean", "others_std", "others_lost")
 LISTS = [f"{prefix}{part}_every" for prefix in ("", "validation_") for part in ("success", "others")]
-"""The lists in a row, which stand in the JSON file alone."""
+"""The lists in a row, which only the JSON file has."""
 Row = dict[str, Any]
 
 
@@ -68,12 +67,12 @@ Row = dict[str, Any]
 class Options(Config):
     title: ClassVar[str] = "attack"
     left_out: ClassVar[tuple[str, ...]] = ("protocol", "num_baseline_learners", "full_data_epochs")
-    attack_class: int = option(0, "K, number of the class that is to be taken for another", low=0)
-    target_class: int = option(1, "J, number of the class that it is to be taken for", low=0)
-    most_lost: float = option(0.1, "accuracy that the others may lose at the chosen step size", low=0)
+    attack_class: int = option(0, "K, number of the class that networks should take for another", low=0)
+    target_class: int = option(1, "J, number of the class that they should take it for", low=0)
+    most_lost: float = option(0.1, "accuracy that the other classes may lose at the chosen step size", low=0)
     population: str = option(
         "pretrained",
-        "networks to distill for: those of a pool, or one of it",
+        "networks to distill for: those of a pool, or its first one",
         known=("pretrained", "fixed_pretrained"),
     )
     smoke: bool = option(False, "few networks and steps: does it run?")
@@ -90,7 +89,7 @@ class Options(Config):
 
 
 class Attack(NamedTuple):
-    """What is to be taken for what."""
+    """The class that networks should mistake, and the class that they should take it for."""
 
     attack_class: int
     """K."""
@@ -130,7 +129,7 @@ def run(options: Options) -> dict[str, Any]:
     real = splits(chosen)
     classes, per_class = fits(plan)
     if plan.config.population == "pretrained" and num_unseen(plan.bank) < 2:
-        expected = "a pool with at least 2 networks held out, one to search with and one to test on"
+        expected = "a pool with at least 2 held-out networks, one to search with and one to test"
         remedy = "See num_test_networks of experiments.pretrain."
         raise fail("attack", expected, num_unseen(plan.bank), remedy)
     path, what = plan.config.run_dir or default_run_dir(plan), attack.named(real)
@@ -171,10 +170,10 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def relabelled(data: Splits, attack: Attack) -> Splits:
-    """The set with training labels J in the place of K: what the outer loop lowers the loss on.
+    """The set that the outer loop lowers the loss on: with training labels J instead of K.
 
     Raises:
-      UserError: a class that there is not, or the same one twice.
+      UserError: a class that does not exist, or the same one twice.
     """
     for name, value in attack._asdict().items():
         if value >= data.info.num_classes:
@@ -187,7 +186,7 @@ def relabelled(data: Splits, attack: Attack) -> Splits:
 
 
 class Trained(NamedTuple):
-    """What networks are trained on, and how."""
+    """Images and the training of networks on them."""
 
     protocol: Protocol
     images: Batch
@@ -195,7 +194,7 @@ class Trained(NamedTuple):
 
 
 def sets(run: Run, real: Splits, place: np.ndarray, per_class: int) -> dict[str, Trained]:
-    """The distilled images and what they have to beat.
+    """The distilled images and the sets to compare them with.
 
     Args:
       run: of the distillation.
@@ -214,7 +213,7 @@ def sets(run: Run, real: Splits, place: np.ndarray, per_class: int) -> dict[str,
 
 
 class Trial(NamedTuple):
-    """What every set is tried on."""
+    """The networks and data that every set is tried with."""
 
     attack: Attack
     evaluation: Evaluation
@@ -225,7 +224,7 @@ class Trial(NamedTuple):
 
 
 def trial_of(run: Run, real: Splits, attack: Attack) -> Trial:
-    """Networks held out of a pool, half of them at most to search with; the one network for both."""
+    """Held-out networks of a pool, at most half of them to search with; a single network for both."""
     key, unseen = stream(run.key, "attack"), num_unseen(run.bank)
     evaluation, _ = evaluations(run.config, real, run.learner, run.state, key, run.bank)
     search, test = evaluation.search_learners, evaluation.num_learners
@@ -241,7 +240,7 @@ def trial_of(run: Run, real: Splits, attack: Attack) -> Trial:
 
 
 def rows_of(trial: Trial, name: str, trained: Trained, step_sizes: Sequence[float], before: Row) -> list[Row]:
-    """One set at every step size, on both splits; `before` is the row of the networks as they are."""
+    """One set at every step size, on both splits; `before` is the row without training."""
     progress.say(f"{name} images: every step size ...")
     protocol, images, subsets = trained
     evaluation = trial.evaluation
@@ -271,7 +270,7 @@ def rows_of(trial: Trial, name: str, trained: Trained, step_sizes: Sequence[floa
 
 
 def untrained(trial: Trial, real: Dataset) -> Row:
-    """The networks as they are."""
+    """The row of the networks without a step on any images."""
     evaluation = trial.evaluation
 
     def measured(params: Params, split: Dataset, key: Array) -> Array:
@@ -302,7 +301,7 @@ def on_both_splits(trial: Trial, measured: Callable[[Params, Dataset, Array], Ar
 def shares(confusion: Array, attack: Attack) -> Row:
     """How much of K is taken for J, and how much of the others is right: mean, deviation, every network.
 
-    A network that diverged to NaN takes nothing for anything: the attack has not worked, and all is lost.
+    A network that diverged to NaN counts as no success and as no right answer.
     """
     attacked = attack.attack_class
     matrix = np.nan_to_num(np.asarray(confusion, np.float64))
@@ -324,7 +323,7 @@ def shares(confusion: Array, attack: Attack) -> Row:
 def best(rows: Sequence[Row], most_lost: float) -> Row:
     """The step size at which most of K is taken for J on validation, the others losing less than `most_lost`.
 
-    Where they lose more at every step size, the one at which they lose least.
+    If they lose more at every step size, the one at which they lose least.
     """
     allowed = [row for row in rows if row["validation_others_lost"] < most_lost]
     if not allowed:

@@ -1,19 +1,19 @@
 """Small training sets that nobody learned, beside the images of a run: how much does distilling them add?
 
-Question: how well do the same networks do after as many steps on as many random real images, on the best of
+Question: how accurate are the same networks after as many steps on as many random real images, on the best of
 many random sets, on cluster centres, on average images? And without any training, by nearest neighbours?
 
     python -m experiments.baselines --run=RUN                       a finished run of experiments.distill
     python -m experiments.baselines                                 distills digits first, 2 minutes
 
-Every set is trained on as the images were distilled for: the same steps, as many images of the same classes
-in each, by the run's own networks; a paper's protocol for methods without inner steps. The step size of
-every baseline is searched on validation, as one for all steps and as the learned schedule, scaled; so are k
-and p of nearest neighbours. Optimised real images are the best fifth of random sets, scored on training
-images by 20 networks each. Expected, digits, ten images: distilled 92%, optimised real 65%, k-means and
-averages 77%, random real 62%. Images that are trained on in several batches are also tested in the other
-order. Writes baselines.json, baselines.csv, baselines.md, baselines.png, and one set of each kind as an .npz
-for `experiments.evaluate`.
+Every set trains the networks of the run as its images do: for the same steps, with as many images of each
+class in a step. For methods without inner steps the protocol of the paper is used. Validation chooses the
+step size of every baseline, either one for all steps or the learned schedule times a factor, and also k and p
+of nearest neighbours. Optimised real images are the best fifth of random sets, scored on training images by
+20 networks each. Expected, digits, ten images: distilled 92%, optimised real 65%, k-means and averages 77%,
+random real 62%. Images that are trained on in several batches are also tested in the other order. Writes
+baselines.json, baselines.csv, baselines.md, baselines.png, and one set of each kind as an .npz for
+`experiments.evaluate`.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Options(BaselineOptions, Places, PoolOptions, SeedOptions, DeviceOptions):
     run: str | None = option(None, "a finished run of experiments.distill (default: distills ten digits)")
     dataset: str | None = option(None, "the .npz of a run that was distilled from a user's own images")
     num_learners: int = option(20, "networks per row", low=1)
-    run_dir: str = option("runs/baselines", "where the table and the pictures are written")
+    run_dir: str = option("runs/baselines", "folder to write the table and the pictures into")
     smoke: bool = option(False, "few sets and networks: does it run?")
 
 
@@ -92,7 +92,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def distilled_digits(folder: Path, smoke: bool) -> str:
-    """The folder of a run that distills ten digits; a run that is there is resumed."""
+    """The folder of a run that distills ten digits; a run that is already there is resumed."""
     short: dict[str, Any] = {"num_outer_steps": 20, "width": 8} if smoke else {}
     path = str(folder / "distilled")
     compare.show(run_to_result(Config(**short, num_baseline_learners=0, run_dir=path)))

@@ -24,7 +24,7 @@ from jaxdistill.methods.recipe import recipe_of
 
 INDENT = " " * 6
 VERSIONS = ("jaxdistill", "jax", "jaxlib", "flax", "optax", "commit")
-"""What all processes of a run have to have in common."""
+"""Fields of the environment that have to be equal in all processes of a run."""
 OF_ONE = ("process_id", "data_dir", "manual_dir")
 """Options that may differ between the processes of one run."""
 SHORT = (
@@ -32,9 +32,11 @@ SHORT = (
     *("inner_learning_rate", "gradient", "batch_size", "distill_steps", "num_outer_steps"),
     *("outer_learning_rate", "num_learners", "real_batch_size", "experts", "seed"),
 )
-"""The options that `--help` shows: those of them that act and have a value."""
+"""The options that `--help` shows if they have an effect and a value."""
 ALWAYS = ("pool", "run_dir")
-"""Those that it shows without a value too."""
+"""Options that it shows without a value too."""
+OWN_TITLE = f"only with the chosen {', '.join([*HEADS][:-1])} or {[*HEADS][-1]}"
+"""The group of options that no class lists, in `--helpfull`."""
 C = TypeVar("C", bound=Options)
 
 
@@ -91,7 +93,7 @@ def _run(run: Callable[[Any], Any], config: Options) -> None:
             _exit(hosts.lost_line())
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
             raise
-        _exit(f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}")
+        _exit(f"out of memory: {str(error).splitlines()[0] if str(error) else 'no memory left'}")
     except Interrupted as stop:
         _exit(str(stop), stop.exit_code)
     except BrokenPipeError:
@@ -99,7 +101,7 @@ def _run(run: Callable[[Any], Any], config: Options) -> None:
 
 
 def as_flags(options: Mapping[str, Any]) -> list[str]:
-    """The flags that say the same as keyword arguments do; those at None are left out."""
+    """Keyword arguments as flags; those at None are left out."""
     return [
         f"--{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
         for name, value in options.items()
@@ -122,7 +124,7 @@ def parsed(cls: type[C], doc: str, arguments: list[str]) -> C:
         whole = "--helpfull" in shown
         try:
             print(_help(config, doc, whole=whole), flush=True)
-        except BrokenPipeError:  # a reader that had enough, such as `head`
+        except BrokenPipeError:  # a reader that stopped reading, such as `head`
             os._exit(0)
         except UserError as error:
             _exit(" ".join(str(error).split()))
@@ -173,7 +175,7 @@ def _show_warning(
 
 
 def _stop(number: int, frame: Any) -> None:
-    """Where the loop is not there to save first: while data load, or while networks are evaluated."""
+    """Ends the process outside of the loop, which would save first: while data load, or in evaluation."""
     _exit(f"stopped by {signal.Signals(number).name}", 128 + number)
 
 
@@ -189,7 +191,7 @@ def _define(values: flags.FlagValues, option: Option) -> None:
 
 
 class _List(flags.ArgumentParser):
-    """Values separated by commas; nothing gives an empty list."""
+    """Values separated by commas; an empty text gives an empty list."""
 
     def __init__(self, kind: Callable[[str], Any]):
         super().__init__()
@@ -205,15 +207,15 @@ class _List(flags.ArgumentParser):
 
 
 def _help(config: Options, doc: str, *, whole: bool) -> str:
-    """The help text: what an option would be, given what was chosen already."""
+    """The help text; it shows the values that options have beside the chosen ones."""
     cls = type(config)
     facts = facts_before_loading(config) if "dataset" in cls.options() else None
     values = defaults(config, facts)
     own = brought(cls, values)
     lines = [doc.strip(), ""]
     if whole:
-        lines.append("All flags, by what they choose (--flagfile=FILE reads them from a preset):")
-        groups = cls.groups() | ({"of the chosen members alone": own} if own else {})
+        lines.append("All flags, in groups (--flagfile=FILE reads them from a preset):")
+        groups = cls.groups() | ({OWN_TITLE: own} if own else {})
         for title, options in groups.items():
             lines += ["", f"{title}:"]
             lines += [line for option in options.values() for line in _lines(option, values)]
@@ -221,9 +223,9 @@ def _help(config: Options, doc: str, *, whole: bool) -> str:
     lines += ["The flags that matter most, with their values; --helpfull shows all."]
     if "method" in values:
         recipe = recipe_of(METHODS[values["method"]])
-        small = facts is not None and facts.small
-        kind = "its settings for small images" if small else "its paper's settings"
-        lines += [f"Of {values['method']} on {values['dataset']}: {recipe.title}, {kind}."]
+        kind = "its settings for small images" if facts and facts.small else "its paper's settings"
+        kind += "" if facts else ", or others for small images"
+        lines += [f"{values['method']} is {recipe.title}; the defaults are {kind}."]
     table = cls.options()
     shown = [table[name] for name in _short(cls, values) if name in table and acts(table[name], values)]
     lines += [""]

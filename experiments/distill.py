@@ -1,7 +1,7 @@
 """Distill a data set into a few images that train fresh networks.
 
-Question: how well do networks do that were trained on the distilled images alone, against the same number
-of random real images, and against the full training set?
+Question: how accurate are networks after training on the distilled images alone, against the same number of
+random real images, and against the full training set?
 
     python -m experiments.distill                                   digits, 10 images, 2 minutes on 2 cores
     python -m experiments.distill --flagfile=experiments/presets/mnist_fixed.cfg --manual_dir=FOLDER

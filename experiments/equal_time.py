@@ -6,12 +6,12 @@ in the same time, and at what memory?
     python -m experiments.equal_time                            digits, 10 images, about 15 minutes on 2 cores
     python -m experiments.equal_time --flagfile=experiments/presets/equal_time_mnist.cfg --manual_dir=FOLDER
 
-Every candidate step size of every contender is distilled for the whole time in a run directory of its own
-under RUN_DIR; the best on validation is tested, by the training that it was distilled for: T steps, or to the
-tolerance with momentum 0.9 where it is implicit. How many outer steps fit the time is measured at the start.
-The weight decay is the same for all, since implicit gradients need some. Expected, digits, preset
-equal_time_digits: unrolled with learned step sizes 92%, conjugate gradients 93%, the identity 88%. Run the
-same command again to resume a comparison that was stopped.
+Each contender distills for `--time_limit` once per candidate step size, in a folder under RUN_DIR. The
+candidate that is best on validation is tested with the training that it was distilled for: T steps, or, for
+implicit gradients, training with momentum 0.9 to the tolerance. How many outer steps fit the time is measured
+at the start. The weight decay is the same for all, since implicit gradients need some. Expected, digits,
+preset equal_time_digits: unrolled with learned step sizes 92%, conjugate gradients 93%, the identity 88%. Run
+the same command again to resume a comparison that was stopped.
 """
 
 import json
@@ -58,7 +58,7 @@ CONTENDERS: dict[str, Named] = {
     "unrolled_fixed": NAMED["unrolled_fixed"],
     **IMPLICIT,
 }
-"""`unrolled` learns its step sizes from where they start; `unrolled_fixed` does not."""
+"""`unrolled` learns its step sizes; `unrolled_fixed` keeps them."""
 VARIED = ("gradient", "learned", "linear_solver", "inner_learning_rate", "num_outer_steps", "distill_epochs")
 """Options of a distillation that the comparison chooses."""
 
@@ -83,7 +83,9 @@ class Options(
         known=tuple(CONTENDERS),
         some=True,
     )
-    time_limit: float = option(45.0, "seconds of outer steps for each candidate, compilation apart", above=0)
+    time_limit: float = option(
+        45.0, "seconds of outer steps for each candidate, without compilation", above=0
+    )
     inner_learning_rates: tuple[float, ...] = option(
         (0.03, 0.1, 0.3), "step sizes of the inner loop to choose from on validation", above=0, some=True
     )
@@ -91,10 +93,10 @@ class Options(
         10, "inner steps of the unrolled contenders, as distill_epochs of experiments.distill", low=1
     )
     inner_momentum: float | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
-        None, "momentum of the inner loop (default: 0; of implicit gradients 0.9)", low=0, of="inner"
+        None, "momentum of the inner loop (default: 0; for implicit gradients 0.9)", low=0, of="inner"
     )
     run_dir: str = option(
-        "runs/equal_time", "folder to write everything into; a comparison that is there is resumed"
+        "runs/equal_time", "folder to write everything into; a comparison that is already there is resumed"
     )
     smoke: bool = option(False, "one second a candidate and few networks: does it run?")
 
@@ -124,8 +126,7 @@ def run(chosen: Options) -> dict[str, Any]:
       "config", "environment"}.
 
     Raises:
-      UserError: bad input, before anything is distilled. A candidate that fails on its way is a row that says
-        so.
+      UserError: bad input, before anything is distilled. If a candidate fails later, its row says so.
     """
     chosen = chosen.with_smoke(SMOKE)
     data = splits(chosen)
@@ -138,7 +139,7 @@ def run(chosen: Options) -> dict[str, Any]:
         for rate in options.inner_learning_rates
     }
     for config in cells.values():
-        planned(config)  # what cannot be made starts nothing
+        planned(config)  # bad input raises before any run starts
     pinned = script_identity(options, data)
     with open_run(
         options.run_dir,
@@ -170,7 +171,7 @@ def run(chosen: Options) -> dict[str, Any]:
 
 
 def check_contenders(chosen: Options, options: Options) -> None:
-    """Raises where an option was chosen that none of the contenders takes."""
+    """Raises if an option was chosen that none of the contenders takes."""
     compared = {name: CONTENDERS[name] for name in options.contenders}
     check_used("equal_time", "a contender", chosen, compared)
     steps, default = options.unrolled_steps, Options.options()["unrolled_steps"].default

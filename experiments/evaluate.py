@@ -1,15 +1,16 @@
 """Evaluate synthetic images, ours or a user's `.npz`, on any set of architectures.
 
-Question: how well do networks of each architecture do that were trained on these images alone, and how much
+Question: how accurate are networks of each architecture after training on these images alone, and how much
 better is that than the same number of random real images?
 
     python -m experiments.evaluate --synthetic=RUN/synthetic.npz --learners=convnet,mlp,linear
 
-Protocols: `as_distilled` trains with the saved batches, steps and step sizes (files of ours only), of several
-batches also with their order drawn at random (or not, where it was drawn when they were distilled); `dc`,
-`dc_augmented` and `dsa` are the matching papers' (SGD, 300 epochs, 1000 of augmented images, decay at half),
-the step size searched on validation; so is that of random real images, trained as in the papers too. Under a
-minute for ten digits; about 20 minutes for a ConvNet-3 on MNIST on 2 cores.
+Protocols: `as_distilled` trains with the saved batches, steps and step sizes; only files of a run have them.
+If there are several batches, a second column tests them in the other order: shuffled, or in order if they
+were distilled shuffled. `dc`, `dc_augmented` and `dsa` are those of the matching papers: SGD for 300 epochs,
+or 1000 with augmentation, with a smaller step size after half. Their step size is searched on validation,
+also for random real images. Under a minute for ten digits; about 20 minutes for a ConvNet-3 on MNIST on 2
+cores.
 """
 
 from typing import Any, ClassVar

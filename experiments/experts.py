@@ -1,6 +1,6 @@
 """Train networks on real data and keep their weights epoch by epoch: experts for `--method=mtt`.
 
-Question: what way do networks take on the real data, which a student on synthetic data is to follow?
+Question: which path do the weights of networks take in training on real data? A student of mtt follows it.
 
     python -m experiments.experts
     python -m experiments.distill --method=mtt

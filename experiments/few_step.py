@@ -6,10 +6,10 @@ steps on real data with hyper-parameters tuned for that number of steps?
     python -m experiments.few_step --runs=RUN,RUN                   finished runs of experiments.distill
     python -m experiments.few_step                                  distills two first: digits, 3 minutes
 
-Each network sees the batches of a run in their order, with the learned step sizes and momenta. Real data: the
-same network and batch size, shuffled; step size and momentum searched on validation for every number of
-steps. Expected, digits, after 16 steps: generated data 92%, ten learned images 91%, real
-data 49%. Writes few_step.json, few_step.csv, few_step.md and few_step.png.
+Each network sees the batches of a run in their order, with the learned step sizes and momenta. On real data
+the same network trains on shuffled batches of the same size. Step size and momentum are searched on
+validation for every number of steps. Expected, digits, after 16 steps: generated data 92%, ten learned images
+91%, real data 49%. Writes few_step.json, few_step.csv, few_step.md and few_step.png.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ from jaxdistill.runs.run import Run, load_run
 from jaxdistill.runtime import figures, mesh, profile, progress
 
 PLACES = ("dataset", "data_dir", "manual_dir", "pool")
-"""Where the data and networks of the runs lie."""
+"""Options for the data and networks of the runs."""
 
 
 @options
@@ -61,8 +61,10 @@ class Options(Places, SearchOptions, MapOptions, SeedOptions, DeviceOptions):
     momenta: tuple[float, ...] = option((0.0, 0.5, 0.9), "candidates for training on real data", some=True)
     num_learners: int = option(20, "networks per number of steps", low=1)
     dataset: str | None = option(None, "the .npz of runs that were distilled from a user's own images")
-    pool: str | None = option(None, "folder of experiments.pretrain, for runs that drew networks from it")
-    run_dir: str = option("runs/few_step", "folder that the table and the plot are written to")
+    pool: str | None = option(
+        None, "folder that experiments.pretrain wrote, for runs that drew networks from it"
+    )
+    run_dir: str = option("runs/few_step", "folder to write the table and the plot into")
     smoke: bool = option(False, "few networks and short runs: does it run?")
 
 
@@ -78,11 +80,11 @@ SMALL_GTN = Config(
     clip=1.0,
 )
 IMAGES = Config(distill_epochs=16, num_learners=4)
-"""What is distilled where no runs are given: a generator and ten images."""
+"""The two runs that are distilled if none are given: a generator and ten images."""
 NETWORK: dict[str, Any] = {"learner": "mlp", "width": 64, "num_outer_steps": 1000, "num_baseline_learners": 0}
-"""Of both."""
+"""Options of both."""
 SHORT: dict[str, Any] = {"num_outer_steps": 20, "num_eval_learners": 2, "width": 4}
-"""Of both in a trial run."""
+"""Options of both in a trial run."""
 Row = dict[str, Any]
 
 
@@ -138,7 +140,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def default_runs(folder: Path, smoke: bool) -> tuple[str, ...]:
-    """Distills a small generator and ten images of digits; a run that is there is resumed."""
+    """Distills a small generator and ten images of digits; a run that is already there is resumed."""
     paths, shared = [], NETWORK | (SHORT if smoke else {})
     for name, config in (("gtn", SMALL_GTN), ("images", IMAGES)):
         paths.append(str(folder / name))
@@ -188,14 +190,14 @@ class Trial(NamedTuple):
         }
 
     def networks(self, name: str, count: int) -> Params:
-        """So many start parameters."""
+        """`count` start parameters."""
         run = self.run
         draw = unseen_networks(run.config, run.learner, run.state, run.bank)
         return draw(stream(self.key, name), count)
 
 
 def trial_of(run: Run, options: Options) -> Trial:
-    """What a run is tested by; raises for more steps than it was distilled for."""
+    """The trial of a run; raises for more steps than it was distilled for."""
     total, batch_size = run.order.shape
     if options.steps and max(options.steps) > total:
         expected = f"steps <= {total}, what the run in {run.path} was distilled for"
@@ -227,7 +229,7 @@ def name_of(run: Run) -> str:
 
 
 def real_name(trial: Trial, networks: Sequence[str]) -> str:
-    """What the rows on real data are called: with what tells them from those of other networks."""
+    """The name of the rows on real data; it tells them from those of other networks."""
     if len(networks) == 1:
         return "real data"
     learners = {network.rpartition(", ")[0] for network in networks}
@@ -262,7 +264,7 @@ def rows_on_real_data(trial: Trial, series: str) -> list[Row]:
     rates = sorted(options.step_sizes)
     for rate in rates:
         search(rate)
-    for _ in range(2 if len(rates) > 1 else 0):  # a best one at the edge of the grid would starve it
+    for _ in range(2 if len(rates) > 1 else 0):  # the best step size may lie beyond the grid
         for edge, beyond in ((max(rates), 3 * max(rates)), (min(rates), min(rates) / 3)):
             if edge in {rate for _, rate in choices()}:
                 rates.append(beyond)

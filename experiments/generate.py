@@ -1,6 +1,6 @@
 """Draw more images from a saved generator.
 
-Question: what do images of noise that the generator never saw look like, and how are they used elsewhere?
+Question: what does the generator make of new noise? The file that this writes can be used without JAX.
 
     python -m experiments.generate --run_dir=RUN --num_images=1000
 
@@ -27,7 +27,9 @@ from jaxdistill.runtime.export import write_arrays
 @options
 class Options(Places, SeedOptions):
     title: ClassVar[str] = "generator"
-    run_dir: str | None = option(None, "a finished run with teacher=generator; everything is written there")
+    run_dir: str | None = option(
+        None, "folder of a finished run with teacher=generator; the images are written there too"
+    )
     num_images: int = option(1000, "images, balanced over the classes", low=1)
     dataset: str | None = option(None, "the .npz of a run that was distilled from a user's own images")
 

@@ -1,4 +1,4 @@
-"""Programs compiled, measured and compared: what the benchmarks share."""
+"""Compiles, measures and compares programs, for the benchmarks."""
 
 import contextlib
 import json
@@ -80,12 +80,12 @@ def ratio_of_medians(times: Mapping[str, Sequence[float]], side: str, other: str
 
 
 def no_compile_cache() -> contextlib.AbstractContextManager:
-    """Inside, every program is compiled anew, so that compile times are real."""
+    """Inside, every program is compiled anew, so that compile times are true."""
     return _compile_cache("jax_enable_compilation_cache", False)
 
 
 def compile_cache_in(folder: str) -> contextlib.AbstractContextManager:
-    """Inside, programs are kept there alone: in an empty folder every first compilation tells its time."""
+    """Inside, programs are cached only in `folder`: if it is empty, every first compilation is timed."""
     return _compile_cache("jax_compilation_cache_dir", folder)
 
 
@@ -134,7 +134,7 @@ def row(
 def outer_steps(
     method: Method, data: Data, seed: int, length: int, where: mesh.Layout | None = None
 ) -> Program:
-    """A compiled chunk of so many outer steps, on the devices of a layout."""
+    """A compiled chunk of `length` outer steps, on the devices of a layout."""
     key = jax.random.key(seed)
     state, given = jax.jit(method.init)(key), (data, key)
     if where is not None:

@@ -6,11 +6,12 @@ on random real images, and at what cost?
     python -m experiments.nas                      distills a generator of digits first; 4 minutes on 2 cores
     python -m experiments.nas --distilled=RUN      a finished run of experiments.distill
 
-Candidates are ConvNets of another depth, width, norm, activation and kernel. Each is trained for the steps of
-the run on its data and scored on validation; on real data for as many steps, and long, with step sizes
-searched on validation. The table shows Spearman's and Kendall's rank correlation with the long training, the
-time of both, and the test accuracy of each way's pick. The test set ranks nothing. Candidates are measured
-one after another; run the same command again to resume a search that was stopped.
+Candidates are ConvNets of another depth, width, norm, activation and kernel. Each is scored on validation
+after four trainings: the steps of the run on its data, as many steps on real data, as many on random real
+images, and a long training on real data. The step sizes on real images are searched on validation. The table
+shows Spearman's and Kendall's rank correlation with the long training, the time of both, and the test
+accuracy of each way's pick. The test set ranks nothing. Candidates are measured one after another; run the
+same command again to resume a search that was stopped.
 """
 
 import itertools
@@ -63,29 +64,31 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "activation": ("relu", "tanh"),
     "kernel": (3, 5),
 }
-"""What a candidate is made of; depths that the image has no room for are left out."""
+"""The options of a candidate; depths that the image has no room for are left out."""
 WAYS = {
     "distilled": "few steps on distilled data",
     "real": "as many steps on real data",
     "random": "as many steps on random real images",
 }
 PLACES = ("dataset", "data_dir", "manual_dir")
-"""Where the data of the run lie."""
+"""Options for the data of the run."""
 
 
 @options
 class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     title: ClassVar[str] = "search"
     distilled: str | None = option(None, "a finished run of experiments.distill (default: distills digits)")
-    num_candidates: int = option(24, "architectures, drawn from the space", low=3)
+    num_candidates: int = option(24, "architectures to draw from the space", low=3)
     num_learners: int = option(3, "networks per architecture and way", low=1)
     num_epochs: int = option(20, "epochs of the long training", low=1)
-    batch_size: int = option(64, "images of a batch of the long training", low=1)
+    batch_size: int = option(64, "images per batch of the long training", low=1)
     step_sizes: tuple[float, ...] = option(
-        (0.01, 0.03, 0.1), "candidates on real data, searched on validation", above=0, some=True
+        (0.01, 0.03, 0.1), "step sizes to try on real data; validation chooses", above=0, some=True
     )
     dataset: str | None = option(None, "the .npz of a run that was distilled from a user's own images")
-    run_dir: str = option("runs/nas", "folder to write everything into; a search that is there is resumed")
+    run_dir: str = option(
+        "runs/nas", "folder to write everything into; a search that is already there is resumed"
+    )
     smoke: bool = option(False, "3 candidates and short training: does it run?")
 
 
@@ -107,7 +110,7 @@ GENERATOR = Config(
     chunk_length=5,
     num_baseline_learners=0,
 )
-"""What is distilled where no run is given: for ConvNets of four random shapes."""
+"""The run that is distilled if none is given: for ConvNets of four random shapes."""
 SHORT: dict[str, Any] = {
     "num_outer_steps": 10,
     "num_eval_learners": 2,
@@ -117,7 +120,7 @@ SHORT: dict[str, Any] = {
     "distill_steps": 2,
     "generator_width": 4,
 }
-"""What a trial run changes of it."""
+"""Its changed options in a trial run."""
 Row = dict[str, Any]
 
 
@@ -165,7 +168,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def default_run(folder: Path, smoke: bool) -> str:
-    """Distills a generator of digits for ConvNets of random shape; a run that is there is resumed."""
+    """Distills a generator of digits for ConvNets of random shape; a run that is already there is resumed."""
     path = str(folder / "distilled")
     config = GENERATOR.replace(**(SHORT if smoke else {}), run_dir=path)
     show_result(run_to_result(config))
@@ -191,7 +194,7 @@ def made(info: DatasetInfo, network: Mapping[str, Any]) -> Learner:
 
 
 def drawn(info: DatasetInfo, count: int, seed: int) -> list[dict[str, Any]]:
-    """So many different architectures of the space."""
+    """`count` different architectures of the space."""
     every = space(info)
     if count > len(every):
         raise fail("nas", f"num_candidates <= {len(every)}, the architectures that fit", count)
@@ -235,9 +238,9 @@ def candidate(distilled: Run, options: Options, network: Mapping[str, Any]) -> R
 
 
 def repeated(train: Dataset, per_class: int) -> Subsets:
-    """Random real images of each network's own, again and again up to the size of the whole set.
+    """Random real images for each network, repeated up to the size of the whole set.
 
-    So they are trained on by the program that was compiled for the whole set.
+    So the program that was compiled for the whole set trains on them.
     """
     some = random_of_each_class(train, per_class)
     return lambda key, count: jnp.resize(some(key, count).T, (len(train.y), count)).T
@@ -263,7 +266,7 @@ class Trial(NamedTuple):
         *,
         test: bool = False,
     ) -> Row:
-        """Validation (and test) accuracy, and the seconds of the whole search, compilation apart."""
+        """Validation (and test) accuracy, and the seconds of the whole search, without compilation."""
         strategy, chunk = self.options.strategy, self.options.learner_chunk
         data, rows = self.distilled.data, subsets(self.key, self.options.num_learners)
         plans = [plan] if step_sizes is None else [with_step_size(plan, rate) for rate in step_sizes]

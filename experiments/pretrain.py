@@ -1,7 +1,7 @@
 """Train a pool of networks on real data: for `--population=pretrained` and `fixed_pretrained`.
 
-Question: how good are networks of this architecture on the real data, from which distilled images are to
-take them elsewhere, or astray?
+Question: how accurate are networks that are trained on real data? `experiments.adapt` then distills images
+that move them to another data set, and `experiments.attack` images that make them fail.
 
     python -m experiments.pretrain
     python -m experiments.pretrain --flagfile=experiments/presets/mnist_pool.cfg --manual_dir=FOLDER

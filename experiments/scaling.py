@@ -3,12 +3,12 @@
 Question: what do more devices bring, at fixed work (the same K learners over all of them) and at fixed work
 per device (K grows with them), and what is sent between them?
 
-    python -m experiments.scaling                                      on the devices that are there
+    python -m experiments.scaling                                      on all devices
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m experiments.scaling     on eight of a CPU
 
 Writes scaling.json, .csv, .md and .png. Expected on GPUs: half of the time on twice the devices while each
-has several learners. Eight devices of a CPU share the same cores: they show what splitting costs and that a
-device keeps its share of the memory alone, not what more devices bring; a minute on 2 cores.
+has several learners. Eight devices of one CPU share its cores. They show what splitting costs and that each
+device holds only its share of the memory, not what more devices bring. Takes a minute on 2 cores.
 """
 
 import os
@@ -61,12 +61,12 @@ class Options(
 ):
     title: ClassVar[str] = "scaling"
     num_devices: tuple[int, ...] = option(
-        (), "numbers of devices to compare (default: 1, 2, 4, ... of those that are there)", low=1
+        (), "numbers of devices to compare (default: 1, 2, 4, ... up to all)", low=1
     )
     learners_per_device: int = option(1, "K of one device, at fixed work per device", low=1)
     length: int = option(20, "outer steps of a compiled program", low=1)
-    repeats: int = option(7, "rounds of timing, after one that warms up", low=1)
-    run_dir: str = option("runs/scaling", "folder that the tables and the plot are written to")
+    repeats: int = option(7, "rounds of timing, after a warm-up round", low=1)
+    run_dir: str = option("runs/scaling", "folder to write the tables and the plot into")
     smoke: bool = option(False, "two devices, one inner step, 2 rounds: does it run?")
 
 
@@ -145,14 +145,14 @@ def run(chosen: Options) -> dict[str, Any]:
 
 
 def points_of(options: Options, num_learners: int) -> list[Point]:
-    """What is compared.
+    """The points to compare.
 
     Args:
       options: whole.
       num_learners: K at fixed work.
 
     Raises:
-      UserError: devices that are not there, or that do not divide K.
+      UserError: more devices than there are, or a number that does not divide K.
     """
     there, processes = jax.device_count(), jax.process_count()
     counts = sorted(set(options.num_devices))
@@ -166,7 +166,7 @@ def points_of(options: Options, num_learners: int) -> list[Point]:
 
 
 def row_of(point: Point, program: Program, times: list[float], real_batch_size: int) -> Row:
-    """What was measured of a point."""
+    """The row of a measured point."""
     seconds = statistics.median(times)
     sent = mesh.communication(program.call)
     return {

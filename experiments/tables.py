@@ -1,4 +1,4 @@
-"""Rows as the files that a paper or a spreadsheet takes."""
+"""Writes rows as JSON, CSV and Markdown."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], leave_out: Collection[str] = ()) -> str:
-    """A line per row, a column for everything that any of them has."""
+    """A line per row, a column for every field of any row."""
     columns = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in leave_out]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
@@ -33,15 +33,15 @@ def as_markdown(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
 
 
 def writable(where: str, run_dir: str | Path, *, own: bool = True) -> Path:
-    """The folder, made; one that cannot be written to is found before hours of training.
+    """Makes the folder; raises before hours of training if it cannot be written to.
 
     Args:
-      where: whose it is, for errors.
+      where: the script, for errors.
       run_dir: the folder.
-      own: whether it has to be no run of another experiment.
+      own: whether it may not be a run of another experiment.
 
     Raises:
-      UserError: it cannot be made or written to, or it is another's.
+      UserError: it cannot be made or written to, or it has results of another script.
     """
     folder = Path(run_dir)
     others = [name for name in RESULTS if name != where and (folder / f"{name}.json").exists()]

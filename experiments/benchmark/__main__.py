@@ -7,10 +7,11 @@ formulation of the convolution is right for this backend, and how many images at
     python -m experiments.benchmark                         all parts, about 15 minutes on 2 cores
     python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
 
-Expected, 2 cores: `torch` at most 0.8 times PyTorch's time, about 0.6; `conv` gradients in a scan less than
-2 times those outside. Rows are appended to RUN_DIR/rows.json. The sides of every comparison take turns;
-compilation (without the cache) is apart. Keep the machine quiet: PyTorch's threads wait for one another and
-lose most on a busy one, so its ratio flatters us there; `load` in a row says how busy it was at the start.
+Expected on 2 cores: `torch` takes about 0.7 times PyTorch's time, at most 0.8. `conv`: with this backend's
+own formulation, gradients inside a scan take less than twice the time of those outside. Rows are appended to
+RUN_DIR/rows.json. The sides of every comparison take turns; compilation (without the cache) is apart. Keep
+the machine quiet: PyTorch's threads wait for one another and lose most on a busy one, so its ratio flatters
+us there; `load` in a row says how busy it was at the start.
 """
 
 import contextlib

@@ -8,12 +8,12 @@ through training (all steps kept, remat, truncated) and by the implicit function
 
 Per estimator, T and K learners: memory of the compiled program, peak memory of a process of its own, compile
 time, time per hypergradient (median; the estimators take turns), cosine and relative error against the exact
-hypergradient (float64, inner problem solved to a relative gradient of 1e-8), or against a long unroll where
-the network is not smooth. Implicit estimators take exactly T steps, and their time includes the two products
-behind what they report; the memory of unrolled ones includes the batch, repeated T times. Expected: unrolled
-memory linear in T, remat below, implicit flat; implicit by conjugate gradients at T = 100 faster than
-unrolled, its cosine above 0.99. Run the same command again to resume a comparison
-that was stopped.
+hypergradient (float64, inner problem solved to a relative gradient of 1e-8), or against a long unroll if the
+network is not smooth. Implicit estimators train for exactly T steps; their time includes two products with
+the Hessian for the reported diagnostics. The memory of unrolled estimators includes the batch T times.
+Expected: unrolled memory linear in T, remat below, implicit flat; implicit by conjugate gradients at T = 100
+faster than unrolled, its cosine above 0.99. Run the same command again to resume a comparison that was
+stopped.
 """
 
 import os
@@ -42,7 +42,7 @@ def run(chosen: Options) -> dict[str, Any]:
       {"rows", "config", "environment"}.
 
     Raises:
-      UserError: bad input, before anything is measured. What does not fit in memory is a row that says so.
+      UserError: bad input, before anything is measured. If something does not fit in memory, its row says so.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves a GPU's memory to the processes
     chosen = chosen.with_smoke(SMOKE)
@@ -50,7 +50,7 @@ def run(chosen: Options) -> dict[str, Any]:
     compared = {name: ESTIMATORS[name] for name in options.estimators if name != MATCHING}
     check_used("memory_runtime", "an estimator", chosen, compared)
     data = splits(options)
-    for name in options.estimators:  # what cannot be made starts nothing
+    for name in options.estimators:  # bad input raises before any measurement
         estimator(name, options, data, problem(options, data, 1), 1)
     pinned = script_identity(options, data)
     facts = Facts.of(data.info)

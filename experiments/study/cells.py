@@ -230,11 +230,10 @@ def mnist() -> Preset:
     | distribution | untrained [not theirs: DM's] | SGD 1, momentum 0.5 | Adam 0.01 |
     | implicit | SGD 0.1, momentum 0.9 [0.02, 0.5] | Adam 0.02, clip 1 [SGD 10, 10] | Adam 0.003 [0.01] |
 
-    Images start from real ones [U(0, 1)]: from noise SGD 10 learns nothing in a hundred steps. After ten
-    steps of 0.02 every solve by conjugate gradients failed, at width 16, so the learner of these cells trains
-    for 60 steps [10]; all implicit cells have weight decay 0.01 and damping 0.5. The Neumann sum of
-    K + 1 = 11 terms has the factor alpha, one over the estimated largest eigenvalue [0.01; 0.001 with a
-    generator].
+    Images start from real ones [U(0, 1)]: from noise SGD 10 learns nothing in a hundred steps. At width 16
+    every solve by conjugate gradients fails after ten steps of 0.02, so the learner of these cells trains for
+    60 steps [10]. All implicit cells have weight decay 0.01 and damping 0.5. The Neumann sum of K + 1 = 11
+    terms has the factor alpha, one over the estimated largest eigenvalue [0.01; 0.001 with a generator].
     """
     shared = {
         "dataset": "mnist",

@@ -5,12 +5,12 @@ Question: is a cell of the study behind because of its gradient, or because of t
     python -m experiments.study.search                                     digits, every cell
     python -m experiments.study.search --gradients=implicit_cg --factors=0.1,1,10
 
-Every cell of `experiments.study` is distilled for its preset's outer steps with the preset's outer learning
-rate times every one of `--factors`, and on beyond the largest or the smallest where that is the best. Fresh
-networks of the training architecture are trained on the images by the `dc` protocol, at the best of its step
-sizes, and tested on validation images: accuracies to choose by, not to report. Run the same command again to
-resume a search that was stopped and to try failed candidates again; candidates of other factors are kept.
-Writes study_search.json, study_search.csv and study_search.md.
+Every cell of `experiments.study` is distilled with the preset's outer learning rate times each of
+`--factors`. If the smallest or largest factor is best, the search tries factors beyond it. Fresh networks of
+the training architecture are trained on the images by the `dc` protocol, at the best of its step sizes, and
+tested on validation images: accuracies to choose by, not to report. Run the same command again to resume a
+search that was stopped and to try failed candidates again; candidates of other factors are kept. Writes
+study_search.json, study_search.csv and study_search.md.
 """
 
 import shlex
@@ -48,23 +48,25 @@ class Options(setting.Options):
     )
     factors: tuple[float, ...] = option(
         (0.3, 1.0, 3.0),
-        "candidates, relative to the preset's outer learning rate; beyond the best of several it goes on",
+        "factors of the preset's outer learning rate to try; beyond them if the smallest or largest is best",
         above=0,
     )
     run_dir: str | None = option(
-        None, "folder of the search; a search that is there is resumed (default: runs/study_search_PRESET)"
+        None,
+        "folder to write the search into; a search that is already there is resumed (default: "
+        "runs/study_search_PRESET)",
     )
 
 
 SMOKE = {name: value for name, value in setting.SMOKE.items() if name in Options.options()}
 MORE_OR_LESS = ("teachers", "gradients", "factors", "checkpoint_every")
-"""May differ when a search is resumed: rows are added."""
+"""Options that may change when a search is resumed: rows are added."""
 Candidate = dict[str, Any]
 """A row: a cell at one outer learning rate."""
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Distills and scores every candidate that is missing, prints and writes the table of all there are.
+    """Distills and scores every missing candidate, prints and writes the table of all candidates.
 
     Args:
       options: of the search.
@@ -107,7 +109,11 @@ def run(options: Options) -> dict[str, Any]:
     progress.table(title, *table(rows, short=True))
     nothing = [cell.name for cell in study.cells if cell.name not in result["best"]]
     if nothing:
-        raise fail("study.search", "a candidate of every cell that finishes", f"none of {', '.join(nothing)}")
+        raise fail(
+            "study.search",
+            "at least one candidate of every cell that finishes",
+            f"none of {', '.join(nothing)}",
+        )
     return result
 
 

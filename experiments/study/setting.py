@@ -47,7 +47,7 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
         None, "the network that is distilled for: convnet:width=32 (default: the preset's)"
     )
     images_per_class: int = option(
-        DEFAULTS.images_per_class, f"images of every cell of the grid{OWN} number", low=1
+        DEFAULTS.images_per_class, f"images per class in every cell of the grid{OWN} number", low=1
     )
     steps_scale: float = option(1.0, "outer steps of every cell, relative to the preset's", above=0)
     smoke: bool = option(False, "two cells, few steps and networks, to see whether it runs")
@@ -60,7 +60,9 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
         DEFAULTS.num_eval_learners, f"networks of each architecture{OWN} number", low=1
     )
     num_search_learners: int = option(
-        DEFAULTS.num_search_learners, f"networks per candidate of a search{OWN} number", low=1
+        DEFAULTS.num_search_learners,
+        f"networks per candidate when a step size is searched{OWN} number",
+        low=1,
     )
     step_sizes: tuple[float, ...] = option(
         DEFAULTS.step_sizes, f"step sizes that are searched over{OWN}", above=0
@@ -74,7 +76,9 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     )
     checkpoint_every: int = option(500, "outer steps between checkpoints", low=1)
     run_dir: str | None = option(
-        None, "folder of the study; a study that is there is resumed (default: runs/study_PRESET)"
+        None,
+        "folder to write the study into; a study that is already there is resumed (default: "
+        "runs/study_PRESET)",
     )
 
     @classmethod

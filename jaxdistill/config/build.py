@@ -1,4 +1,4 @@
-"""From a resolved config to the parts that it names."""
+"""Makes the parts that a resolved config names."""
 
 import functools
 import warnings
@@ -38,12 +38,12 @@ def recipe(config: Config) -> Recipe:
 
 
 def source(config: Config) -> Source:
-    """Where the networks come from."""
+    """The source of the networks."""
     return source_of(find(POPULATIONS, config.population))
 
 
 def network_options(config: NetworkOptions) -> dict[str, Any]:
-    """The options of the network that were chosen; the others are the network's own."""
+    """The chosen options of the network; the others keep the network's own defaults."""
     names = (*LEARNER_OPTIONS, *(taken("learner", {"learner": config.learner}) & config.own.keys()))
     given = config.values()
     return {name: given[name] for name in names if given[name] is not None}
@@ -83,12 +83,12 @@ def num_inner_steps(config: Config) -> int:
 
 
 def teacher(config: Any, data: Splits, key: Array) -> Teacher:
-    """What is learned.
+    """The teacher: learned images or a generator.
 
     Args:
       config: a resolved config with the options of a teacher.
       data: its data set; images may start from real ones.
-      key: of what the teacher draws when it is made.
+      key: for the random parts of a new teacher.
 
     Raises:
       UserError: options that do not go together or do not fit the data.
@@ -115,7 +115,7 @@ def teacher(config: Any, data: Splits, key: Array) -> Teacher:
 
 
 def start_images(config: Any, data: Splits, key: Array) -> Array | None:
-    """What learned images start from: [classes, images_per_class, H, W, C], None for noise."""
+    """The images to start from: [classes, images_per_class, H, W, C]; None for noise."""
     if config.start == "noise":
         return None
     info, per_class = data.info, config.images_per_class
@@ -129,12 +129,17 @@ def start_images(config: Any, data: Splits, key: Array) -> Array | None:
 
 
 def batch_size(config: Any, info: DatasetInfo) -> int:
-    """B of a generator: as chosen, or what gives as many images as learned ones would be."""
+    """B of a generator; by default it makes as many images as would be learned without one."""
     if config.batch_size is not None:
         return config.batch_size
     images, steps = config.images_per_class * info.num_classes, config.distill_steps
     if images % steps:
-        raise fail("teacher", f"{images} images in {steps} equal batches", "a rest", "Set batch_size.")
+        raise fail(
+            "teacher",
+            f"{images} images in {steps} equal batches",
+            f"{images % steps} left over",
+            "Set batch_size.",
+        )
     return images // steps
 
 
@@ -144,27 +149,27 @@ def inner_optimizer(config: InnerOptions, num_steps: int) -> InnerOptimizer:
 
 
 def augmentation(config: Any, info: DatasetInfo) -> Augmentation | None:
-    """The chosen operations, or DSA's, the flip where mirror images are of the same class; None for none."""
+    """The chosen operations, or all (flip only if mirror images keep their class); None if there are none."""
     mirrors = MIRRORS.get(info.name)
     names = config.augment
     if names is None:
         names = (*WITHOUT_FLIP, "flip") if mirrors else WITHOUT_FLIP
     if "flip" in names and mirrors is False:
-        text = f"augment: flip makes mirror images, which are not of the classes of {info.name}."
+        text = f"augment: flip mirrors images, and mirror images of {info.name} do not keep their class."
         warnings.warn(text, Caution, stacklevel=2)
     return _augmentation(tuple(names), config.augment_strength) if names else None
 
 
 @functools.lru_cache(maxsize=32)
 def _augmentation(names: tuple[str, ...], strength: float) -> Augmentation:
-    """The same object for the same operations, so that what is compiled for it is found again."""
+    """The same object for the same operations, so that programs compiled for it are used again."""
     return dsa(names, strength=strength)
 
 
 def population(
     config: Config, network: Learner, made: Teacher, augmented: Augmentation | None = None
 ) -> Population:
-    """Where the learners come from."""
+    """The population of the learners."""
     matches, epochs = match_schedule(images_per_class(made))
     chosen = {"matches": config.matches, "epochs": config.match_epochs}
     chosen |= {"learning_rate": config.match_learning_rate}
@@ -209,7 +214,7 @@ def solve(config: Any) -> Callable[..., Solve]:
 
 
 def solver(config: Any, name: str | None = None) -> LinearSolver:
-    """The linear solver of that name (the config's when None), with its options that were chosen."""
+    """The linear solver of that name (the config's when None), with its chosen options."""
     name = str(name or config.linear_solver)
     names = taken("linear_solver", {"linear_solver": name})
     table, values = type(config).options(), config.values()
@@ -218,13 +223,13 @@ def solver(config: Any, name: str | None = None) -> LinearSolver:
 
 
 def method(config: Config, data: Splits, network: Learner, key: Array) -> Method:
-    """The method, whole.
+    """The complete method.
 
     Args:
       config: resolved.
       data: its data set.
       network: the learner.
-      key: of what the teacher draws when it is made.
+      key: for the random parts of a new teacher.
 
     Raises:
       UserError: options that do not fit the data.
@@ -236,8 +241,8 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
         warnings.warn(text, Caution, stacklevel=2)
     augmented = augmentation(config, data.info) if "augmentation" in names else None
     if augmented is None and how.needs_augmentation:
-        expected = f"at least one operation to augment with, with method={config.method}"
-        raise fail("method", expected, "none", "Or take dc.")
+        expected = f"at least one operation in augment, with method={config.method}"
+        raise fail("method", expected, "none", "Without augmentation use method=dc.")
     smallest = int(data.train.counts.min())
     by_class = how.by_class and ("by_class" not in names or config.by_class)
     if by_class and config.real_batch_size > smallest:

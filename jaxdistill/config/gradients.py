@@ -29,17 +29,17 @@ NAMED: Mapping[str, Named] = MappingProxyType(
         **{f"implicit_{name}": options for name, options in IMPLICIT.items()},
     }
 )
-"""Backpropagation through all inner steps, with fixed step sizes, with less memory, or through the last steps
-alone; TESLA's accumulated gradient; the implicit function theorem with each linear solver."""
+"""Backpropagation through all inner steps, with fixed step sizes, with less memory, or only through the last
+steps; TESLA's accumulated gradient; the implicit function theorem with each linear solver."""
 HEADS = ("gradient", "linear_solver")
 
 
 def taken_by(named: Named, options: Options) -> dict[str, Any]:
-    """The chosen options, and the settings of their class, without those that only other gradients take.
+    """The chosen options and the settings of their class, except those that only other gradients take.
 
     Args:
       named: the options that make the gradient.
-      options: what was chosen for several gradients.
+      options: chosen options, for several gradients.
 
     Returns:
       Option to value; `named` is not among them.
@@ -57,9 +57,9 @@ def check_used(where: str, what: str, options: Options, compared: Mapping[str, N
     """Refuses a chosen option of gradients that none of the compared gradients takes.
 
     Args:
-      where: who compares, for the error.
-      what: what one of those that are compared is called, for the error.
-      options: what was chosen.
+      where: the script that compares, for the error.
+      what: the word for a compared gradient, for the error.
+      options: the chosen options.
       compared: gradients by the name that the user knows.
 
     Raises:
@@ -74,7 +74,7 @@ def check_used(where: str, what: str, options: Options, compared: Mapping[str, N
 
 
 def _takes(named: Named, options: Options, name: str) -> bool:
-    """Whether an option acts with a gradient; one that is no matter of gradients does."""
+    """Whether an option has an effect with a gradient; true of options that do not concern gradients."""
     table = type(options).options()
     option = table.get(name)
     if option is None or option.of not in HEADS:

@@ -36,7 +36,7 @@ KINDS: dict[Any, tuple[Any, str]] = {
     float: (numbers.Real, "a number"),
     str: (str | os.PathLike, "text"),
 }
-"""By type: what fits it, and what the user calls it."""
+"""By type: the Python types that it accepts, and its name for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Option:
 
     name: str
     default: Any
-    """The value where neither the user nor a method, gradient or data set says another."""
+    """The value if neither the user nor a method, gradient or data set sets another."""
     help: str
     kind: type
     """The type of one value: bool, int, float or str."""
@@ -64,9 +64,9 @@ class Option:
     above: float | None = None
     """Bounds of a number: at least `low`, at most `high`, more than `above`."""
     of: str | None = None
-    """Which choice decides whether it acts, see `jaxdistill.config.owners`; None: it always does."""
+    """The option that decides whether this one has an effect (`jaxdistill.config.owners`); None: always."""
     keyword: str | None = None
-    """What the factory that takes it calls it, where that is another name."""
+    """Its name as an argument of the factory, if that differs from `name`."""
 
     @property
     def names(self) -> Collection[str]:
@@ -78,7 +78,7 @@ class Option:
 
     @property
     def taken_as(self) -> str:
-        """What the factory that takes it calls it."""
+        """Its name as an argument of the factory."""
         return self.keyword or self.name
 
     def checked(self, value: Any) -> Any:
@@ -150,10 +150,10 @@ class Options:
       UserError: an unknown option (lists the near ones), a value of another type or out of range.
 
     Attributes:
-      title: what the options of this class choose, for `--help`.
+      title: the heading of these options in `--help`.
       heading: the same, of a class that has an option called `title`.
       left_out: inherited options that the class does not have.
-      own: options that a registered member brings and that no class lists, by name.
+      own: options that only a registered member takes and that no class lists, by name.
     """
 
     title: ClassVar[str] = ""
@@ -181,11 +181,11 @@ class Options:
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Any) -> Mapping[str, Any]:
-        """What options are in this class where nobody chooses: over the table and over a method's settings.
+        """Defaults of this class; they replace those of the table, the method and the gradient.
 
         Args:
-          chosen: what was chosen, by name.
-          facts: of the images (`jaxdistill.methods.recipe.Facts`); None where nothing is known of them.
+          chosen: the chosen options, by name.
+          facts: of the images (`jaxdistill.methods.recipe.Facts`); None if nothing is known of them.
         """
         return {}
 
@@ -198,7 +198,7 @@ class Options:
     @classmethod
     @functools.cache
     def groups(cls) -> dict[str, dict[str, Option]]:
-        """The options by what they choose: the title of the class that lists them first."""
+        """The options by group: the title of the class that lists them first."""
         hints = typing.get_type_hints(cls)
         fields = cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
         found: dict[str, dict[str, Option]] = {}
@@ -216,17 +216,17 @@ class Options:
         return {title: group for title, group in found.items() if group}
 
     def chosen(self) -> dict[str, Any]:
-        """What was chosen, by name."""
+        """The chosen options and their values."""
         return {name: value for name, value in self.values().items() if value is not UNSET}
 
     def values(self) -> dict[str, Any]:
-        """Every option's value by name, those of members alone too; `UNSET` where nobody chose."""
+        """Every option and its value, `own` included; `UNSET` if nobody chose it."""
         return {name: getattr(self, name) for name in type(self).options()} | dict(self.own)
 
     def replace(self, **changes: Any) -> Self:
-        """The same options with others in the place of some; `UNSET` takes a choice back.
+        """The same options with some changed; `UNSET` takes a choice back.
 
-        Options of a member alone go where another member is chosen.
+        Choosing another method, teacher or network drops the options in `own` that only the old one has.
         """
         changed = {name: getattr(self, name) for name in type(self).options()} | changes
         return type(self)(**self._own_of(type(self), changed) | changed)
@@ -239,7 +239,7 @@ class Options:
     def pick(self, other: "type[O]", **changes: Any) -> "O":
         """The options that another class has too, as that class, with `changes`.
 
-        What this class's `settings` say counts as chosen there, unless the other class has the same.
+        The `settings` of this class count as chosen there, unless the other class has the same `settings`.
         """
         names, chosen = other.options(), self.chosen()
         same = type(self).settings.__func__ is other.settings.__func__
@@ -248,7 +248,7 @@ class Options:
         return other(**self._own_of(other, kept) | kept)
 
     def _own_of(self, other: "type[Options]", chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of members alone that the members chosen for another class bring too."""
+        """Those of `own` that `other` knows too, given what is chosen for it."""
         if not self.own:
             return {}
         from jaxdistill.config.owners import brought

@@ -1,7 +1,7 @@
-"""Whose an option is: which choices have to be made for it to act.
+"""Which options have an effect, given the chosen method, teacher, network, population and gradient.
 
 A member of a registry (a teacher, network, population, method, linear solver) takes the options that its
-factory has as keyword-only arguments. Those that the table does not list become options of that member alone.
+factory has as keyword-only arguments. Those that the table does not list become options of only that member.
 """
 
 import functools
@@ -38,11 +38,11 @@ BY_GRADIENT: dict[str, tuple[str, ...]] = {
     "implicit": IMPLICIT,
     "auto": ("memory_budget", "allow_implicit"),
 }
-"""The options that one gradient alone takes."""
+"""The options that only one gradient takes."""
 BY_OUTER_OPTIMIZER = {"adam": ("outer_b1",), "sgd": ("outer_momentum",)}
 OF_METHOD_TOO = {"validate_every": "validate_every", "warm_start": "warm_start"}
 OF_METHOD_TOO |= {"on_failed_solve": "skip_failed_solves"}
-"""Options of a gradient that a method has to take as well, and what it calls them."""
+"""Options of a gradient that the method's factory has to take too, and its name for them."""
 COMPUTED = ("noise", *OF_METHOD_TOO.values())
 """Arguments of members that follow from other options."""
 
@@ -57,7 +57,7 @@ def taken(head: str, values: Mapping[str, Any]) -> set[str]:
 
 
 def acts(option: Option, values: Mapping[str, Any]) -> bool:
-    """Whether an option changes anything, given all choices; a choice that is not there forbids nothing."""
+    """Whether an option has an effect, given all choices; a choice that is missing rules out nothing."""
     head = option.of
     if head is None:
         return True
@@ -129,7 +129,7 @@ def _members(head: str, default: Any, chosen: Mapping[str, Any]) -> list[Any]:
     """The member that was chosen, or those that the method's settings may choose."""
     if head in chosen:
         return [chosen[head]]
-    method = chosen.get("method")
+    method = chosen.get("method", "")
     if method not in METHODS:
         return [default]
     recipe = recipe_of(METHODS[method])
@@ -150,6 +150,6 @@ def _options_from(factory: Callable[..., Any], head: str) -> dict[str, Option]:
 
 
 def _explained(doc: str, name: str) -> str:
-    """What a docstring says of an argument; the name itself where it says nothing."""
+    """The text of a docstring about an argument; without one, the name of the argument."""
     match = re.search(rf"^\s*(?:[\w*, ]+, )?{name}(?:, [\w*, ]+)?: (.+?)$", doc, flags=re.MULTILINE)
     return match[1].rstrip(".") if match else name.replace("_", " ")

@@ -31,9 +31,9 @@ AT_MINIMUM: Values = {
 }
 """Defaults of gradients that assume that training has ended."""
 HEADS = ("method", "teacher", "learner", "population", "gradient")
-"""The choices that decide what others are."""
+"""The choices that decide the defaults of others."""
 THROUGH = (*AT_MINIMUM, "remat")
-"""Settings of a recipe that are meant for unrolled gradients alone."""
+"""A recipe's settings that implicit gradients ignore; all gradients but unrolled ignore `remat`."""
 FLOOR = 1e-5
 """A relative gradient norm that inner training reaches in float32."""
 KNOWN: dict[str, Facts] = {
@@ -46,11 +46,12 @@ KNOWN: dict[str, Facts] = {
     "svhn_cropped": Facts((32, 32, 3), 10),
     "usps": Facts((16, 16, 1), 10),
 }
-"""What is known of a named set before it is loaded."""
+"""Image shape and number of classes of a named set, known before it is loaded."""
 
 
 def facts_before_loading(options: Options) -> Facts | None:
-    """What the name of a data set and `image_size` say of its images; None where they say nothing."""
+    """Facts of the images that follow from the name of a data set and `image_size`; None if nothing
+    follows."""
     chosen = options.chosen()
     name = chosen.get("dataset", type(options).options()["dataset"].default)
     known, side = KNOWN.get(name), chosen.get("image_size")
@@ -64,14 +65,14 @@ def resolve(config: C, facts: Facts | None = None) -> C:
     """The config with every option filled in, and checked as far as options alone can be.
 
     Args:
-      config: what was chosen.
-      facts: of the images; the paper's settings hold where nothing is known of them.
+      config: the chosen options.
+      facts: of the images; None takes the paper's settings.
 
     Returns:
       The config; every option of its class has a value.
 
     Raises:
-      UserError: an option that cannot act beside the others, or values that do not go together.
+      UserError: an option without effect beside the others, or values that do not go together.
     """
     values = defaults(config, facts)
     _check_acting(config, values)
@@ -84,8 +85,8 @@ def filled(config: C, facts: Facts | None = None) -> C:
     """The config with every option filled in, each checked alone: for classes that lack a method's options.
 
     Args:
-      config: what was chosen.
-      facts: of the images; the paper's settings hold where nothing is known of them.
+      config: the chosen options.
+      facts: of the images; None takes the paper's settings.
     """
     return _filled(config, defaults(config, facts))
 
@@ -97,7 +98,7 @@ def _filled(config: C, values: Values) -> C:
 
 
 def defaults(config: Options, facts: Facts | None = None) -> Values:
-    """Every option's value: what was chosen, and what the others become; nothing is checked."""
+    """Every option's value: chosen by the user or a default; nothing is checked."""
     chosen = config.chosen()
     chosen = {**type(config).settings(chosen, facts), **chosen}
     values = {name: option.default for name, option in type(config).options().items()}
@@ -121,7 +122,7 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
 
 
 def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values) -> Values:
-    """The recipe's settings that hold beside what was chosen: for its own teacher and network alone."""
+    """The recipe's settings; those of its teacher and network only if these were not replaced."""
     settings = dict(recipe.settings(facts))
     for head, names in (("teacher", TeacherOptions.options()), ("learner", LEARNER_OPTIONS)):
         if chosen.get(head, settings.get(head, table[head])) != settings.get(head, table[head]):
@@ -132,13 +133,13 @@ def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values
 
 
 def acting(config: Options) -> list[str]:
-    """The names of the options of a resolved config that change something."""
+    """The names of the options of a resolved config that have an effect."""
     values = config.values()
     return [n for n, option in type(config).options().items() if acts(option, values)] + list(config.own)
 
 
 def _check_acting(config: Options, values: Values) -> None:
-    """Raises where an option was chosen that does nothing."""
+    """Raises if an option was chosen that has no effect."""
     chosen = config.chosen()
     table = type(config).options() | brought(type(config), chosen)
     idle = {n: v for n, v in chosen.items() if v != table[n].default and not acts(table[n], values)}
@@ -159,7 +160,7 @@ def _check_acting(config: Options, values: Values) -> None:
             inner = option.of in ("inner", "gradient", "linear_solver") and head == "method"
             trains = "method" in values and recipe_of(METHODS[values["method"]]).trains
             remedy = "It trains no inner steps." if inner and not trains else ""
-        raise fail(head, f"{name} left out with {head}={member}", _shown(value), remedy)
+        raise fail(head, f"no {name} with {head}={member}", _shown(value), remedy)
 
 
 def _shown(value: Any) -> Any:
@@ -167,13 +168,13 @@ def _shown(value: Any) -> Any:
 
 
 def _check_together(values: Values) -> None:
-    """Raises where values do not go together."""
+    """Raises if values do not go together."""
     recipe = recipe_of(METHODS[values["method"]])
     source = source_of(find(POPULATIONS, values["population"]))
     wrong = recipe.populations and values["population"] not in recipe.populations
     if wrong or (source.segments and not recipe.populations):
         got = f"population={values['population']} with method={values['method']}"
-        raise fail("population", "experts with method=mtt, and with no other", got)
+        raise fail("population", "experts with method=mtt and another population with other methods", got)
     if source.only_one and values["num_learners"] != 1:
         expected = "num_learners 1, since all of them are equal"
         raise fail(
@@ -182,7 +183,7 @@ def _check_together(values: Values) -> None:
     check_protocol(values.get("protocol"), values["method"])
     if not recipe.trains:
         if values["distill_epochs"] != 1:
-            expected = f"distill_epochs left out with method={values['method']}"
+            expected = f"no distill_epochs with method={values['method']}"
             raise fail("method", expected, values["distill_epochs"], "It trains no inner steps.")
         return
     _check_inner_loop(values)
@@ -193,7 +194,7 @@ def _check_together(values: Values) -> None:
 
 
 def check_protocol(protocol: str | None, method: str) -> None:
-    """Raises where a method that trains no inner steps is to be evaluated by its inner steps."""
+    """Raises if a method without inner steps is to be evaluated by its inner steps."""
     if protocol == "as_distilled" and not recipe_of(find(METHODS, method)).trains:
         known = ", ".join(PUBLISHED)
         expected = f"one of {known} with method={method}, which trains no inner steps"
@@ -217,10 +218,10 @@ def _check_inner_loop(values: Values) -> None:
 def _check_implicit(values: Values) -> None:
     if values["distill_epochs"] != 1:
         expected = "distill_epochs 1 with implicit gradients, which train until inner_tolerance"
-        raise fail("gradient", expected, values["distill_epochs"], "Set max_inner_steps in its place.")
+        raise fail("gradient", expected, values["distill_epochs"], "Set max_inner_steps instead.")
     if values["max_inner_steps"] == 0 and values["inner_tolerance"] < FLOOR:
-        expected = f"inner_tolerance >= {FLOOR:g} where no max_inner_steps ends inner training"
+        expected = f"inner_tolerance >= {FLOOR:g} with max_inner_steps=0, which is no limit"
         raise fail("gradient", expected, values["inner_tolerance"], "float32 does not get below it.")
     if values["warm_start"] and not linear_solver(values["linear_solver"]).starts:
-        expected = "a linear_solver that starts somewhere, with warm_start"
+        expected = "a linear_solver that can start from the last solution, with warm_start"
         raise fail("gradient", expected, values["linear_solver"])

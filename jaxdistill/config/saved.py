@@ -9,7 +9,7 @@ from jaxdistill.config.table import Config
 from jaxdistill.core.checks import fail
 
 RENAMED: dict[str, str] = {}
-"""Old names of options, and what they are called now."""
+"""Old names of options, and their present names."""
 OF_OTHERS: dict[str, str] = {
     "attack_class": "attack",
     "num_networks": "pretrain",
@@ -20,7 +20,7 @@ OF_OTHERS: dict[str, str] = {
     "factors": "study.search",
     "num_candidates": "nas",
 }
-"""A field that tells the experiment of a folder which an older version wrote, without naming it."""
+"""Option to script: names the script of a folder whose `config.json` has no `experiment` (older versions)."""
 DIGESTS = ("dataset_sha256", "pool_sha256", "experts_sha256", "learner_sha256")
 """Fields of an identity that are no options."""
 C = TypeVar("C", bound=Options)
@@ -39,7 +39,7 @@ def config_from(saved: Mapping[str, Any], where: str, cls: type[C] = Config) -> 
     """The config that was saved, every option of it chosen.
 
     Args:
-      saved: option to value, as in `config.json`; an older version wrote null for what nobody chose.
+      saved: option to value, as in `config.json`; an older version wrote null for options that nobody chose.
       where: the file, for errors.
       cls: the class of the options; that of a distillation when left out.
 
@@ -61,7 +61,7 @@ def config_from(saved: Mapping[str, Any], where: str, cls: type[C] = Config) -> 
 
 
 def chosen_of(config: Options) -> dict[str, Any]:
-    """What the user chose, without where things lie: what `config.json` says beside what it became."""
+    """What the user chose, without folders and devices; `config.json` has it beside the resolved config."""
     from jaxdistill.config.table import PLACES
 
     return {name: value for name, value in config.chosen().items() if name not in PLACES}

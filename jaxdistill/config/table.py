@@ -26,7 +26,7 @@ class Places(Options):
 
     title: ClassVar[str] = "data"
     data_dir: str | None = option(None, "folder of prepared data sets (default: the user's cache folder)")
-    manual_dir: str | None = option(None, "folder with the original files of the set: no network is used")
+    manual_dir: str | None = option(None, "folder with the original files of the set; nothing is downloaded")
 
 
 @options
@@ -46,12 +46,12 @@ class TeacherOptions(Options):
     teacher: str = option("images", "what is learned", known="jaxdistill.teachers:TEACHERS")
     images_per_class: int = option(1, "synthetic images per class, in all batches together", low=1)
     distill_steps: int = option(
-        1, "distinct batches; images_per_class is a multiple of it", low=1, of="teacher"
+        1, "distinct batches; with teacher=images a divisor of images_per_class", low=1, of="teacher"
     )
     distill_epochs: int = option(
         10,
-        "passes over the batches: inner steps = distill_steps x distill_epochs; implicit gradients train to "
-        "a tolerance, and take 1",
+        "passes over the batches: inner steps = distill_steps x distill_epochs; 1 for implicit gradients, "
+        "which train to a tolerance",
         low=1,
         of="inner",
     )
@@ -62,13 +62,13 @@ class TeacherOptions(Options):
     )
     curriculum: str = option(
         "full",
-        "order of what the inner steps see: as learned, or shuffled; a generator also takes fresh or "
+        "order of the images: as learned (full) or shuffled; a generator can also take fresh noise (none) or "
         "fixed noise",
         known="jaxdistill.teachers:CURRICULA",
     )
     batch_size: int | None = option(
         None,
-        "images of a generator's batch (default: images_per_class x classes / distill_steps)",
+        "images per batch of a generator (default: images_per_class x classes / distill_steps)",
         low=1,
         of="teacher",
     )
@@ -79,7 +79,7 @@ class TeacherOptions(Options):
         of="teacher",
     )
     generator_width: int | None = option(
-        None, "filters of the generator, or k of compact (default: 64)", low=1, of="teacher"
+        None, "filters of the upsampling generator, or width k of compact (default: 64)", low=1, of="teacher"
     )
     generator_hidden: int = option(
         1024, "units of the first layer of an upsampling generator", low=1, of="teacher"
@@ -91,7 +91,7 @@ class TeacherOptions(Options):
         None, "normalise the generator's weights (default: upsampling yes, compact no)", of="teacher"
     )
     noise_size: int | None = option(
-        None, "numbers of one noise vector z of the generator (default: 128; compact 64)", low=1, of="teacher"
+        None, "length of a noise vector z of the generator (default: 128; compact 64)", low=1, of="teacher"
     )
     distribution: str | None = option(
         None,
@@ -101,7 +101,7 @@ class TeacherOptions(Options):
     )
     steps_at_once: int | None = option(
         None,
-        "inner steps whose images a generator makes at a time (default: all of them)",
+        "inner steps whose images the generator makes together (default: all); fewer take less memory",
         low=1,
         of="teacher",
     )
@@ -140,17 +140,20 @@ class LearnerOptions(NetworkOptions):
     num_shapes: int = option(
         0,
         "distill for this many networks of random width and depth (convnet, gtn, mlp), one per chunk_length "
-        "outer steps; 0 for the chosen network alone",
+        "outer steps; 0 for only the chosen network",
         low=0,
     )
     population: str = option(
         "fresh",
-        "where networks come from: new ones every outer step, one, some that live for a while, or "
-        "trained ones",
+        "which networks the images are for: new ones every outer step (fresh), one (fixed), ones that train "
+        "between outer steps (persistent), or pre-trained ones",
         known="jaxdistill.populations:POPULATIONS",
     )
     matches: int | None = option(
-        None, "outer steps of one network (default: by images_per_class, as in DC)", low=1, of="population"
+        None,
+        "outer steps before a network is replaced (default: by images_per_class, as in DC)",
+        low=1,
+        of="population",
     )
     match_epochs: int | None = option(
         None,
@@ -178,10 +181,10 @@ class InnerOptions(Options):
         of="inner",
     )
     inner_learning_rate: float = option(
-        0.05, "step size of the inner loop, or its start where it is learned", of="inner"
+        0.05, "step size of the inner loop; if it is learned, its first value", of="inner"
     )
     inner_momentum: float = option(
-        0.0, "momentum of the inner loop (sgd), or its start where it is learned", low=0, of="inner"
+        0.0, "momentum of the inner loop (sgd); if it is learned, its first value", low=0, of="inner"
     )
     learned: tuple[str, ...] = option(
         ("learning_rate",), "inner hyper-parameters that are learned; empty for none", of="inner"
@@ -197,7 +200,7 @@ class InnerOptions(Options):
     gradient: str = option("unrolled", "how training is differentiated", known=GRADIENTS, of="inner")
     validate_every: int | None = option(
         None,
-        "inner steps between the losses on real data that the outer loop lowers (default: the end alone)",
+        "inner steps between two losses on real data, whose mean is lowered (default: only the last loss)",
         low=1,
         of="gradient",
     )
@@ -209,18 +212,21 @@ class InnerOptions(Options):
     )
     backprop_last: int | None = option(
         None,
-        "truncated gradients go through this many last inner steps (default: half)",
+        "number of last inner steps that truncated gradients go through (default: half)",
         low=1,
         of="gradient",
     )
-    random_window: bool = option(False, "truncated gradients: draw where the window ends", of="gradient")
+    random_window: bool = option(
+        False, "truncated gradients: end the window at a random inner step", of="gradient"
+    )
     memory_budget: str | None = option(
         None,
-        "with gradient=auto, take the fastest of unrolled, remat step, remat sqrt that fits; such as 2GB",
+        "memory limit of gradient=auto, such as 2GB: it takes the first of unrolled, remat step, remat sqrt "
+        "that fits",
         of="gradient",
     )
     allow_implicit: bool = option(
-        False, "with gradient=auto, take implicit gradients where none of those fits", of="gradient"
+        False, "with gradient=auto, take implicit gradients if none of those fits", of="gradient"
     )
 
 
@@ -268,7 +274,7 @@ class ImplicitOptions(Options):
     )
     on_failed_solve: str = option(
         "stop",
-        "what happens where a linear solve ends with a residual above 1, or NaN",
+        "what to do when a linear solve ends with NaN or a relative residual above 1",
         known=FAILED_SOLVES,
         of="gradient",
     )
@@ -280,7 +286,9 @@ class MapOptions(Options):
 
     title: ClassVar[str] = "outer loop"
     strategy: str = option("auto", "how the axis of K learners is computed", known=STRATEGIES)
-    learner_chunk: int | None = option(None, "learners that are computed at a time", low=1)
+    learner_chunk: int | None = option(
+        None, "learners computed at the same time; fewer take less memory", low=1
+    )
 
 
 @options
@@ -289,7 +297,7 @@ class AugmentOptions(Options):
     augment: tuple[str, ...] | None = option(
         None,
         "operations of the augmentation: color, crop, cutout, flip, rotate, scale; empty for none (default: "
-        "all, flip only where mirror images are of the same class)",
+        "all; flip only in sets whose mirror images are known to keep their class)",
         of="method",
         keyword="augmentation",
     )
@@ -307,15 +315,17 @@ class AugmentOptions(Options):
 class OuterOptions(AugmentOptions, MapOptions):
     title: ClassVar[str] = "outer loop"
     method: str = option(
-        "dd", "the method; it brings its paper's settings", known="jaxdistill.methods:METHODS"
+        "dd",
+        "the method; it sets defaults: its paper's, or others for small images",
+        known="jaxdistill.methods:METHODS",
     )
     num_outer_steps: int = option(1500, "outer steps", low=1)
-    outer_optimizer: str = option("adam", "optimiser of what is learned", known=OUTER_OPTIMIZERS)
+    outer_optimizer: str = option("adam", "optimiser of the outer loop", known=OUTER_OPTIMIZERS)
     outer_learning_rate: float = option(0.01, "learning rate of the outer optimiser")
     outer_momentum: float = option(0.5, "momentum of the outer sgd", low=0, of="outer_optimizer")
     hyper_learning_rate: float | None = option(
         None,
-        "outer learning rate of learned inner hyper-parameters; 0 keeps them where they start (default: "
+        "outer learning rate of learned inner hyper-parameters; 0 keeps their first values (default: "
         "outer_learning_rate)",
         low=0,
         of="inner",
@@ -332,7 +342,7 @@ class OuterOptions(AugmentOptions, MapOptions):
     clip: float = option(1.0, "largest global norm of the hypergradient; 0 for no clip", low=0)
     max_inner_learning_rate: float = option(2.0, "bound on learned step sizes; 0 for none", low=0, of="inner")
     real_batch_size: int = option(
-        256, "real images per outer step; of each class in dc, dsa and dm", low=1, of="method"
+        256, "real images per outer step; in dc, dsa and dm per class", low=1, of="method"
     )
     distance: str = option(
         "layerwise",
@@ -352,7 +362,8 @@ class OuterOptions(AugmentOptions, MapOptions):
     num_learners: int = option(8, "K, learners per outer step", low=1)
     microbatch: int | None = option(
         None,
-        "real images that are computed at a time (default: all; on a CPU 64, or in matching by size)",
+        "real images computed at the same time (default: all; on a CPU 64, in matching as many as take 24 "
+        "MiB)",
         low=1,
         of="method",
     )
@@ -363,14 +374,17 @@ class TrajectoryOptions(Options):
     title: ClassVar[str] = "trajectory matching"
     experts: str = option("runs/experts", "folder that experiments.experts wrote", of="trajectories")
     start_epochs: int = option(
-        25, "segments start at an expert's epoch below this number", low=1, of="population"
+        25, "segments start at a random epoch of an expert, below this number", low=1, of="population"
     )
     expert_epochs: int = option(
-        3, "epochs of an expert that the student's steps should make up", low=1, of="population"
+        3,
+        "length of a segment in epochs of its expert; the student should get as far",
+        low=1,
+        of="population",
     )
     inner_batch_size: int | None = option(
         None,
-        "images of a student's step, drawn from all of them (default: the teacher's batches)",
+        "images per student step, drawn from all synthetic images (default: the teacher's batches)",
         low=1,
         of="method",
     )
@@ -381,17 +395,15 @@ class PoolOptions(Options):
     title: ClassVar[str] = "pre-trained networks"
     pool: str | None = option(None, "folder that experiments.pretrain wrote", of="pool")
     pool_dataset: str | None = option(
-        None, "the data set that the pool was trained on, where it is another (adaptation)", of="pool"
+        None, "the data set that the pool was trained on, if it is not `dataset` (adaptation)", of="pool"
     )
 
 
 @options
 class SearchOptions(Options):
     title: ClassVar[str] = "evaluation"
-    num_search_learners: int = option(5, "networks per candidate of a search on validation", low=1)
-    step_sizes: tuple[float, ...] = option(
-        STEP_SIZES, "step sizes that a baseline is searched over", above=0, some=True
-    )
+    num_search_learners: int = option(5, "networks per candidate when a step size is searched", low=1)
+    step_sizes: tuple[float, ...] = option(STEP_SIZES, "step sizes to try for a baseline", above=0, some=True)
 
 
 @options
@@ -399,9 +411,9 @@ class EvaluationOptions(SearchOptions):
     title: ClassVar[str] = "evaluation"
     protocol: str | None = option(
         None,
-        "how networks are trained on the distilled images: as these were distilled for, or as in the "
-        "papers: 300 epochs (dc), 1000 with DC's augmentation for MNIST or with DSA's (default: the "
-        "method's own)",
+        "how test networks are trained: with the batches and steps of the distillation (as_distilled), for "
+        "300 epochs (dc), for 1000 epochs with DC's augmentation for MNIST (dc_augmented) or with DSA's "
+        "(dsa); default: the method's own",
         known="jaxdistill.evaluation.protocols:PROTOCOLS",
     )
     num_eval_learners: int = option(20, "networks that are trained on the distilled images", low=1)
@@ -420,7 +432,7 @@ class SeedOptions(Options):
 @options
 class RunOptions(SeedOptions):
     title: ClassVar[str] = "run"
-    run_dir: str | None = option(None, "folder of the run; a run that is there is resumed")
+    run_dir: str | None = option(None, "folder to write the run into; a run that is already there is resumed")
     chunk_length: int | None = option(None, "outer steps per compiled program (default: by platform)", low=1)
     checkpoint_every: int = option(500, "outer steps between checkpoints", low=1)
     tensorboard: bool = option(False, 'also write TensorBoard events (pip install "jaxdistill[tensorboard]")')
@@ -431,8 +443,8 @@ class DeviceOptions(Options):
     title: ClassVar[str] = "devices"
     mesh: str | None = option(
         None,
-        "learner:4,data:2 splits K learners over 4 x 2 devices, and real batches over the 2 (default: "
-        "learner:N, N the most devices that divide K)",
+        "learner:4,data:2 uses 8 devices: it splits the K learners in 4 and each real batch in 2 (default: "
+        "learner:N with the largest number N of devices that divides K)",
     )
 
 
@@ -441,11 +453,15 @@ class HostOptions(Options):
     """Which process of several this is; scripts join the others before anything else."""
 
     title: ClassVar[str] = "hosts"
-    multihost: bool = option(False, "one process of several, as SLURM, Open MPI or a TPU pod says")
-    coordinator: str | None = option(None, "by hand: HOST:PORT of process 0, a free port there")
-    num_processes: int | None = option(None, "by hand: how many processes there are", low=1)
-    process_id: int | None = option(None, "by hand: number of this process, from 0", low=0)
-    start_timeout: int = option(300, "seconds until all processes have to have started", low=1)
+    multihost: bool = option(
+        False, "this is one of several processes, which SLURM, Open MPI or a TPU pod started"
+    )
+    coordinator: str | None = option(
+        None, "without a cluster manager: HOST:PORT of process 0, where PORT is free"
+    )
+    num_processes: int | None = option(None, "without a cluster manager: number of processes", low=1)
+    process_id: int | None = option(None, "without a cluster manager: index of this process, from 0", low=0)
+    start_timeout: int = option(300, "seconds within which all processes have to start", low=1)
 
 
 @options
@@ -462,10 +478,10 @@ class Config(
     RunOptions,
     DeviceOptions,
 ):
-    """A distillation: every option of `python -m experiments.distill`, by the same name.
+    """A distillation: the options of `python -m experiments.distill` except those for several hosts.
 
-    Options that are left out take the settings of the method's paper, or the method's stated settings for
-    small images, see `jaxdistill.config.resolve`.
+    Options that are left out take the settings of the method's paper, or the method's settings for small
+    images, see `jaxdistill.config.resolve`.
 
     Example:
       >>> Config(method="dc", dataset="mnist", images_per_class=10)
@@ -482,8 +498,8 @@ PLACES = (
     *DeviceOptions.options(),
     *HostOptions.options(),
 )
-"""Where things lie and are computed: no part of what a run is."""
+"""Options for folders and devices: they do not change which run it is."""
 CADENCE = ("checkpoint_every", "tensorboard")
-"""Change no number."""
+"""Options that change no number of a result."""
 FREE = (*EvaluationOptions.options(), *CADENCE)
-"""May differ when a run is resumed: it stays the same run."""
+"""Options that may change when a run is resumed."""

@@ -134,7 +134,7 @@ class SolveInfo(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """How a backward pass reports: what it has to say leaves as the cotangent of this argument.
+    """Lets a backward pass report numbers: they come out as the cotangent of this argument.
 
     No callback is needed, which the compile cache would not keep.
     """

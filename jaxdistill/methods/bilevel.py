@@ -39,7 +39,7 @@ def num_inner_steps(teacher: Teacher) -> int:
 
 
 def _made(teacher: Teacher, meta: Meta, key: Array) -> tuple[Meta, Callable[[Meta], Meta]]:
-    """What the learners of an outer step are given, and the way back of its gradient to what is learned."""
+    """(the `Meta` that the learners get, a function from its gradient to the gradient of the learned one)."""
     make = teacher.make
     if make is None:
         return meta, lambda gradient: gradient

@@ -23,13 +23,14 @@ from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe
 
 @functools.wraps(dd, assigned=(), updated=())  # its signature is that of `dd`
 def gtn(learner: Learner, teacher: Teacher, **options: Any) -> Method:
-    """Dataset Distillation with a generator as its teacher, and the settings of Such et al. 2019.
+    """Dataset Distillation of a generator, with the settings of Such et al. 2019 or those for small images.
 
     Args:
       learner: the network; `gtn` in the paper.
       teacher: what is learned; `generator(...)` of 32 batches of 128 images in the paper.
-      **options: those of `jaxdistill.methods.dd.dd`. What is left out is the paper's: SGD with a learned step
-        size (started at 0.02) and momentum (0.5) per step; Adam 0.02, betas (0.9, 0.999), cosine to a tenth.
+      **options: those of `jaxdistill.methods.dd.dd`. Options that are left out come from the recipe. In the
+        paper: SGD with a learned step size (start 0.02) and a learned momentum (start 0.5) for each step;
+        Adam 0.02, betas (0.9, 0.999), cosine to a tenth.
 
     Returns:
       The method.

@@ -1,7 +1,7 @@
 """What a method is, in one place: its factory, its paper's settings, how its images are evaluated.
 
-A settings' name is that of the option which chooses it (`jaxdistill.config.table`). The same settings are
-what `--method=dd`, `jd.distill(method="dd")` and `jd.dd(learner, teacher)` start from.
+A setting has the name of its option (`jaxdistill.config.table`). `--method=dd`, `jd.distill(method="dd")` and
+`jd.dd(learner, teacher)` start from the same settings.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -16,14 +16,14 @@ from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.methods.outer import outer_adam, outer_schedule, outer_sgd
 
 Settings = Mapping[str, Any]
-"""By the name of the option."""
+"""Values by the name of their option."""
 NONE: Settings = MappingProxyType({})
 SMALL = 16
 """Images whose sides have at most this many pixels are small: settings for 28x28 images do not fit them."""
 
 
 class Facts(NamedTuple):
-    """What is known of the images that a method is for."""
+    """Shape and classes of the images that a method is for."""
 
     image_shape: tuple[int, int, int]
     num_classes: int
@@ -44,16 +44,16 @@ def _same(settings: Settings) -> Settings:
 
 
 class Recipe(NamedTuple):
-    """A method and all that has to be known to run it."""
+    """A method and all that is needed to run it."""
 
     make: Callable[..., Method]
     """(learner, teacher, **options) -> Method; its keyword-only arguments are the options that it takes."""
     title: str
     """Its name in words: `Dataset Condensation`."""
     defaults: Settings = NONE
-    """The paper's settings, where they differ from the table's."""
+    """The paper's settings that differ from the defaults of the table."""
     small: Settings = NONE
-    """The settings that replace them where images are small, see `Facts.small`."""
+    """The settings that replace them if images are small, see `Facts.small`."""
     adjust: Callable[[Settings], Settings] = _same
     """Settings that follow from others: all of them -> those that differ."""
     paper: str = ""
@@ -64,9 +64,9 @@ class Recipe(NamedTuple):
     protocol: str | Callable[[str], str] = "as_distilled"
     """How networks are trained on its images: a protocol's name, or (name of the data set) -> that name."""
     populations: Collection[str] = ()
-    """The populations that it needs; empty where any that gives networks will do."""
+    """The populations that it works with; empty for all that give networks."""
     needs_augmentation: bool = False
-    """Whether it is another method without augmentation."""
+    """Whether it needs an augmentation: without one it would be another method."""
     by_class: bool = False
     """Whether `real_batch_size` counts the images of one class."""
 
@@ -75,12 +75,12 @@ class Recipe(NamedTuple):
         return self.protocol if isinstance(self.protocol, str) else self.protocol(dataset)
 
     def settings(self, facts: Facts | None) -> Settings:
-        """Its settings for images of that kind; the paper's where nothing is known of them."""
+        """Its settings for images of that kind; the paper's if nothing is known of them."""
         return {**self.defaults, **(self.small if facts is not None and facts.small else NONE)}
 
 
 def recipe_of(member: Any) -> Recipe:
-    """The recipe that a member of `METHODS` is; a bare factory is one without settings of its own."""
+    """The recipe of a member of `METHODS`; a bare factory becomes one without settings of its own."""
     return member if isinstance(member, Recipe) else Recipe(member, member.__name__)
 
 
@@ -103,10 +103,10 @@ def settings_of(recipe: Recipe, teacher: Teacher, **chosen: Any) -> dict[str, An
     Args:
       recipe: of the method.
       teacher: what is learned; its shapes tell the image size and the number of images.
-      **chosen: settings by name; None where nobody chose.
+      **chosen: settings by name; None for those that nobody chose.
 
     Returns:
-      All settings of the recipe, the chosen ones in the place of others.
+      All settings of the recipe; the chosen ones replace the others.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
     found = {**recipe.settings(facts_of(teacher)), "images_per_class": images_per_class(teacher)} | given
@@ -161,7 +161,7 @@ TRAINING: Settings = MappingProxyType(
         "weight_decay": 0.0,
     }
 )
-"""The inner loop of a method that trains plain gradient descent with learned step sizes."""
+"""The inner loop of a method that trains by plain gradient descent with learned step sizes."""
 PLAIN: Settings = MappingProxyType(
     {
         "schedule": "constant",
@@ -185,7 +185,7 @@ MATCHING: Settings = MappingProxyType(
         "outer_momentum": 0.5,
     }
 )
-"""What the matching papers share."""
+"""The settings that the matching papers share."""
 SMALL_CONVNET: Settings = MappingProxyType({"width": 16, "depth": 2})
 """The ConvNet of the matching methods on small images; the papers' has three blocks of 128 channels."""
 SMALL_MATCHING: Settings = MappingProxyType({**SMALL_CONVNET, "real_batch_size": 64})

@@ -54,16 +54,16 @@ from jaxdistill.runtime.memory import format_bytes
 from jaxdistill.runtime.rundir import open_run
 
 Make = Callable[[Group, Callable[[int], None]], dict[str, Any]]
-"""(group, callback of the units of progress done) -> its weights, and its accuracies by `SCORES`."""
+"""(group, callback that takes the units of progress done) -> its weights, and its accuracies by `SCORES`."""
 
 
 @options
 class BankOptions(DataOptions, NetworkOptions, MapOptions, SeedOptions, DeviceOptions):
-    """What pools and experts share."""
+    """The options that pools and experts share."""
 
     title: ClassVar[str] = "training"
     at_once: ClassVar[int | None] = None
-    """Networks that are trained at once where nobody chose; what suits the platform when None."""
+    """Default of `group_size`; None takes what suits the platform."""
     group_size: int | None = option(
         None,
         "networks trained at once and saved in one file (default: experts 5; pools 1 on the CPU, else 10; "
@@ -72,8 +72,10 @@ class BankOptions(DataOptions, NetworkOptions, MapOptions, SeedOptions, DeviceOp
     )
     num_epochs: int = option(40, "passes over the training set", low=1)
     learning_rate: float = option(1e-3, "step size of Adam; 0.0002 in the paper")
-    batch_size: int = option(128, "images of a step", low=1)
-    run_dir: str = option("runs/pretrain", "folder of the networks; a run that is there is resumed")
+    batch_size: int = option(128, "images per step", low=1)
+    run_dir: str = option(
+        "runs/pretrain", "folder to write the networks into; a run that is already there is resumed"
+    )
 
 
 @options
@@ -109,10 +111,10 @@ class ExpertOptions(BankOptions, AugmentOptions):
     at_once: ClassVar[int | None] = 5
     num_experts: int = option(10, "networks; 100 in the paper", low=1)
     num_epochs: int = option(50, "passes over the training set, a snapshot after each", low=1)
-    learning_rate: float = option(0.01, "step size of plain SGD, from which a student's starts too")
+    learning_rate: float = option(0.01, "step size of plain SGD, and first step size of a student")
     run_dir: str = option(
         TrajectoryOptions.options()["experts"].default,
-        "folder of the experts; a run that is there is resumed",
+        "folder to write the experts into; a run that is already there is resumed",
     )
 
     @classmethod
@@ -133,12 +135,12 @@ B = TypeVar("B", bound=BankOptions)
 
 
 class Setting(NamedTuple):
-    """What the networks of a bank are trained on, and how."""
+    """The data, network and options of a bank."""
 
     chosen: BankOptions
-    """What the user chose."""
+    """The options that the user chose."""
     options: BankOptions
-    """What that became."""
+    """Every option."""
     data: Splits
     learner: Learner
     devices: mesh.Layout | None
@@ -261,7 +263,7 @@ def trained_by(options: MapOptions, learner: Learner, protocol: Protocol) -> Cal
 
 
 def _prepared(chosen: B) -> tuple[B, Setting]:
-    """(every option, what is trained); what the options alone can say is said before data load."""
+    """(every option, what is trained); options are checked before data are loaded."""
     known = resolve(chosen, facts_before_loading(chosen))
     size = known.group_size or _group_size(known)
     devices = mesh.layout(known.mesh, size, known.batch_size, learners="group_size", batch="batch_size")
@@ -271,7 +273,7 @@ def _prepared(chosen: B) -> tuple[B, Setting]:
 
 
 def _group_size(options: BankOptions) -> int:
-    """As many networks at once as suit the platform and a mesh."""
+    """The number of networks at once that suits the platform and a mesh."""
     least, shares = options.at_once or choices().networks_at_once, mesh.learner_shares(options.mesh)
     return -(-least // shares) * shares
 

@@ -29,12 +29,12 @@ Choices = dict[str, Any]
 
 
 class Bank(NamedTuple):
-    """What learners come from."""
+    """Trained networks that learners come from."""
 
     given: Params
-    """What the outer loop draws from: trajectories [experts, epochs + 1, ...] or networks [networks, ...]."""
+    """For the outer loop: trajectories [experts, epochs + 1, ...] or networks [networks, ...]."""
     held_out: Params
-    """Networks of a pool for the evaluation alone, [networks, ...]; None of trajectories."""
+    """Networks of a pool that only the evaluation uses, [networks, ...]; None for trajectories."""
 
 
 class Group(NamedTuple):
@@ -46,7 +46,7 @@ class Group(NamedTuple):
 
 
 def groups_of(total: int, size: int) -> list[Group]:
-    """As many networks in each group, but in the last."""
+    """Groups of `size` networks; the last one may be smaller."""
     return [Group(first, min(size, total - first)) for first in range(0, total, size)]
 
 
@@ -63,18 +63,18 @@ class Kind(NamedTuple):
     option: str
     """The option of a distillation that names its folder."""
     noun: str
-    """What is in it; `num_` before it is an option of the script."""
+    """Its members; `num_` before it is an option of the script."""
 
 
 KINDS = {
     "trajectories": Kind("experts", "experts", "experts"),
     "pool": Kind("pretrain", "pool", "networks"),
 }
-"""By what a population draws from, see `jaxdistill.populations.source`."""
+"""By the `bank` of a population, see `jaxdistill.populations.source`."""
 
 
 def bank_option(config: Config) -> str | None:
-    """The option that names the folder of networks which a run draws from; None where there is none."""
+    """The option that names the folder of networks which a run draws from; None if there is none."""
     bank = build.source(config).bank
     return None if bank is None else KINDS[bank].option
 
@@ -82,7 +82,7 @@ def bank_option(config: Config) -> str | None:
 def load_bank(
     config: Config, learner: Learner, info: DatasetInfo, dataset_sha256: str | None = None
 ) -> Bank | None:
-    """What the population of a distillation draws from; None where that is nothing.
+    """The bank that the population of a distillation draws from; None if it draws from none.
 
     Args:
       config: of a distillation.
@@ -131,8 +131,8 @@ def load_bank(
         raise fail(config.population, expected, "; ".join(other), remedy)
     if not (folder / "result.json").is_file():
         expected = f"all {total} {kind.noun} in {folder}"
-        remedy = f"Let experiments.{kind.script} end: run the same command again to resume it."
-        raise fail(config.population, expected, "some", remedy)
+        remedy = f"Run the same command of experiments.{kind.script} again: it resumes."
+        raise fail(config.population, expected, "an unfinished folder", remedy)
     groups = groups_of(total, size)
     with Checkpoints(folder / GROUPS_FOLDER, keep=len(groups)) as files:
         command = f"the command of experiments.{kind.script} that made them"
@@ -144,7 +144,7 @@ def load_bank(
 
 
 def say_devices(where: mesh.Layout | None) -> None:
-    """Tells which devices are used, where there are several."""
+    """Says which devices are used, if there are several."""
     if mesh.described(where):
         progress.say(f"devices: {mesh.described(where)}")
 
@@ -156,14 +156,14 @@ def read_groups(
 
     def remedy(number: int) -> str:
         which = f"{number} ... {len(groups)}" if number < len(groups) else f"{number}"
-        return f"Delete {which} there, then run {command} again: it goes on."
+        return f"Delete {which} there, then run {command} again: it resumes."
 
     numbered = enumerate(groups, start=1)
     return [files.read(n, _template(learner, g, num_snapshots), remedy=remedy(n)) for n, g in numbered]
 
 
 def _or_default(choices: Choices, defaults: Choices, name: str) -> Any:
-    """A choice, or what the network has where nobody chose: spelling a default out changes nothing."""
+    """A choice, or the network's default: spelling a default out changes nothing."""
     return defaults.get(name) if choices.get(name) is None else choices[name]
 
 

@@ -1,4 +1,4 @@
-"""What a comparison with baselines shows and leaves: a table, a picture of the sets, a file per set."""
+"""Output of a comparison with baselines: a table, a picture of the sets, a file per set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

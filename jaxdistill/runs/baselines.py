@@ -46,8 +46,8 @@ Row = dict[str, Any]
 @options
 class BaselineOptions(SearchOptions):
     title: ClassVar[str] = "baselines"
-    num_sets: int = option(50, "random sets that optimised real images are the best of", low=1)
-    keep: float = option(0.2, "share of the random sets that is kept", above=0, high=1)
+    num_sets: int = option(50, "random sets, the best of which are the optimised real images", low=1)
+    keep: float = option(0.2, "share of the random sets to keep", above=0, high=1)
     num_judges: int = option(20, "networks that score each set", low=1)
     num_scored: int = option(2000, "training images that the sets are scored on", low=1)
     neighbors: tuple[int, ...] = option((1, 3, 5), "candidates for k of nearest neighbours", some=True, low=1)
@@ -59,10 +59,9 @@ def rows_of(
 ) -> tuple[list[Row], dict[str, Batch]]:
     """A run's images and the sets that nobody learned, under one protocol.
 
-    Every set is trained on as the images were distilled for: the same steps, as many images of the same
-    classes in each step, by the run's own networks; by a paper's protocol for methods without inner steps.
-    The step size of a baseline is searched on validation, as one for all steps and as the learned schedule,
-    scaled.
+    Every set trains the networks of the run as its images do: for the same steps, with as many images of each
+    class in a step. For methods without inner steps the protocol of the paper is used. Validation chooses the
+    step size of a baseline: either one for all steps or the learned schedule times a factor.
 
     Args:
       run: of any method.
@@ -71,8 +70,8 @@ def rows_of(
       seed: root of all randomness.
 
     Returns:
-      (a row per set: its name, the fields of a score, how it was trained on, nearest neighbours in it; the
-      images of each set, those that a row has several of once).
+      (a row per set: its name, the fields of a score, how networks were trained on it, nearest neighbours in
+      it; the images of each set, or of the first if a row has several sets).
 
     Raises:
       UserError: as for `fits`.
@@ -89,7 +88,7 @@ def rows_of(
     plan = protocol_of(run)
     protocols, how = [plan], plan.name
     if plan.name == "as_distilled":
-        protocols, how = equal_steps(run, class_by_class(classes)[order]), "the learned schedule"
+        protocols, how = equal_steps(run, class_by_class(classes)[order]), "as distilled"
     progress.say(f"distilled images: {distilled.num_learners} networks, {len(order)} steps ...")
     found = score(distilled, plan, *seen(run, key, distilled.num_learners))
     rows = [_row("distilled", found, how) | neighbors([run.batch], run.data, options)]
@@ -101,7 +100,7 @@ def rows_of(
         rows.append(_row("nothing", unadapted(run, distilled), "-"))
     shown = {
         "distilled": run.batch._replace(y=jnp.eye(labels.shape[1])[classes])
-    }  # learned ones may have moved
+    }  # learned labels may have moved
 
     def add(name: str, batch: Batch, subsets: Subsets, sets: list[Batch]) -> Tuned:
         progress.say(f"{name} images: step size searched on validation ...")
@@ -143,22 +142,22 @@ def fits(plan: Plan, neighbors: Sequence[int] = (1,)) -> tuple[np.ndarray, int]:
 
     Args:
       plan: the distillation.
-      neighbors: candidates for k; those of the default that are too many are left out in silence.
+      neighbors: candidates for k; those of the default that exceed the images are left out without an error.
 
     Returns:
-      (the class of every distilled image as it was meant, [N]; how many images each class has). Learned
-      labels may have moved elsewhere: those that the images started with say the class.
+      (the class that every distilled image started with, [N]; how many images each class has). Learned labels
+      may have moved to another class since.
 
     Raises:
-      UserError: other numbers of images of different classes, more of them than real images, or more
-        neighbours than images.
+      UserError: classes with different numbers of images, more of them than real images, or more neighbours
+        than images.
     """
     state = plan.method.init(plan.key)
     _, labels, _ = dedupe(plan.method.synthesize(state, stream(plan.key, "export")))
     classes = labels.argmax(axis=1)
     counts = np.bincount(classes, minlength=plan.data.info.num_classes)
     if not (counts == counts[0]).all():
-        expected = "as many images of every class: a multiple of the classes in all batches together"
+        expected = "the same number of images in every class"
         raise fail("baselines", expected, counts.tolist())
     check_per_class(plan.data.train, "baselines", int(counts[0]))
     default = BaselineOptions.options()["neighbors"].default

@@ -64,13 +64,13 @@ def within_budget(
             refused = f" Implicit gradients are not possible here: {error}"
             continue
         if tried[name] <= budget:
-            reason = ", another map than T unrolled steps" if name == "implicit" else ""
+            reason = " (not the gradient of T unrolled steps)" if name == "implicit" else ""
             more = "".join(f"; {n} needs {format_bytes(s)}" for n, s in tried.items() if n != name)
             size = f"{format_bytes(tried[name])} of {format_bytes(budget)}"
             tell(f"gradient: {name}, the fastest that fits{reason}: it needs {size}{more}")
             return candidate
     if not tried:
-        raise fail("memory_budget", "a gradient that the compiler finds memory for", "none")
+        raise fail("memory_budget", "a gradient whose program fits this device", "none")
     least = min(tried, key=tried.__getitem__)
     raise fail(
         "memory_budget",

@@ -181,7 +181,7 @@ def show(result: Mapping[str, Any]) -> None:
         return f"{result[f'{prefix}_protocol']}, step size {result[f'{prefix}_step_size']:.3g}"
 
     protocol = result.get("protocol", "as_distilled")
-    how = "the learned schedule"
+    how = "as distilled"
     if protocol != "as_distilled":
         how = f"{protocol}, step size {result['test_accuracy_step_size']:.3g}"
     rows = [cells("distilled images", how, "test_accuracy")]

@@ -1,4 +1,4 @@
-"""Distills: runs a plan, and exports what came out."""
+"""Distills: runs a plan and exports the images."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ FAULTS = {
     "failed_solves": "A linear solve ended with NaN or a residual above 1: raise damping or weight_decay, "
     "train further (max_inner_steps), try linear_solver=gauss_newton_cg, or set on_failed_solve=skip."
 }
-"""Metrics that stop a run where they are above zero, and what helps."""
+"""Metrics that stop a run if they are above zero, each with its remedy."""
 
 
 def distill(
@@ -42,9 +42,9 @@ def distill(
 
     Args:
       config: the options; others can be given beside it by name.
-      data: a data set of the user's own, as `jd.splits` makes it, in the place of `dataset`.
+      data: a data set of the user's own, as `jd.splits` makes it, instead of `dataset`.
       learner: the network: a name, or a `Learner`.
-      run_dir: folder to write everything into; a run that is there is resumed. Nothing is written when None.
+      run_dir: folder to write everything into; a run that is already there is resumed. None writes nothing.
       progress: whether to show how far the run is.
       **options: those of `Config`, by name.
 
@@ -137,7 +137,7 @@ def distilled(plan: Plan, directory: RunDir | None) -> Run:
 
 
 def content_of(run: Run) -> Content:
-    """What the file of a run's synthetic data holds, but for the network of a population of one."""
+    """The content of a run's file of synthetic data, except the network of a population of one."""
     config = run.config
     images, labels, order = run.synthetic
     inner = {"inner_optimizer": config.inner_optimizer, "weight_decay": config.weight_decay}
@@ -185,7 +185,7 @@ def say_start(plan: Plan, path: str | Path) -> None:
 
 
 def _remedy(config: Config) -> str:
-    """What helps against numbers that are not finite."""
+    """The remedy for numbers that are not finite."""
     if build.recipe(config).trains:
         return "Lower outer_learning_rate or clip, or bound the step sizes with max_inner_learning_rate."
     rates = "outer_learning_rate"

@@ -1,4 +1,4 @@
-"""Images on any networks: those of a run or of a file, trained on alone, beside as many random real images.
+"""Tests images of a run or a file: any networks train on them, and on as many random real images.
 
 `evaluate` is `prepared`, which checks everything and trains nothing, then `evaluated`, then `show`.
 """
@@ -51,7 +51,7 @@ class EvaluateOptions(TestedOnOptions, SearchOptions, MapOptions, SeedOptions, D
     title: ClassVar[str] = "evaluation"
     protocols: tuple[str, ...] = option(
         (),
-        "how networks are trained (default: dc, and as_distilled where the steps are known)",
+        "how networks are trained (default: dc, and as_distilled if the steps are known)",
         known="jaxdistill.evaluation.protocols:PROTOCOLS",
     )
     num_learners: int = option(20, "networks per cell of the table", low=1)
@@ -68,7 +68,7 @@ class Prepared(NamedTuple):
     images: Batch
     """[N, ...], standardised."""
     data: Splits
-    """What networks are tested on."""
+    """The data to test networks on."""
     protocols: dict[str, Protocol]
     """By column of the table."""
     learners: dict[str, Learner]
@@ -78,7 +78,7 @@ class Prepared(NamedTuple):
     where: meshes.Layout | None
     """The devices; None for one."""
     config: dict[str, Any]
-    """What a result says of all this, in JSON's types."""
+    """The options as a result has them, in JSON's types."""
 
 
 def evaluate(
@@ -103,8 +103,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Trains fresh networks of any architectures on images alone, and tests them.
 
-    Beside them stand networks that are trained on as many random real images, new ones for each network. A
-    step size that is not the images' own is searched on validation.
+    For comparison other networks train on as many random real images, new ones for each network. A step size
+    that is not the images' own is searched on validation.
 
     Args:
       images: a run, or the path of an `.npz` with `x` and `y`: a run's or anyone's.

@@ -1,4 +1,4 @@
-"""More images of the generator that a run learned."""
+"""Draws more images from the generator that a run learned."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Generated(NamedTuple):
 
 
 def generate(run: Run, num_images: int, *, seed: int = 0) -> Generated:
-    """Draws images from the generator that a run learned, of noise that it never saw.
+    """Draws images from the generator that a run learned, for new noise.
 
     Batches are as large as those that the generator was trained in, since its normalisation looks at a whole
     batch.

@@ -75,7 +75,7 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
         data = run.data
     if data is not None:
         if chosen.image_size is not None:
-            expected = "image_size left out with images of a run or with data"
+            expected = "no image_size with images of a run or with data"
             raise fail("evaluate", expected, chosen.image_size)
         return chosen.replace(dataset=data.info.name), data
     name = chosen.dataset or file.metadata.get("dataset")
@@ -92,7 +92,7 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
     except UserError as error:
         if chosen.dataset is not None:
             raise
-        remedy = "The file names this set; dataset chooses another, a path that ends in .npz, say."
+        remedy = "The file names this set. Choose another with dataset=NAME or dataset=FILE.npz."
         raise UserError(f"{error} {remedy}") from error
     return chosen.replace(dataset=data.info.name, image_size=side), data
 
@@ -180,10 +180,12 @@ def _as_distilled(file: Synthetic) -> dict[str, Protocol]:
 
 
 def tell_start(file: Synthetic) -> None:
-    """Says where images were distilled for other networks than the fresh ones that are tested."""
+    """Says so if images were distilled for other networks than the fresh ones that are tested."""
     name = file.metadata.get("inner", {}).get("population", "fresh")
     source = source_of(POPULATIONS[name]) if name in POPULATIONS else None
     if source is not None and source.bank == "pool":
-        progress.say("note: distilled for networks that were trained before; these start fresh")
+        progress.say("note: distilled for pre-trained networks; the tested ones start from random weights")
     elif file.fixed_start or (source is not None and source.only_one):
-        progress.say("note: distilled for one fixed initialisation; these start fresh")
+        progress.say(
+            "note: distilled for one fixed initialisation; the tested networks start from random weights"
+        )

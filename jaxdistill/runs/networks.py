@@ -30,7 +30,7 @@ def evaluations(
 ) -> tuple[Evaluation, Evaluation]:
     """How the distilled images of a run are scored, and its baselines; they differ in how many networks.
 
-    One network for the distilled images where the population is one network, since all would be the same.
+    If the population is one network, the distilled images are scored on one, since all would be equal.
     """
     most, one = num_unseen(bank), only_network(config, state, bank) is not None
     distilled = Evaluation(
@@ -49,10 +49,10 @@ def evaluations(
 
 
 def only_network(config: Config, state: DistillState, bank: Bank | None) -> Params | None:
-    """The network that a run distills for, where it is a single one; None where there are more.
+    """The network that a run distills for, if it is a single one; None if there are more.
 
     Raises:
-      UserError: the run draws from a pool, and nobody said where that is.
+      UserError: the run draws from a pool, and no `pool` was given.
     """
     source = build.source(config)
     if source.bank == "pool" and bank is None:
@@ -80,10 +80,10 @@ def searching_networks(bank: Bank | None) -> Callable[[jax.Array, int], Params] 
 def unseen_networks(
     config: Config, learner: Learner, state: DistillState, bank: Bank | None
 ) -> Callable[[jax.Array, int], Params]:
-    """(key, K) -> K start parameters of the run's population, none of which it was distilled for.
+    """(key, K) -> K start parameters to test a run's images on, unseen in distillation if possible.
 
-    Mostly new ones: networks that were trained during distillation would not be new. Of a pool those
-    held out, in an order drawn with the key. One network stays the one.
+    Usually new networks. For a pool, its held-out networks in a random order. For a population of one
+    network, K copies of it.
     """
     only = only_network(config, state, bank)
     if only is not None:

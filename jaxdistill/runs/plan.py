@@ -38,12 +38,12 @@ Change = Callable[[Splits], Splits]
 
 
 class Plan(NamedTuple):
-    """A distillation, whole."""
+    """A complete distillation, not run yet."""
 
     chosen: Config
-    """What the user chose."""
+    """The options that the user chose."""
     config: Config
-    """What that became."""
+    """Every option."""
     identity: dict[str, Any]
     """What the run is, in JSON's types: two runs of one identity give the same images."""
     data: Splits
@@ -90,12 +90,12 @@ def planned(
 
     Args:
       chosen: any options.
-      data: a data set in the place of the one that the options name.
-      learner: a network in the place of the one that the options name.
-      change: what is distilled in the place of the data set.
-      more: what else the run is: how the data were changed.
+      data: a data set instead of the one that the options name.
+      learner: a network instead of the one that the options name.
+      change: from the data set to the data that are distilled.
+      more: further parts of the identity: how the data were changed.
       experiment: the script that makes such runs.
-      opening: whether a run that ended is opened: it needs no networks to draw from, and nothing is traced.
+      opening: whether a saved run is opened: no bank of networks is needed then, and nothing is traced.
 
     Raises:
       UserError: bad input.
@@ -107,11 +107,11 @@ def planned(
     if learner is not None:
         chosen = chosen.replace(learner=OWN_NETWORK)
     elif chosen.learner == OWN_NETWORK:
-        raise fail("distill", f"learner=NETWORK, a Learner, for the network {OWN_NETWORK!r}", "none")
+        raise fail("distill", f"a Learner object as learner, since the config names {OWN_NETWORK!r}", "none")
     if data is not None:
         chosen = chosen.replace(dataset=data.info.name)
     expected = facts_before_loading(chosen) if data is None else Facts.of(data.info)
-    config = resolve(chosen, expected)  # what the options alone can say is said before data load
+    config = resolve(chosen, expected)  # wrong options raise before data are loaded
     given = splits(chosen) if data is None else data
     own_data = data is not None or own_arrays(given)
     if own_data:
@@ -145,7 +145,7 @@ def planned(
         config = budget.within_budget(chosen, facts, needs, progress.say)
     networks = build.shapes(config, changed.info) if config.num_shapes else [network]
     methods = [build.method(config, changed, each, stream(key, "teacher start")) for each in networks]
-    if not opening:  # what does not trace starts no run
+    if not opening:  # a method that does not trace starts no run
         start = jax.eval_shape(methods[0].init, key)
         jax.eval_shape(methods[0].update, start, arguments, key)
     identity = identity_of(config) | extra
@@ -165,19 +165,19 @@ def splits(config: DataOptions) -> Splits:
 
 
 def own_arrays(data: Splits) -> bool:
-    """Whether a set is a user's own file, which its name does not tell from others."""
+    """Whether a set is a user's own file: other sets may have the same name."""
     return data.info.name.endswith(".npz")
 
 
 def identity_of(config: Options) -> dict[str, Any]:
-    """What a resolved config is, wherever its files lie: the options that act, in JSON's types."""
+    """The options of a resolved config that have an effect, without folders and devices, in JSON's types."""
     names = sorted((n for n in acting(config) if n not in PLACES), key=lambda n: n not in FIRST)
     values = config.values()
     return json.loads(json.dumps({name: values[name] for name in names}))
 
 
 def script_identity(config: Options, data: Splits) -> dict[str, Any]:
-    """What a script's own run is: its options that act, and of a user's own arrays their content."""
+    """The identity of a script's own run: options that have an effect, a digest of a user's own arrays."""
     own = {"dataset": data.info.name, "dataset_sha256": digest(data)} if own_arrays(data) else {}
     return identity_of(config) | own
 
@@ -186,7 +186,7 @@ def identity_from(saved: Mapping[str, Any], cls: type[Options], facts: Facts) ->
     """The identity that an older version saved, as this version would have saved it.
 
     Args:
-      saved: every option, null where nobody chose, and what else the run is.
+      saved: every option, null if nobody chose it, and further parts of the identity.
       cls: the class of its options.
       facts: of its images.
     """

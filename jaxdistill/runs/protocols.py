@@ -27,7 +27,7 @@ from jaxdistill.runtime.export import dedupe
 from jaxdistill.teachers import CURRICULA
 
 ORDERS = {"none": "batches in order", "batches": "batches shuffled"}
-"""By shuffle: what a table calls it."""
+"""Shuffle to its label in a table."""
 
 
 def protocol_name(config: Config) -> str:
@@ -81,8 +81,8 @@ def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Pr
 def other_order(run: Run, protocol: str) -> str | None:
     """The shuffle to test a run's images with besides the one that they were distilled with.
 
-    None where networks are trained by another protocol, where each sees images of its own, or where all
-    batches are of the same images.
+    None if networks are trained by another protocol, if each sees images of its own, or if all batches hold
+    the same images.
     """
     curriculum = CURRICULA[run.config.curriculum]
     if protocol != "as_distilled" or curriculum.noise == "fresh":
@@ -91,7 +91,12 @@ def other_order(run: Run, protocol: str) -> str | None:
 
 
 def other_shuffle(order: np.ndarray, shuffle: str) -> str | None:
-    """`none` for a shuffled order [T, B], `batches` for one in order, None of batches that are all alike."""
+    """The opposite of `shuffle`: `none` or `batches`; None if all batches hold the same images.
+
+    Args:
+      order: [T, B], the images of each step.
+      shuffle: of the batches during distillation.
+    """
     if (np.sort(order) == np.sort(order[:1])).all():
         return None
     return "batches" if shuffle == "none" else "none"

@@ -1,4 +1,4 @@
-"""What a run reached, as `result.json` holds it."""
+"""The result of a run: the content of `result.json`."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def result_of(run: Run) -> dict[str, Any]:
 
 
 def _result(run: Run, directory: RunDir | None, before: dict[str, Any] | None) -> dict[str, Any]:
-    """Compares, and writes where there is a folder."""
+    """Compares, and writes the result if there is a folder."""
     with mesh.spread(run.plan.where):
         scores = compared(run)
     result = {**scores, **facts(run, directory)}
@@ -61,7 +61,7 @@ def _result(run: Run, directory: RunDir | None, before: dict[str, Any] | None) -
 
 
 def facts(run: Run, directory: RunDir | None) -> dict[str, Any]:
-    """What every result says of its run."""
+    """Facts of a run that every result has."""
     finished = run.finished
     return {
         "seconds": round(finished.seconds, 2),

@@ -1,4 +1,4 @@
-"""A run as a value: its plan, the state that it reached, its images; and how a saved one is opened again."""
+"""A run as a value: its plan, the state that it reached, its images; `load_run` opens a saved one."""
 
 import dataclasses
 import json
@@ -26,11 +26,11 @@ from jaxdistill.runtime.loop import Finished
 from jaxdistill.runtime.metrics import read_metrics
 
 NEEDED = ("method", "dataset", "learner", "population")
-"""What a saved config has to say."""
+"""The options that a saved config has to have."""
 
 
 class Synthetic(NamedTuple):
-    """What a network is trained on, and how."""
+    """Images, labels and the order in which a network is trained on them."""
 
     images: np.ndarray
     """[N, H, W, C] float32, standardised: each distilled image once."""
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def data(self) -> Splits:
-        """What was distilled."""
+        """The data that were distilled."""
         return self.plan.data
 
     @property
@@ -100,12 +100,12 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Outer steps that were made."""
+        """The number of finished outer steps."""
         return int(self.state.step)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """What was logged, a row per chunk of outer steps."""
+        """The log: a row per chunk of outer steps."""
         return self.finished.rows
 
     @cached_property
@@ -154,8 +154,7 @@ class Run:
     def compare(self) -> dict[str, Any]:
         """Test accuracies beside random real images and the full training set: what `result.json` holds.
 
-        It is written into the run's folder, where there is one, and read from there when it is asked for
-        again.
+        A run with a folder writes it there, and reads it from there the next time.
         """
         from jaxdistill.runs.result import result_of
 
@@ -173,7 +172,7 @@ def load_run(
     pool: str | None = None,
     inner_loop: bool = False,
 ) -> Run:
-    """The last checkpoint of a run's folder, as a run; says so where the run is not at its end.
+    """The last checkpoint of a run's folder, as a run; says so if the run is not finished.
 
     Args:
       path: the folder of a distillation.

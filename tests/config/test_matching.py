@@ -29,7 +29,7 @@ def test_augmentation_by_default_is_that_of_the_data_set():
         return sum(np.array_equal(one, x[:, :, ::-1]) for one in seen)
 
     assert draws("mnist") == draws("a set of mine") == 0 and draws("cifar10") > 0
-    with pytest.warns(Caution, match="flip makes mirror images, which are not of the classes of digits"):
+    with pytest.warns(Caution, match="mirror images of digits do not keep their class"):
         assert draws("digits", augment=["flip"]) > 10
     assert build.augmentation(config.replace(augment=[]), digits) is None
 

@@ -202,7 +202,7 @@ def test_help_shows_the_flag_with_default_and_docstring(toys, capsys, flag):
     assert stop.value.code == 0
     assert "--temperature [2.0]\n      what features are divided by\n" in out
     if flag == "--help":
-        assert "Of toy on digits: Toy Matching, its settings for small images." in out
+        assert "toy is Toy Matching; the defaults are its settings for small images." in out
         assert "--outer_learning_rate [0.1]" in out and "--distill_epochs" not in out
     else:
         assert "dd, dm, dsa, gtn, mtt, toy" in " ".join(out.split())
@@ -233,7 +233,7 @@ def test_a_method_brings_its_settings_and_its_protocol(toys):
     assert protocol_name(small) == "dc"
     with pytest.raises(UserError) as error:
         resolve(Config(method="toy", distance="l2"), SMALL)
-    assert "distance left out with method=toy" in message(error)
+    assert "no distance with method=toy" in message(error)
     assert owner(Config.options()["distance"], {"method": "toy"}) == ("method", "toy")
 
 

@@ -147,7 +147,7 @@ def test_no_point_that_ends_is_an_error(runs, tmp_path):
     runs.failures |= dict.fromkeys((1, 2), Diverged("loop: expected finite losses, got NaN."))
     with pytest.raises(UserError) as error:
         run(analyses=["epochs"], run_dir=tmp_path / "run")
-    assert "a point that ends, got none" in message(error)
+    assert "at least one point that finishes, got none" in message(error)
 
 
 @pytest.mark.parametrize(("content", "says"), [("[]", "rows and config in"), ("{", "a readable ")])
@@ -167,9 +167,9 @@ def test_a_damaged_file_of_earlier_rows_is_left_alone(runs, tmp_path, content, s
         ({"epochs": [0]}, "epochs >= 1, got 0"),
         ({"rates": [0.0]}, "rates > 0, got 0.0"),
         ({"analyses": ["images"], "images": [1, 500], "start": "real"}, "images_per_class <= "),
-        ({"method": "dm"}, "left out with method=dm"),
+        ({"method": "dm"}, "no distill_epochs with method=dm"),
         ({"teacher": "generator"}, "teacher=images, got generator"),
-        ({"gradient": "implicit"}, "a gradient through the steps that are counted, got implicit"),
+        ({"gradient": "implicit"}, "a gradient of a fixed number of inner steps, got implicit"),
     ],
 )
 def test_bad_input_starts_nothing(tmp_path, chosen, says):

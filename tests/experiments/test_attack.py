@@ -120,7 +120,7 @@ def test_unseen_networks_take_one_class_for_another(tmp_path):
         ({"target_class": 12}, "target_class in 0 ... 9, got 12"),
         ({"attack_class": -1}, "attack_class >= 0, got -1"),
         ({"pool": None}, "--pool=FOLDER, got none. python -m experiments.pretrain --dataset=digits"),
-        ({}, "a pool with at least 2 networks held out, one to search with and one to test on, got 1"),
+        ({}, "a pool with at least 2 held-out networks, one to search with and one to test, got 1"),
         ({"population": "fresh"}, "expected one of fixed_pretrained, pretrained, got 'fresh'"),
         ({"method": "dm"}, "a method that trains inner steps, got dm"),
         ({"images_per_class": 200}, "images_per_class <= 116, got 200, but class "),

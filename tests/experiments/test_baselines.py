@@ -46,7 +46,7 @@ def test_the_table_has_every_set_under_one_protocol(distilled, tmp_path, capsys)
     for row in rows:
         assert row["num_learners"] == len(row["every"]) == 1 and 0 <= row["mean"] <= 1
         assert row["neighbors_k"] in (1, 3) and 0 < row["neighbors_mean"] <= 1
-    assert rows[0]["trained_by"] == "the learned schedule"
+    assert rows[0]["trained_by"] == "as distilled"
     assert all(row["trained_by"].endswith(": 0.1") for row in rows[1:])
     assert set(rows[1]["validation"]) == {"one step size", "scaled schedule"}
     # one image per class: averages and cluster centres are the same

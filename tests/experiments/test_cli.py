@@ -22,6 +22,11 @@ from jaxdistill.methods.recipe import Facts
 from jaxdistill.runtime.loop import Finished, Interrupted
 
 PRESETS = sorted((ROOT / "experiments/presets").glob("*.cfg"))
+SCRIPTS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "experiments").rglob("*.py")
+    if "cli.main(run, Options, __doc__)" in path.read_text(encoding="utf-8")
+)
 DISTILLED = [path for path in PRESETS if "python -m experiments.distill " in path.read_text()]
 
 
@@ -164,17 +169,37 @@ def test_full_help_lists_every_flag_in_groups(main, cls, titles):
 def test_short_help_shows_what_acts_with_its_values(main, flag):
     code, out, err = main(flag)
     assert (code, err) == (0, []) and out.startswith(distill.__doc__.strip())
-    assert "\nOf dd on digits: Dataset Distillation, its settings for small images.\n" in out
+    assert "\ndd is Dataset Distillation; the defaults are its settings for small images.\n" in out
     assert (
         "--learner [mlp]" in out and "--run_dir\n" in out and "--width" not in out and "--damping" not in out
     )
     assert max(map(len, out.splitlines())) <= 110
     _, out, _ = main(flag, "--method", "dsa", "--dataset=mnist", "--images_per_class=10")
-    assert "\nOf dsa on mnist: Differentiable Siamese Augmentation, its paper's settings.\n" in out
+    assert "\ndsa is Differentiable Siamese Augmentation; the defaults are its paper's settings.\n" in out
     assert "--learner [convnet]" in out and "--start [real]" in out
     assert "--num_outer_steps [10000]" in out and "--gradient" not in out
     _, out, _ = main(flag, cls=Small)
     assert "--factor [2.0]" in out and "--dataset [digits]" in out and "--learner" not in out
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_has_both_helps(main, name):
+    module = importlib.import_module(name)
+    code, short, err = main("--help", cls=module.Options, doc=module.__doc__)
+    assert (code, err) == (0, []) and short.startswith(module.__doc__.strip())
+    code, full, err = main("--helpfull", cls=module.Options, doc=module.__doc__)
+    assert (code, err) == (0, []) and full.startswith(module.__doc__.strip())
+    flags = re.compile(r"^  --(?:\[no\])?(\w+)", re.M)
+    assert sorted(flags.findall(full)) == sorted(module.Options.options())
+    assert set(flags.findall(short)) <= module.Options.options().keys()
+
+
+def test_help_of_a_set_of_unknown_size_names_both_kinds_of_defaults(main):
+    assert "experiments.adapt" in SCRIPTS and "experiments.study.search" in SCRIPTS
+    adapt = importlib.import_module("experiments.adapt")
+    _, out, _ = main("--help", cls=adapt.Options, doc=adapt.__doc__)
+    assert "the defaults are its paper's settings, or others for small images.\n" in out
+    assert "--source [mnist]" in out and "--target [usps]" in out
 
 
 def script(name: str):

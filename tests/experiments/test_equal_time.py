@@ -142,8 +142,8 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
         ({"contenders": ["unrolled"], "damping": 0.2}, "a contender that takes damping, got unrolled"),
         ({"contenders": ["cg"], "remat": "step"}, "a contender that takes remat"),
         ({"contenders": ["cg"], "unrolled_steps": 3}, "a contender that takes unrolled_steps"),
-        ({"contenders": ["identity"], "warm_start": True}, "a linear_solver that starts somewhere"),
-        ({"method": "dc"}, "inner_learning_rate left out with method=dc"),
+        ({"contenders": ["identity"], "warm_start": True}, "a linear_solver that can start from the last"),
+        ({"method": "dc"}, "no inner_learning_rate with method=dc"),
     ],
 )
 def test_bad_input_starts_nothing(tmp_path, chosen, says):

@@ -118,7 +118,7 @@ def test_a_candidate_that_fails_is_tried_again(tmp_path, made_up, monkeypatch):
     first, printed = tiny_search(tmp_path)
     assert "failed: a memory too small" in printed and first["best"] == {"images-matching_all": 0.3}
     assert "| 0.15: failed, 0.3: " in (tmp_path / "study_search.md").read_text()
-    expected = "a candidate of every cell that finishes, got none of images-unrolled"
+    expected = "at least one candidate of every cell that finishes, got none of images-unrolled"
     with pytest.raises(UserError, match=expected):
         tiny_search(tmp_path, gradients=("unrolled",))  # its rates are 0.01 and 0.02
     monkeypatch.setattr(script, "_scored", scored)

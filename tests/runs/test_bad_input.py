@@ -108,7 +108,7 @@ OPTIONS = [
         MATCHING | {"method": "dsa", "augment": ["crop", "kutout"]},
         "cutout, flip, rotate, scale, got 'kutout'",
     ),
-    (MATCHING | {"method": "dsa", "augment": []}, "at least one operation to augment with, with method=dsa"),
+    (MATCHING | {"method": "dsa", "augment": []}, "at least one operation in augment, with method=dsa"),
     (MATCHING | {"method": "dsa", "augment_strength": 3}, "augment_strength <= 2, got 3"),
 ]
 

@@ -82,4 +82,4 @@ def test_classes_of_several_sizes_are_refused():
     method = plan.method._replace(synthesize=lambda state, key: eleven)
     with pytest.raises(UserError) as error:
         baselines.fits(plan._replace(methods=[method]))
-    assert "as many images of every class: a multiple of the classes in all batches" in message(error)
+    assert "the same number of images in every class" in message(error)

@@ -185,7 +185,7 @@ def test_more_images_than_a_class_has_are_compared_with_no_real_ones(mine, save,
 
 @pytest.mark.parametrize(
     ("population", "says"),
-    [("pretrained", "networks that were trained before"), ("fixed", "one fixed initialisation")],
+    [("pretrained", "pre-trained networks"), ("fixed", "one fixed initialisation")],
 )
 def test_images_for_other_networks_are_told(real, save, capsys, population, says):
     file = save(x=real[0], y=real[1], inner=f'{{"population": "{population}"}}')
@@ -217,7 +217,7 @@ def test_bad_files_are_one_line(real, save, untrained):
     file = save(x=pixels, y=y)
     assert "dataset=NAME with a file that does not name its set" in refused(file)
     text = refused(save(x=pixels, y=y, dataset="my digits"))
-    assert "'my digits'" in text and "dataset chooses another" in text
+    assert "'my digits'" in text and "Choose another with dataset=" in text
 
 
 def test_bad_input_is_one_line(run, mine, real, tmp_path, untrained):
@@ -230,7 +230,7 @@ def test_bad_input_is_one_line(run, mine, real, tmp_path, untrained):
     for arguments, options, says in (
         ((), {"data": mine, "dataset": "digits"}, "either data or dataset, got both"),
         ((), {"data": (1, 2)}, "data as jaxdistill.splits makes it, got tuple"),
-        ((), {"image_size": 16}, "image_size left out with images of a run or with data, got 16"),
+        ((), {"image_size": 16}, "no image_size with images of a run or with data, got 16"),
         ((), {"dataset": "digits", "image_size": 16}, "images 16x16x1 as in digits, got 8x8x1"),
         ((), {"protocols": "dc"}, "protocols as a list, got 'dc'"),
         (([],), {}, "learners among alexnet"),

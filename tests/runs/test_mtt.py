@@ -72,9 +72,9 @@ def test_any_gradient_follows_experts(made, tmp_path, gradient):
         ),
         ({"image_size": 6}, "image_shape: [8, 8, 1] there, [6, 6, 1] here"),
         ({"start_epochs": 4}, "start_epochs + expert_epochs <= 5, the snapshots of an expert, got 4 + 2"),
-        ({"gradient": "implicit", "distill_epochs": 1, "warm_start": True}, "warm_start left out with meth"),
+        ({"gradient": "implicit", "distill_epochs": 1, "warm_start": True}, "no warm_start with meth"),
         ({"gradient": "accumulated", "inner_momentum": 0.5}, "sgd without momentum"),
-        ({"gradient": "accumulated", "remat": "step"}, "remat left out with gradient=accumulated"),
+        ({"gradient": "accumulated", "remat": "step"}, "no remat with gradient=accumulated"),
         ({"hyper_learning_rate": -1.0}, "hyper_learning_rate >= 0, got -1.0"),
         ({"inner_batch_size": 0}, "inner_batch_size >= 1, got 0"),
         ({"inner_batch_size": 11}, "batch_size <= 10, the synthetic images, got 11"),
@@ -91,7 +91,7 @@ def test_bad_input_is_refused(made, tmp_path, monkeypatch, chosen, says):
 def test_experts_and_mtt_go_together(chosen):
     with pytest.raises(UserError) as error:
         resolve(Config(**{"method": "mtt"} | chosen), Facts((8, 8, 1), 10))
-    assert "experts with method=mtt, and with no other, got population=" in message(error)
+    assert "experts with method=mtt and another population with other methods, got" in message(error)
 
 
 @pytest.mark.slow

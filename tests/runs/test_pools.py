@@ -115,7 +115,7 @@ def test_a_linear_solve_starts_from_the_last_on_one_network(pool):
         ({"width": 9}, "width: 8 there, 9 here"),
         ({"image_size": 6}, "image_shape: [8, 8, 1] there, [6, 6, 1] here"),
         ({"pool_dataset": "usps"}, "dataset: digits there, usps here"),
-        ({"population": "fresh"}, "pool left out with population=fresh"),
+        ({"population": "fresh"}, "no pool with population=fresh"),
         ({"population": "fixed_pretrained"}, "num_learners 1, since all of them are equal, got 2"),
     ],
 )
