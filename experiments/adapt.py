@@ -134,10 +134,10 @@ def whole_set(run: Run, options: Options) -> list[Row]:
     progress.say("the whole target set: step size searched on validation ...")
     searched = options.replace(num_search_learners=min(2, options.num_search_learners))
     evaluation = of_new_networks(run.learner, run.data, searched, options.num_full_learners)
-    plan = pretraining(len(run.data.train.y), num_epochs=count)
+    training = pretraining(len(run.data.train.y), num_epochs=count)
     found = tuned(
         evaluation._replace(key=stream(run.key, "whole set")),
-        [plan],
+        [training],
         *compare.all_images(run.data),
         step_sizes=FULL_RATES,
     )

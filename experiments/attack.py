@@ -336,7 +336,9 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns = ["trained on", "step size", "success", "std", "other classes", "std", "lost", "K"]
     lines = []
     for row in result["chosen"]:
-        size = f"{row['step_size']:.3g}" + " (learned)" * row["learned"] if row["step_size"] else "-"
+        size = f"{row['step_size']:.3g}" if row["step_size"] else "-"
+        if row["step_size"] and row["learned"]:
+            size += " (learned)"
         shown = [f"{100 * row[name] + 0.0:.1f}".replace("-0.0", "0.0") for name in COLUMNS]
         lines.append([row["series"], size, *shown, str(row["num_learners"])])
     return columns, lines

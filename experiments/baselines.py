@@ -26,7 +26,6 @@ from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.table import Config, DeviceOptions, Places, PoolOptions, SeedOptions
 from jaxdistill.runs import compare
-from jaxdistill.runs.banks import say_devices
 from jaxdistill.runs.baseline_files import LISTS, draw, save_sets, table
 from jaxdistill.runs.baselines import BaselineOptions, fits, rows_of
 from jaxdistill.runs.networks import only_network
@@ -74,7 +73,7 @@ def run(options: Options) -> dict[str, Any]:
     fits(run.plan, options.neighbors)
     only_network(run.config, run.state, run.bank)  # raises where a pool is missing
     writable("baselines", folder)
-    say_devices(devices)
+    mesh.say_devices(devices)
     with mesh.spread(devices):
         rows, sets = rows_of(run, options, num_learners=options.num_learners, seed=options.seed)
     what = {"run": Path(path).name, "dataset": run.data.info.name, "learner": run.config.learner}

@@ -225,7 +225,8 @@ def _help(config: Options, doc: str, *, whole: bool) -> str:
         recipe = recipe_of(METHODS[values["method"]])
         kind = "its settings for small images" if facts and facts.small else "its paper's settings"
         kind += "" if facts else ", or others for small images"
-        lines += [f"{values['method']} is {recipe.title}; the defaults are {kind}."]
+        source = f" ({recipe.paper}, {recipe.link})" if recipe.paper else ""
+        lines += [f"{values['method']} is {recipe.title}{source}.", f"The defaults are {kind}."]
     table = cls.options()
     shown = [table[name] for name in _short(cls, values) if name in table and acts(table[name], values)]
     lines += [""]

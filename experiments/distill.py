@@ -15,8 +15,6 @@ from typing import Any, ClassVar
 from experiments import cli
 from jaxdistill.config.option import options
 from jaxdistill.config.table import Config, HostOptions
-from jaxdistill.runs.compare import show
-from jaxdistill.runs.result import run_to_result
 
 
 @options
@@ -34,6 +32,9 @@ def run(options: Options) -> dict[str, Any]:
       UserError: bad input, before anything is written; a NaN on the way.
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
+    from jaxdistill.runs.compare import show
+    from jaxdistill.runs.result import run_to_result
+
     result = run_to_result(options)
     show(result)
     return result

@@ -232,7 +232,7 @@ def fitting(config: Config, time_limit: float) -> Row:
     """How many outer steps fit the time limit, and the memory that their compiled program needs."""
     plan = planned(config)
     length = plan.config.chunk_length or choices().chunk_length
-    program = outer_steps(plan.method, plan.arguments, plan.config.seed, length, plan.where)
+    program = outer_steps(plan.method, plan.arguments, plan.config.seed, length, plan.devices)
     state, *others = program.arguments
     state = jax.block_until_ready(program.call(state, *others))[0]
     began, chunks = time.perf_counter(), 0

@@ -36,7 +36,6 @@ from jaxdistill.evaluation import (
     summarize,
     with_step_size,
 )
-from jaxdistill.runs.banks import say_devices
 from jaxdistill.runs.compare import all_images
 from jaxdistill.runs.compare import show as show_result
 from jaxdistill.runs.networks import unseen_networks
@@ -100,7 +99,7 @@ def run(options: Options) -> dict[str, Any]:
     options = filled(options.with_smoke(SMOKE))
     if len(set(options.runs)) < len(options.runs):
         raise fail("few_step", "different runs", ", ".join(options.runs))
-    where = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
+    devices = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
     folder = Path(options.run_dir)
     if not options.runs:
         writable("few_step", folder)
@@ -114,8 +113,8 @@ def run(options: Options) -> dict[str, Any]:
     networks: dict[str, Trial] = {}
     for trial in trials:
         networks.setdefault(trial.network, trial)
-    say_devices(where)
-    with mesh.spread(where):
+    mesh.say_devices(devices)
+    with mesh.spread(devices):
         rows = [row for trial in trials for row in rows_on_its_data(trial)]
         for trial in networks.values():
             rows += rows_on_real_data(trial, real_name(trial, list(networks)))

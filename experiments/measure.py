@@ -132,13 +132,13 @@ def row(
 
 
 def outer_steps(
-    method: Method, data: Data, seed: int, length: int, where: mesh.Layout | None = None
+    method: Method, data: Data, seed: int, length: int, devices: mesh.Layout | None = None
 ) -> Program:
     """A compiled chunk of `length` outer steps, on the devices of a layout."""
     key = jax.random.key(seed)
     state, given = jax.jit(method.init)(key), (data, key)
-    if where is not None:
-        state = mesh.placed(state, mesh.state_shardings(where, state))
-        given = mesh.placed(given, mesh.whole_everywhere(where))
-    with mesh.spread(where):
-        return compiled(compiled_chunk(method, where), (state, *given), (length,), steps=length)
+    if devices is not None:
+        state = mesh.placed(state, mesh.state_shardings(devices, state))
+        given = mesh.placed(given, mesh.whole_everywhere(devices))
+    with mesh.spread(devices):
+        return compiled(compiled_chunk(method, devices), (state, *given), (length,), steps=length)

@@ -48,7 +48,6 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.learners import learner
 from jaxdistill.populations.fresh import fresh
-from jaxdistill.runs.banks import say_devices
 from jaxdistill.runs.compare import show as show_result
 from jaxdistill.runs.protocols import as_learned, seen
 from jaxdistill.runs.result import run_to_result
@@ -134,7 +133,7 @@ def run(options: Options) -> dict[str, Any]:
       UserError: bad input, before anything is trained.
     """
     options = filled(options.with_smoke(SMOKE))
-    where = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
+    devices = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
     folder = Path(options.run_dir)
     path = options.distilled or default_run(folder, options.smoke)
     distilled = load_run(path, **{name: getattr(options, name) for name in PLACES}, inner_loop=True)
@@ -148,8 +147,8 @@ def run(options: Options) -> dict[str, Any]:
             f"{len(candidates)} of {len(space(info))} ConvNets on {info.name}, "
             f"{profile.device_description()}; everything goes to {folder / 'search'}"
         )
-        say_devices(where)
-        with mesh.spread(where):
+        mesh.say_devices(devices)
+        with mesh.spread(devices):
             rows = [measured(directory, distilled, options, network) for network in candidates]
         result = {
             "rows": rows,
@@ -259,7 +258,7 @@ class Trial(NamedTuple):
     def run(
         self,
         way: str,
-        plan: Protocol,
+        training: Protocol,
         images: Batch,
         subsets: Subsets,
         step_sizes: Sequence[float] | None,
@@ -269,27 +268,29 @@ class Trial(NamedTuple):
         """Validation (and test) accuracy, and the seconds of the whole search, without compilation."""
         strategy, chunk = self.options.strategy, self.options.learner_chunk
         data, rows = self.distilled.data, subsets(self.key, self.options.num_learners)
-        plans = [plan] if step_sizes is None else [with_step_size(plan, rate) for rate in step_sizes]
+        trainings = (
+            [training] if step_sizes is None else [with_step_size(training, rate) for rate in step_sizes]
+        )
 
-        def score(plan: Protocol, split: Dataset) -> tuple[float, float]:
-            arguments = (self.params, images, rows, plan.values, split, self.key)
-            program = (plan.name, len(split.y))
+        def score(training: Protocol, split: Dataset) -> tuple[float, float]:
+            arguments = (self.params, images, rows, training.values, split, self.key)
+            program = (training.name, len(split.y))
             if program not in self.compiled:
-                function: Any = evaluator(self.net, plan, strategy=strategy, learner_chunk=chunk)
+                function: Any = evaluator(self.net, training, strategy=strategy, learner_chunk=chunk)
                 self.compiled[program] = function.lower(*arguments).compile()
             began = time.perf_counter()
             found = jax.block_until_ready(self.compiled[program](*arguments))
             seconds = time.perf_counter() - began
             return summarize(found, split.y.shape[1]).mean, seconds
 
-        validation = [score(plan, data.validation) for plan in plans]
-        best = max(range(len(plans)), key=lambda i: validation[i][0])
+        validation = [score(training, data.validation) for training in trainings]
+        best = max(range(len(trainings)), key=lambda i: validation[i][0])
         found = {
             f"{way}_validation": validation[best][0],
             f"{way}_seconds": sum(seconds for _, seconds in validation),
         }
         if test:
-            found |= {f"{way}_test": score(plans[best], data.test)[0]}
+            found |= {f"{way}_test": score(trainings[best], data.test)[0]}
         return found if step_sizes is None else found | {f"{way}_step_size": step_sizes[best]}
 
 

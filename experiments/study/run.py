@@ -223,5 +223,5 @@ def _distilled(study: Study, folder: Folder, cell: Cell, chosen: dict[str, Any],
     }
     progress.say("scoring ...")
     names = [study.own] if cell.change else list(study.learners)
-    with mesh.spread(plan.where):
+    with mesh.spread(plan.devices):
         return row | scores(study, run, names)

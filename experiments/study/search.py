@@ -174,7 +174,7 @@ def _scored(study: Study, chosen: dict[str, Any], folder: Path) -> dict[str, Any
     with opened(plan, folder) as directory:
         run = distilled(plan, directory)
     batch = run.batch
-    with mesh.spread(plan.where):
+    with mesh.spread(plan.devices):
         return trained(study, study.own, "dc", batch, everything(len(batch.y)))
 
 

@@ -127,7 +127,7 @@ def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values
     for head, names in (("teacher", TeacherOptions.options()), ("learner", LEARNER_OPTIONS)):
         if chosen.get(head, settings.get(head, table[head])) != settings.get(head, table[head]):
             settings = {n: v for n, v in settings.items() if n not in names and n != head}
-    gradient = chosen.get("gradient", settings.get("gradient", table["gradient"]))
+    gradient = chosen.get("gradient", settings.get("gradient", table.get("gradient", "unrolled")))
     left_out = THROUGH if gradient == "implicit" else () if gradient == "unrolled" else ("remat",)
     return {name: value for name, value in settings.items() if name not in left_out}
 

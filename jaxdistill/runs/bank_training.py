@@ -45,7 +45,6 @@ from jaxdistill.runs.banks import (
     groups_of,
     of_images,
     read_groups,
-    say_devices,
 )
 from jaxdistill.runs.plan import identity_from, script_identity, splits
 from jaxdistill.runtime import mesh, profile, progress
@@ -337,7 +336,7 @@ def _saved(
         progress.say(
             f"{what}, {profile.device_description()}; {format_bytes(size)} of weights go to {options.run_dir}"
         )
-        say_devices(setting.devices)
+        mesh.say_devices(setting.devices)
         read = partial(read_groups, learner=learner, num_snapshots=num_snapshots, command="this command")
         folder = directory.path / GROUPS_FOLDER
         with Checkpoints(folder, keep=len(groups)) as files, mesh.spread(setting.devices):

@@ -20,7 +20,6 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Learner, Params
 from jaxdistill.data import DatasetInfo
 from jaxdistill.learners import options_of
-from jaxdistill.runtime import mesh, progress
 from jaxdistill.runtime.checkpoint import Checkpoints
 
 GROUPS_FOLDER = "groups"
@@ -141,12 +140,6 @@ def load_bank(
     if kind.noun == "experts":
         return Bank(weights, None)
     return Bank(jax.tree.map(lambda a: a[:kept], weights), jax.tree.map(lambda a: a[kept:], weights))
-
-
-def say_devices(where: mesh.Layout | None) -> None:
-    """Says which devices are used, if there are several."""
-    if mesh.described(where):
-        progress.say(f"devices: {mesh.described(where)}")
 
 
 def read_groups(

@@ -85,14 +85,14 @@ def rows_of(
         num_search_learners=options.num_search_learners,
     )
     distilled, baseline = evaluations(config, run.data, run.learner, run.state, key, run.bank)
-    plan = protocol_of(run)
-    protocols, how = [plan], plan.name
-    if plan.name == "as_distilled":
+    training = protocol_of(run)
+    protocols, how = [training], training.name
+    if training.name == "as_distilled":
         protocols, how = equal_steps(run, class_by_class(classes)[order]), "as distilled"
     progress.say(f"distilled images: {distilled.num_learners} networks, {len(order)} steps ...")
-    found = score(distilled, plan, *seen(run, key, distilled.num_learners))
+    found = score(distilled, training, *seen(run, key, distilled.num_learners))
     rows = [_row("distilled", found, how) | neighbors([run.batch], run.data, options)]
-    shuffle = other_order(run, plan.name)
+    shuffle = other_order(run, training.name)
     if shuffle is not None:
         other = score(distilled, *in_other_order(run, shuffle))
         rows.append(_row(f"distilled, {ORDERS[shuffle]}", other, how))
@@ -152,8 +152,8 @@ def fits(plan: Plan, neighbors: Sequence[int] = (1,)) -> tuple[np.ndarray, int]:
       UserError: classes with different numbers of images, more of them than real images, or more neighbours
         than images.
     """
-    state = plan.method.init(plan.key)
-    _, labels, _ = dedupe(plan.method.synthesize(state, stream(plan.key, "export")))
+    state = jax.jit(plan.method.init)(plan.key)
+    _, labels, _ = dedupe(jax.jit(plan.method.synthesize)(state, stream(plan.key, "export")))
     classes = labels.argmax(axis=1)
     counts = np.bincount(classes, minlength=plan.data.info.num_classes)
     if not (counts == counts[0]).all():

@@ -39,7 +39,7 @@ def score_of(run: Run, *, num_learners: int | None = None, protocol: str | None 
     """Test accuracy of networks trained on a run's images, as `Run.score` says."""
     config = run.config if num_learners is None else run.config.replace(num_eval_learners=num_learners)
     distilled, _ = evaluations(config, run.data, run.learner, run.state, run.key, run.bank)
-    with mesh.spread(run.plan.where):
+    with mesh.spread(run.plan.devices):
         shown = seen(run, stream(run.key, "export"), distilled.num_learners)
         return score(distilled, protocol_of(run, protocol), *shown)
 
@@ -59,10 +59,10 @@ def compared(run: Run) -> dict[str, Any]:
     chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
     progress.say("evaluating: distilled images ...")
     name = protocol_name(config)
-    plan = protocol_of(run)
+    training = protocol_of(run)
     batch, subsets = seen(run, stream(key, "export"), distilled.num_learners)
-    found = score(distilled, plan, batch, subsets)
-    on_validation = score(chosen_on_validation, plan, batch, subsets)
+    found = score(distilled, training, batch, subsets)
+    on_validation = score(chosen_on_validation, training, batch, subsets)
     shuffle = other_order(run, name)
     reordered = None
     if shuffle is not None:
@@ -77,7 +77,7 @@ def compared(run: Run) -> dict[str, Any]:
         **_fields("test_accuracy", found),
         "num_learners": len(found.every),
         "protocol": name,
-        "test_accuracy_step_size": float(plan.values["learning_rate"][0]),
+        "test_accuracy_step_size": float(training.values["learning_rate"][0]),
         "validation_accuracy_mean": on_validation.mean,
         "test_accuracies": found.every,
         **_reordered(reordered, shuffle),
@@ -132,8 +132,8 @@ def all_images(data: Splits) -> tuple[Batch, Subsets]:
 def full_set(evaluation: Evaluation, data: Splits, passes: int, step_sizes: Sequence[float]) -> Tuned:
     """The whole training set but its validation split, the step size searched on validation."""
     name = f"{passes} epoch" if passes == 1 else f"{passes} epochs"
-    plan = epochs(len(data.train.y), num_epochs=passes, decay_at_half=True, name=name)
-    return tuned(evaluation, [plan], *all_images(data), step_sizes=step_sizes)
+    training = epochs(len(data.train.y), num_epochs=passes, decay_at_half=True, name=name)
+    return tuned(evaluation, [training], *all_images(data), step_sizes=step_sizes)
 
 
 def _fields(name: str, found: Score) -> dict[str, Any]:

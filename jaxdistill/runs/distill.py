@@ -11,11 +11,10 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
 from jaxdistill.methods.recipe import Facts
-from jaxdistill.runs.banks import say_devices
 from jaxdistill.runs.networks import only_network
 from jaxdistill.runs.plan import Plan, identity_from, planned
 from jaxdistill.runs.run import Run
-from jaxdistill.runtime import loop, profile
+from jaxdistill.runtime import loop, mesh, profile
 from jaxdistill.runtime import progress as shown
 from jaxdistill.runtime.export import Content, write_synthetic
 from jaxdistill.runtime.loop import Interrupted
@@ -115,7 +114,7 @@ def distilled(plan: Plan, directory: RunDir | None) -> Run:
       UserError: a NaN on the way.
     """
     config = plan.config
-    say_devices(plan.where)
+    mesh.say_devices(plan.devices)
     finished = loop.distill(
         plan.methods,
         plan.arguments,
@@ -128,7 +127,7 @@ def distilled(plan: Plan, directory: RunDir | None) -> Run:
         tensorboard=config.tensorboard,
         remedy=_remedy(config),
         faults=FAULTS if config.on_failed_solve == "stop" else None,
-        where=plan.where,
+        devices=plan.devices,
     )
     run = Run(plan, finished, None if directory is None else directory.path)
     if directory is not None:

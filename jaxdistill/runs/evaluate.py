@@ -24,7 +24,6 @@ from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.evaluation import STEP_SIZES, Protocol, everything, published, score, tuned
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.spec import check_fits, parse_learner
-from jaxdistill.runs.banks import say_devices
 from jaxdistill.runs.compare import enough_real, random_images
 from jaxdistill.runs.given_images import (
     Images,
@@ -75,7 +74,7 @@ class Prepared(NamedTuple):
     """By row of the table."""
     real_per_class: int
     """Random real images of each class that the images are compared with; 0 for no such column."""
-    where: meshes.Layout | None
+    devices: meshes.Layout | None
     """The devices; None for one."""
     config: dict[str, Any]
     """The options as a result has them, in JSON's types."""
@@ -155,9 +154,9 @@ def evaluate(
         seed=seed,
     )
     with shown.silent(not progress):
-        plan = prepared(images, learners, chosen, data=data)
-        result = evaluated(plan)
-        show(plan, result)
+        job = prepared(images, learners, chosen, data=data)
+        result = evaluated(job)
+        show(job, result)
     return result
 
 
@@ -175,7 +174,7 @@ def prepared(
     file = content(images)
     resolved, tested = real_data(resolve(chosen), file, run, data)
     info = tested.info
-    where = meshes.layout(resolved.mesh, resolved.num_learners, len(tested.test.y), batch="the test images")
+    devices = meshes.layout(resolved.mesh, resolved.num_learners, len(tested.test.y), batch="the test images")
     batch = standardised(file, info)
     plans = protocols_for(file, resolved.protocols, resolved.num_epochs)
     networks = _networks(learners, info)
@@ -191,29 +190,29 @@ def prepared(
         protocols=plans,
         learners=networks,
         real_per_class=per_class if enough_real(tested, per_class) else 0,
-        where=where,
+        devices=devices,
         config=json.loads(json.dumps(listed)),
     )
 
 
-def evaluated(plan: Prepared) -> dict[str, Any]:
+def evaluated(job: Prepared) -> dict[str, Any]:
     """Trains and tests the networks: what `evaluate` returns."""
-    say_devices(plan.where)
-    with meshes.spread(plan.where):
-        rows = [_row(plan, name) for name in plan.learners]
-    return {"rows": rows, "config": plan.config, "environment": profile.environment()}
+    meshes.say_devices(job.devices)
+    with meshes.spread(job.devices):
+        rows = [_row(job, name) for name in job.learners]
+    return {"rows": rows, "config": job.config, "environment": profile.environment()}
 
 
-def show(plan: Prepared, result: Mapping[str, Any]) -> None:
+def show(job: Prepared, result: Mapping[str, Any]) -> None:
     """Prints the table."""
 
     def text(cells: Mapping[str, Any], name: str) -> str:
         return f"{100 * cells[name]['mean']:.1f} ± {100 * cells[name]['std']:.1f}" if name in cells else "-"
 
-    columns = [*plan.protocols, "random_real"]
+    columns = [*job.protocols, "random_real"]
     shown.table(
-        f"\nTest accuracy (%) on {plan.data.info.name} after training on {len(plan.images.y)} images; "
-        f"mean ± std, K = {plan.options.num_learners}",
+        f"\nTest accuracy (%) on {job.data.info.name} after training on {len(job.images.y)} images; "
+        f"mean ± std, K = {job.options.num_learners}",
         ["learner", *columns],
         [[cells["learner"], *(text(cells, name) for name in columns)] for cells in result["rows"]],
     )
@@ -244,29 +243,29 @@ def _networks(learners: Learners, info: DatasetInfo) -> dict[str, Learner]:
     return made
 
 
-def _row(plan: Prepared, name: str) -> dict[str, Any]:
+def _row(job: Prepared, name: str) -> dict[str, Any]:
     """One architecture under every protocol, and on random real images under the best of the papers'."""
-    chosen, images = plan.options, plan.images
-    evaluation = of_new_networks(plan.learners[name], plan.data, chosen, chosen.num_learners)
+    chosen, images = job.options, job.images
+    evaluation = of_new_networks(job.learners[name], job.data, chosen, chosen.num_learners)
     count, rates = len(images.y), chosen.step_sizes
     cells: dict[str, Any] = {"learner": name}
-    for title, protocol in plan.protocols.items():
+    for title, protocol in job.protocols.items():
         shown.say(f"{name}: synthetic images, {title} ...")
         if protocol.name == "as_distilled":
             cells[title] = score(evaluation, protocol, images, everything(count)).as_row()
         else:
             best = tuned(evaluation, [protocol], images, everything(count), step_sizes=rates)
             cells[title] = best.score.as_row() | {"step_size": best.step_size}
-    if plan.real_per_class:
-        names = [each for each, how in plan.protocols.items() if how.name != "as_distilled"] or ["dc"]
+    if job.real_per_class:
+        names = [each for each, how in job.protocols.items() if how.name != "as_distilled"] or ["dc"]
         shown.say(f"{name}: random real images, {', '.join(names)} ...")
-        size = plan.real_per_class * plan.data.info.num_classes
+        size = job.real_per_class * job.data.info.num_classes
         papers = [published(each, size, num_epochs=chosen.num_epochs) for each in names]
-        real = random_images(plan.data, plan.real_per_class)
+        real = random_images(job.data, job.real_per_class)
         best = tuned(evaluation, papers, *real, step_sizes=rates)
         cells["random_real"] = best.score.as_row() | {
             "protocol": best.protocol,
             "step_size": best.step_size,
-            "images_per_class": plan.real_per_class,
+            "images_per_class": job.real_per_class,
         }
     return cells

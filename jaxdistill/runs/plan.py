@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     """A method for the networks of every shape; mostly one."""
     key: Array
     """Root key of the run."""
-    where: mesh.Layout | None
+    devices: mesh.Layout | None
     """The devices that it runs on; None for one."""
     experiment: str = "distill"
     """The script that makes such runs."""
@@ -124,7 +124,7 @@ def planned(
     if config.tensorboard:
         require_tensorboard()
     how = build.recipe(config)
-    where = mesh.layout(config.mesh, config.num_learners, batch_size)
+    devices = mesh.layout(config.mesh, config.num_learners, batch_size)
     network = learner or build.learner(config, given.info)
     if learner is not None:
         check_fits(learner, given.info)
@@ -141,7 +141,9 @@ def planned(
     changed = change(given)
     arguments = Data(changed.train, None if bank is None else bank.given)
     if config.gradient == "auto" and how.trains:
-        needs = partial(_bytes_of, data=changed, arguments=arguments, network=network, key=key, where=where)
+        needs = partial(
+            _bytes_of, data=changed, arguments=arguments, network=network, key=key, devices=devices
+        )
         config = budget.within_budget(chosen, facts, needs, progress.say)
     networks = build.shapes(config, changed.info) if config.num_shapes else [network]
     methods = [build.method(config, changed, each, stream(key, "teacher start")) for each in networks]
@@ -149,7 +151,7 @@ def planned(
         start = jax.eval_shape(methods[0].init, key)
         jax.eval_shape(methods[0].update, start, arguments, key)
     identity = identity_of(config) | extra
-    return Plan(chosen, config, identity, changed, network, bank, methods, key, where, experiment)
+    return Plan(chosen, config, identity, changed, network, bank, methods, key, devices, experiment)
 
 
 def splits(config: DataOptions) -> Splits:
@@ -240,11 +242,11 @@ def _bytes_of(
     arguments: Data,
     network: Learner,
     key: Array,
-    where: mesh.Layout | None,
+    devices: mesh.Layout | None,
 ) -> int:
     """Bytes of a device that the chunk of outer steps of a config needs, as far as the compiler knows."""
     method = build.method(config, data, network, stream(key, "teacher start"))
     length = min(config.chunk_length or choices().chunk_length, config.num_outer_steps)
-    with mesh.spread(where):
+    with mesh.spread(devices):
         start = jax.eval_shape(method.init, key)
-        return total_bytes(compiled_chunk(method, where).lower(start, arguments, key, length).compile())
+        return total_bytes(compiled_chunk(method, devices).lower(start, arguments, key, length).compile())

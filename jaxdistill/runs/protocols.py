@@ -8,6 +8,7 @@ from jaxdistill.augment import DSA
 from jaxdistill.config import build
 from jaxdistill.config.resolve import check_protocol
 from jaxdistill.config.table import Config
+from jaxdistill.core.checks import one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Meta, Params, Teacher
 from jaxdistill.data import DatasetInfo
@@ -20,6 +21,7 @@ from jaxdistill.evaluation import (
     published,
     with_step_size,
 )
+from jaxdistill.evaluation.protocols import PROTOCOLS
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.runs.networks import num_unseen, unseen_networks
 from jaxdistill.runs.run import Run, Synthetic
@@ -45,7 +47,7 @@ def protocol_of(run: Run, name: str | None = None) -> Protocol:
     Raises:
       UserError: `as_distilled` for a method that trains no inner steps, or an unknown name.
     """
-    name = name or protocol_name(run.config)
+    name = one_of("protocol", name or protocol_name(run.config), PROTOCOLS)
     check_protocol(name, run.config.method)
     if name == "as_distilled":
         return as_learned(run, run.order)
@@ -132,7 +134,7 @@ def training_data(run: Run) -> Synthetic:
     networks needs to the tolerance of the distillation.
     """
     config, learner = run.config, run.learner
-    batches = run.method.synthesize(run.state, stream(run.key, "export"))
+    batches = jax.jit(run.method.synthesize)(run.state, stream(run.key, "export"))
     images, labels, order = dedupe(batches)
     if not build.recipe(config).trains or config.gradient != "implicit":
         return Synthetic(images, labels, order)

@@ -50,7 +50,7 @@ def result_of(run: Run) -> dict[str, Any]:
 
 def _result(run: Run, directory: RunDir | None, before: dict[str, Any] | None) -> dict[str, Any]:
     """Compares, and writes the result if there is a folder."""
-    with mesh.spread(run.plan.where):
+    with mesh.spread(run.plan.devices):
         scores = compared(run)
     result = {**scores, **facts(run, directory)}
     if before is not None and not run.finished.compile_seconds:  # other networks, the same distillation

@@ -20,7 +20,7 @@ from jaxdistill.data import Splits, to_pixels
 from jaxdistill.evaluation import Score
 from jaxdistill.runs.banks import Bank, bank_digest, bank_option
 from jaxdistill.runs.plan import Plan, digest, planned
-from jaxdistill.runtime import progress
+from jaxdistill.runtime import progress as shown
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.loop import Finished
 from jaxdistill.runtime.metrics import read_metrics
@@ -151,14 +151,15 @@ class Run:
 
         return score_of(self, num_learners=num_learners, protocol=protocol)
 
-    def compare(self) -> dict[str, Any]:
+    def compare(self, *, progress: bool = True) -> dict[str, Any]:
         """Test accuracies beside random real images and the full training set: what `result.json` holds.
 
         A run with a folder writes it there, and reads it from there the next time.
         """
         from jaxdistill.runs.result import result_of
 
-        return result_of(self)
+        with shown.silent(not progress):
+            return result_of(self)
 
 
 def load_run(
@@ -171,6 +172,7 @@ def load_run(
     manual_dir: str | None = None,
     pool: str | None = None,
     inner_loop: bool = False,
+    progress: bool = True,
 ) -> Run:
     """The last checkpoint of a run's folder, as a run; says so if the run is not finished.
 
@@ -181,6 +183,7 @@ def load_run(
       dataset: where the data lie, for a run of a user's own `.npz`.
       data_dir, manual_dir: as for `jd.distill`.
       pool: where the pre-trained networks are that the run drew from.
+      progress: whether to show notes about the run.
       inner_loop: whether only a run of a method that trains inner steps will do.
 
     Raises:
@@ -231,7 +234,8 @@ def load_run(
     name = bank_option(config)
     if plan.bank is not None and bank_digest(plan.bank) != saved.get(f"{name}_sha256"):
         raise fail(where, f"the networks that {path} was distilled for", f"others in {pool}")
-    return Run(plan, _restored(plan, folder, path), folder)
+    with shown.silent(not progress):
+        return Run(plan, _restored(plan, folder, path), folder)
 
 
 def _restored(plan: Plan, folder: Path, path: Any) -> Finished:
@@ -245,10 +249,10 @@ def _restored(plan: Plan, folder: Path, path: Any) -> Finished:
         raise missing
     state, step, notes = restored
     for note in notes:
-        progress.say(f"note: {note}")
+        shown.say(f"note: {note}")
     total = plan.config.num_outer_steps
     if step < total:
-        progress.say(f"note: {path} is at {step} of {total} outer steps; these are used")
+        shown.say(f"note: {path} is at {step} of {total} outer steps; these are used")
     file = folder / "metrics.jsonl"
     rows = [row for row in read_metrics(file) if row["step"] <= step] if file.is_file() else []
     spent = float(rows[-1].get("seconds", 0.0)) if rows else 0.0

@@ -72,13 +72,13 @@ class Finished(NamedTuple):
 
 
 def compiled_chunk(
-    method: Method, where: mesh.Layout | None = None
+    method: Method, devices: mesh.Layout | None = None
 ) -> Callable[[DistillState, Data, Array, int], tuple]:
     """`length` outer steps as one compiled program.
 
     Args:
       method: what to run.
-      where: the devices that it is for; to be lowered inside `mesh.spread(where)`.
+      devices: those that the program is for; to be lowered inside `mesh.spread(devices)`.
 
     Returns:
       (state, data, key, length) -> (state, metrics [length], whether everything learned is finite).
@@ -94,10 +94,10 @@ def compiled_chunk(
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.meta)]
         return state, metrics, jnp.all(jnp.stack(finite))
 
-    if where is None:
+    if devices is None:
         return jax.jit(chunk, static_argnums=3)
-    everywhere = mesh.whole_everywhere(where)
-    shardings = mesh.state_shardings(where, jax.eval_shape(method.init, jax.random.key(0)))
+    everywhere = mesh.whole_everywhere(devices)
+    shardings = mesh.state_shardings(devices, jax.eval_shape(method.init, jax.random.key(0)))
     return jax.jit(
         chunk,
         static_argnums=3,
@@ -119,7 +119,7 @@ def distill(
     tensorboard: bool = False,
     remedy: str = "",
     faults: Mapping[str, str] | None = None,
-    where: mesh.Layout | None = None,
+    devices: mesh.Layout | None = None,
 ) -> Finished:
     """Runs a method to `num_steps`, from the last checkpoint of the run where there is one.
 
@@ -136,7 +136,7 @@ def distill(
       tensorboard: also write TensorBoard events into the run directory.
       remedy: what to lower if the run diverges, in the caller's words.
       faults: metrics that stop the run where they are above zero, and the remedy for each.
-      where: the devices that the learners and the real batch are split over; JAX's default device when None.
+      devices: those that the learners and the real batch are split over; JAX's default device when None.
 
     Returns:
       The final state, on this host's default device, and the time it took.
@@ -168,10 +168,10 @@ def distill(
             rows = read_metrics(run.metrics) if step else []
         spent = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
         given = (data, key)
-        if where is not None:
-            state = mesh.placed(state, mesh.state_shardings(where, state))
-            given = mesh.placed(given, mesh.whole_everywhere(where))
-        chunks, compiled = [compiled_chunk(each, where) for each in methods], {}
+        if devices is not None:
+            state = mesh.placed(state, mesh.state_shardings(devices, state))
+            given = mesh.placed(given, mesh.whole_everywhere(devices))
+        chunks, compiled = [compiled_chunk(each, devices) for each in methods], {}
         compile_seconds, skipped = 0.0, hosts.from_primary(lambda: _skipped_before(rows, step))
         stop = stack.enter_context(_signals())
         progress = stack.enter_context(Progress(num_steps, step, label))
@@ -184,14 +184,14 @@ def distill(
             temporary, everything = (
                 max(map(size, compiled.values()), default=0) for size in (temporary_bytes, total_bytes)
             )
-            here = state if where is None else mesh.local(state)
+            here = state if devices is None else mesh.local(state)
             return Finished(here, spent, compile_seconds, temporary, everything, rows)
 
         while step < num_steps and not hosts.signal_of_all(stop):
             which, size = _drawn(key, step, len(methods)), min(length, num_steps - step)
             if (which, size) not in compiled:
                 began = time.perf_counter()
-                with mesh.spread(where):
+                with mesh.spread(devices):
                     compiled[which, size] = chunks[which].lower(state, *given, size).compile()
                 compile_seconds += time.perf_counter() - began
             began = time.perf_counter()

@@ -44,6 +44,7 @@ from jaxdistill.core.checks import fail, one_of
 from jaxdistill.core.platform import present
 from jaxdistill.core.types import DistillState
 from jaxdistill.inner.over_learners import DATA, LEARNER
+from jaxdistill.runtime import progress
 
 MORE_CPUS = "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N devices of a CPU."
 
@@ -127,30 +128,36 @@ def learner_shares(text: str | None) -> int:
     return 1 if text is None else _parsed(text)[LEARNER]
 
 
-def described(where: Layout | None) -> str:
+def described(devices: Layout | None) -> str:
     """One line on the devices, where there are several: what each of them has; empty otherwise."""
     total = jax.device_count()
-    if where is None:
+    if devices is None:
         return "" if total == 1 else f"1 of {total} devices"
-    shape, hosts = dict(where.mesh.shape), jax.process_count()
+    shape, hosts = dict(devices.mesh.shape), jax.process_count()
     used = math.prod(shape.values())
-    each = -(-where.num_learners // shape[LEARNER])
+    each = -(-devices.num_learners // shape[LEARNER])
     text = f"{used} devices" if used == total else f"{used} of {total} devices"
     text += f" in {hosts} processes" if hosts > 1 else ""
-    text += f", {each} of {where.num_learners} learners on each"
+    text += f", {each} of {devices.num_learners} learners on each"
     return text + (f", {shape[DATA]} parts of the real batch" if shape[DATA] > 1 else "")
 
 
-def spread(where: Layout | None) -> contextlib.AbstractContextManager:
+def say_devices(devices: Layout | None) -> None:
+    """Says which devices are used, if there are several."""
+    if described(devices):
+        progress.say(f"devices: {described(devices)}")
+
+
+def spread(devices: Layout | None) -> contextlib.AbstractContextManager:
     """While programs are traced inside, `over_learners` and `over_data` split what they map."""
-    return contextlib.nullcontext() if where is None else jax.set_mesh(where.mesh)
+    return contextlib.nullcontext() if devices is None else jax.set_mesh(devices.mesh)
 
 
-def state_shardings(where: Layout, state: DistillState) -> DistillState:
+def state_shardings(devices: Layout, state: DistillState) -> DistillState:
     """Where a state lies: arrays with an axis of K learners split over it, the others whole everywhere.
 
     Args:
-      where: the layout.
+      devices: the layout.
       state: arrays or shapes.
 
     Returns:
@@ -159,18 +166,18 @@ def state_shardings(where: Layout, state: DistillState) -> DistillState:
     axis = PartitionSpec(LEARNER)
 
     def by_learner(leaf: Any) -> NamedSharding:
-        has_axis = leaf.ndim > 0 and leaf.shape[0] == where.num_learners
-        return NamedSharding(where.mesh, axis if has_axis else PartitionSpec())
+        has_axis = leaf.ndim > 0 and leaf.shape[0] == devices.num_learners
+        return NamedSharding(devices.mesh, axis if has_axis else PartitionSpec())
 
-    whole = jax.tree.map(lambda leaf: whole_everywhere(where), state)
+    whole = jax.tree.map(lambda leaf: whole_everywhere(devices), state)
     return whole._replace(
         population=jax.tree.map(by_learner, state.population), solver=jax.tree.map(by_learner, state.solver)
     )
 
 
-def whole_everywhere(where: Layout) -> NamedSharding:
+def whole_everywhere(devices: Layout) -> NamedSharding:
     """The sharding of what every device has a copy of."""
-    return NamedSharding(where.mesh, PartitionSpec())
+    return NamedSharding(devices.mesh, PartitionSpec())
 
 
 def placed(tree: Any, shardings: Any) -> Any:

@@ -202,7 +202,7 @@ def test_help_shows_the_flag_with_default_and_docstring(toys, capsys, flag):
     assert stop.value.code == 0
     assert "--temperature [2.0]\n      what features are divided by\n" in out
     if flag == "--help":
-        assert "toy is Toy Matching; the defaults are its settings for small images." in out
+        assert "toy is Toy Matching.\nThe defaults are its settings for small images." in out
         assert "--outer_learning_rate [0.1]" in out and "--distill_epochs" not in out
     else:
         assert "dd, dm, dsa, gtn, mtt, toy" in " ".join(out.split())

@@ -169,13 +169,14 @@ def test_full_help_lists_every_flag_in_groups(main, cls, titles):
 def test_short_help_shows_what_acts_with_its_values(main, flag):
     code, out, err = main(flag)
     assert (code, err) == (0, []) and out.startswith(distill.__doc__.strip())
-    assert "\ndd is Dataset Distillation; the defaults are its settings for small images.\n" in out
+    assert "\ndd is Dataset Distillation (Wang et al. 2018, https://arxiv.org/abs/1811.10959).\n" in out
+    assert "The defaults are its settings for small images.\n" in out
     assert (
         "--learner [mlp]" in out and "--run_dir\n" in out and "--width" not in out and "--damping" not in out
     )
     assert max(map(len, out.splitlines())) <= 110
     _, out, _ = main(flag, "--method", "dsa", "--dataset=mnist", "--images_per_class=10")
-    assert "\ndsa is Differentiable Siamese Augmentation; the defaults are its paper's settings.\n" in out
+    assert "\nThe defaults are its paper's settings.\n" in out
     assert "--learner [convnet]" in out and "--start [real]" in out
     assert "--num_outer_steps [10000]" in out and "--gradient" not in out
     _, out, _ = main(flag, cls=Small)
@@ -198,7 +199,7 @@ def test_help_of_a_set_of_unknown_size_names_both_kinds_of_defaults(main):
     assert "experiments.adapt" in SCRIPTS and "experiments.study.search" in SCRIPTS
     adapt = importlib.import_module("experiments.adapt")
     _, out, _ = main("--help", cls=adapt.Options, doc=adapt.__doc__)
-    assert "the defaults are its paper's settings, or others for small images.\n" in out
+    assert "The defaults are its paper's settings, or others for small images.\n" in out
     assert "--source [mnist]" in out and "--target [usps]" in out
 
 

@@ -17,7 +17,7 @@ from jaxdistill.inner.solvers.nystrom import nystrom
 from jaxdistill.inner.solvers.recording_cg import recording_cg
 from jaxdistill.inner.solvers.system import LinearSolver, System
 
-__all__ = ["LINEAR_SOLVERS", "LinearSolver", "System", "linear_solver", "options_of"]
+__all__ = ["LINEAR_SOLVERS", "LinearSolver", "System", "linear_solver"]
 
 LINEAR_SOLVERS: Registry[Callable[..., LinearSolver]] = Registry(
     "linear_solver",
@@ -47,8 +47,3 @@ def linear_solver(name: str, **options: Any) -> LinearSolver:
       >>> solver = linear_solver("cg", tolerance=1e-4, max_steps=50)
     """
     return registry.make(LINEAR_SOLVERS, name, **options)
-
-
-def options_of(name: str) -> dict[str, Any]:
-    """The options of a solver with their defaults, such as `{"tolerance": 0.001, "max_steps": 100}`."""
-    return registry.options_of(registry.find(LINEAR_SOLVERS, name))
