@@ -52,6 +52,7 @@ def test_composing_by_hand_learns(capsys):
     assert percent(capsys.readouterr().out) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_library_example_takes_a_generator(capsys):
     code = block("jd.bilevel(").replace("range(300)", "range(60)")
