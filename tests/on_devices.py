@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import CLASSES, SHAPE, fixed_sgd, images_teacher, tiny_data, tiny_net
 
-from jaxdistill.core.types import Data, Method
+from jaxdistill.core.types import Data, DistillState, Method
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.over_learners import gathered, over_learners
 from jaxdistill.inner.solvers import cg
@@ -77,10 +77,10 @@ METHODS = {
 BANKS = {"pretrained": lambda: bank_of(3), "mtt": lambda: bank_of(2, 30)}
 
 
-def learned(method: Method, data: Data, where: mesh.Layout | None) -> dict[str, Any]:
-    """Losses and images after 20 outer steps, and the program that made them."""
+def learned(method: Method, state: DistillState, data: Data, where: mesh.Layout | None) -> dict[str, Any]:
+    """Losses and images after 20 outer steps from a state, and the program that made them."""
     key = jax.random.key(0)
-    state, given = jax.jit(method.init)(key), (data, key)
+    given = (data, key)
     if where is not None:
         state = mesh.placed(state, mesh.state_shardings(where, state))
         given = mesh.placed(given, mesh.whole_everywhere(where))
@@ -125,9 +125,10 @@ def main(task: dict[str, Any], several: bool) -> dict[str, Any]:
     for name in task["methods"]:
         bank = BANKS[name]() if name in BANKS else None
         method, data = METHODS[name](), Data(tiny_data(), bank)
-        found[name] = {text: learned(method, data, where) for text, where in layouts.items()}
+        start = jax.jit(method.init)(jax.random.key(0))
+        found[name] = {text: learned(method, start, data, where) for text, where in layouts.items()}
         if not several:
-            found[name]["one"] = learned(method, data, None)
+            found[name]["one"] = learned(method, start, data, None)
     if task.get("memory"):
         eight = mesh.layout("learner:8", 16)
         found["memory"] = {"mesh": memory(eight, 16), "one": memory(None, 2)}

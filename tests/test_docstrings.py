@@ -1,5 +1,6 @@
 """Every example of a docstring runs as it is written, and gives what it says."""
 
+import contextlib
 import doctest
 import importlib
 import pkgutil
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_runs import lighter
 
 import jaxdistill as jd
 
@@ -32,7 +34,9 @@ EXAMPLES = examples()
 def test_examples_run(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some write files
     told: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=told.append)
+    runs = example.name.startswith("jaxdistill.runs.")
+    with lighter() if runs else contextlib.nullcontext():
+        doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=told.append)
     assert not told, "".join(told)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_runs import lighter
 
+import jaxdistill as jd
 from jaxdistill.data import load
 from jaxdistill.runtime.export import write_synthetic
 
@@ -50,6 +52,7 @@ def test_composing_by_hand_learns(capsys):
     assert percent(capsys.readouterr().out) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_library_example_takes_a_generator(capsys):
     code = block("jd.bilevel(").replace("range(300)", "range(60)")
@@ -76,10 +79,13 @@ def test_a_learner_of_ones_own_has_logits_and_features():
 def test_the_python_interface_runs_as_shown(containing, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code = block(containing)
-    shorter = re.sub(r"num_outer_steps=\d+", "num_outer_steps=20", code)
-    shorter = shorter.replace("images_per_class=1)", "images_per_class=1, num_outer_steps=20)")
-    assert shorter.count("num_outer_steps=20") == code.count("jd.distill(")  # none is left at its full length
-    execute(shorter, "README.md")
+    shorter = re.sub(r"num_outer_steps=\d+", "num_outer_steps=5", code)
+    shorter = shorter.replace("images_per_class=1)", "images_per_class=1, num_outer_steps=5)")
+    assert shorter.count("num_outer_steps=5") == code.count("jd.distill(")  # none is left at its full length
+    for name, value in (("num_epochs", 2), ("num_search_learners", 1), ("step_sizes", [0.1])):
+        monkeypatch.setitem(jd.evaluate.__kwdefaults__, name, value)
+    with lighter():
+        execute(shorter, "README.md")
     assert capsys.readouterr().out
 
 

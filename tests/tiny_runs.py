@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import CACHE
 
 from experiments import distill
 from experiments.cli import as_flags
 from jaxdistill.config.option import UNSET
+from jaxdistill.data import registry
+from jaxdistill.runtime import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -36,6 +39,42 @@ TINY = {
 """Options of `experiments.distill`: 20 outer steps on digits."""
 ALONE = {"num_eval_learners": 1, "num_baseline_learners": 0}
 """The cheapest evaluation: one network on the distilled images, no baselines."""
+
+PICTURES = {name: getattr(figures, name) for name in ("image_grid", "curves")}
+"""What draws the pictures of a run."""
+
+
+@contextlib.contextmanager
+def lighter(*, one_size: bool = True) -> Iterator[None]:
+    """Runs that cost less: of digits validation and test are of one size, so that one program tests on both,
+    and no pictures are drawn, which takes longer than a tiny run.
+
+    Args:
+      one_size: False where a process of its own has the same digits.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if one_size:
+            patch.setattr(registry, "TEST_FRACTION", 1 / 7)  # then a sixth of the rest is as much
+        for name, draw in PICTURES.items():
+            patch.setattr(figures, name, _but_of_runs(draw))
+        yield
+
+
+def _but_of_runs(draw: Callable[..., None]) -> Callable[..., None]:
+    def drawing(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name not in ("images.png", "curves.png"):
+            draw(path, *arguments, **options)
+
+    return drawing
+
+
+@contextlib.contextmanager
+def drawn(*names: str) -> Iterator[None]:
+    """Inside `lighter`: all pictures, or those of some names, are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names or PICTURES:
+            patch.setattr(figures, name, PICTURES[name])
+        yield
 
 
 def tiny_run(path: Path, **options: Any) -> tuple[dict[str, Any], str]:

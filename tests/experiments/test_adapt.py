@@ -116,7 +116,7 @@ def test_margins_are_told_in_points():
         ({"target": "nowhere.npz"}, "an .npz file"),
         ({"population": "fresh"}, "expected one of fixed_pretrained, pretrained, got 'fresh'"),
         ({"norms": [0.0]}, "norms >= 1, got 0"),
-        ({"images_per_class": 200}, "images_per_class <= 116, got 200, but class "),
+        ({"images_per_class": 200}, "images_per_class <= 124, got 200, but class "),
         ({"neighbors": [11]}, "neighbors <= 10, the images, got [11]"),
     ],
 )

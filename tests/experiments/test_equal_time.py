@@ -25,8 +25,9 @@ SMALL = {
     **{
         name: value
         for name, value in TINY.items()
-        if name in Options.options() and name != "full_data_epochs"
+        if name in Options.options() and name not in ("full_data_epochs", "width", "depth")
     },
+    "learner": "linear",
 }
 UNCHOSEN = dict.fromkeys(("neumann_terms", "max_inner_steps", "unrolled_steps"), UNSET)
 DIGITS = Facts((8, 8, 1), 10)
@@ -69,7 +70,7 @@ def check_comparison(result, folder, out):
         assert ("residual" in row) == (row["contender"] == "neumann")
     assert result["random_real_mean"] is not None
     assert json.loads((folder / "result.json").read_text())["rows"] == result["rows"]
-    assert "Test accuracy (%) after 0.05 s: mlp on digits, K = 2" in out and "random real images: " in out
+    assert "Test accuracy (%) after 0.05 s: linear on digits, K = 2" in out and "random real images: " in out
 
 
 def test_a_comparison_is_told_by_its_best_candidates_and_resumed(tmp_path, capsys, monkeypatch, pretended):

@@ -18,6 +18,7 @@ from jaxdistill.runs.banks import GROUPS_FOLDER, load_bank
 
 NETWORK = {"learner": "mlp", "width": 8, "depth": 1}
 EXPERTS = NETWORK | {"num_experts": 2, "group_size": 1, "num_epochs": 4, "learning_rate": 0.5}
+EXPERTS |= {"augment": ["crop"]}  # all operations take longer to compile than the rest
 
 
 def trained(folder, **chosen):

@@ -49,7 +49,7 @@ def test_what_cannot_be_compared_is_one_line(chosen, says, tmp_path):
 
 
 def test_two_devices_are_measured(tmp_path):
-    flags = ["--smoke", "--width=4", f"--run_dir={tmp_path}"]
+    flags = ["--smoke", "--width=4", "--repeats=1", f"--run_dir={tmp_path}"]
     ended = command("-m", "experiments.scaling", *flags, XLA_FLAGS=f"{FAKE}2")
     assert (ended.returncode, ended.stderr) == (0, "")
     result = json.loads((tmp_path / "scaling.json").read_text())

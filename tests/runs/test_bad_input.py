@@ -48,7 +48,7 @@ OPTIONS = [
     ({"learner": "convnet", "depth": 5}, "depth <= 3 for images of 8x8x1, got 5"),
     ({"learner": "alexnet"}, "alexnet"),
     ({"images_per_class": 0}, "images_per_class >= 1, got 0"),
-    ({"images_per_class": 1000, "start": "real"}, "images_per_class <= 116, the training images of class"),
+    ({"images_per_class": 1000, "start": "real"}, "images_per_class <= 124, the training images of class"),
     ({"images_per_class": 3, "distill_steps": 2}, "a multiple of distill_steps = 2, got 3"),
     ({"distill_steps": 0}, "distill_steps >= 1, got 0"),
     ({"distill_epochs": 0}, "distill_epochs >= 1, got 0"),

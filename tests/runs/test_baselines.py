@@ -66,7 +66,7 @@ def test_real_images_take_the_places_of_distilled_ones_of_their_class():
 @pytest.mark.parametrize(
     ("chosen", "neighbors", "says"),
     [
-        ({"images_per_class": 200}, (1,), "images_per_class <= 116, got 200, but class "),
+        ({"images_per_class": 200}, (1,), "images_per_class <= 124, got 200, but class "),
         ({}, (11,), "neighbors <= 10, the images, got [11]"),
     ],
 )

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers import message, same_bits
+from tiny_runs import drawn
 
 import jaxdistill as jd
 from jaxdistill.config.option import UNSET
@@ -33,7 +34,11 @@ SMALL = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run in a folder, of a generator of digits."""
-    return jd.distill(**SMALL, run_dir=tmp_path_factory.mktemp("generator") / "run", progress=False)
+    linear = {"learner": "linear", "width": UNSET, "depth": UNSET}
+    with drawn():
+        return jd.distill(
+            **SMALL | linear, run_dir=tmp_path_factory.mktemp("generator") / "run", progress=False
+        )
 
 
 def test_a_run_leaves_its_batches_in_order(run):

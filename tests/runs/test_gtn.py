@@ -5,12 +5,13 @@ import numpy as np
 import jaxdistill as jd
 
 SMALL = {
-    "batch_size": 10,
+    "batch_size": 12,
     "distill_steps": 2,
     "generator_width": 4,
     "generator_hidden": 8,
     "learner": "linear",
 }
+"""The generator of `test_generators`, which has the same shapes to compile."""
 SHORT = {"num_outer_steps": 2, "chunk_length": 2, "schedule": "constant", "real_batch_size": 16}
 
 

@@ -19,8 +19,10 @@ from jaxdistill.runs.run import load_run
 from jaxdistill.runtime.progress import silent
 
 NETWORK = {"learner": "mlp", "width": 8, "depth": 1}
-EXPERTS = NETWORK | {"num_experts": 2, "group_size": 1, "num_epochs": 4, "learning_rate": 0.5}
-MTT = NETWORK | {"method": "mtt", "start_epochs": 2, "expert_epochs": 2, "num_outer_steps": 5}
+CROP = {"augment": ["crop"]}
+"""One operation: all of them take longer to compile than the rest."""
+EXPERTS = NETWORK | CROP | {"num_experts": 2, "group_size": 1, "num_epochs": 4, "learning_rate": 0.5}
+MTT = NETWORK | CROP | {"method": "mtt", "start_epochs": 2, "expert_epochs": 2, "num_outer_steps": 5}
 MTT |= {"outer_learning_rate": 10.0, "num_learners": 1, "distill_epochs": 3, "real_batch_size": UNSET}
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import message
-from tiny_runs import ALONE, TINY, tiny_run
+from tiny_runs import ALONE, TINY, drawn, tiny_run
 
 import jaxdistill as jd
 from jaxdistill.config import build
@@ -26,7 +26,8 @@ from jaxdistill.runtime.metrics import read_metrics
 def finished(tmp_path_factory):
     """(path, result, what was printed) of a run that no test changes."""
     path = tmp_path_factory.mktemp("runs") / "tiny"
-    return path, *tiny_run(path)
+    with drawn():
+        return path, *tiny_run(path)
 
 
 def distilled(path, **options):
@@ -132,7 +133,14 @@ def test_a_finished_run_is_shown_again(finished, monkeypatch):
     assert run.compare() == before and run.score().every == before["test_accuracies"]
 
 
-def test_other_evaluation_options_evaluate_again(finished, monkeypatch):
+@pytest.fixture
+def leave_out_searches(monkeypatch):
+    """A function after which those of baselines cost nothing: they are most of a tiny run's time."""
+    found = Tuned(summarize(jnp.array([0.4, 0.6]), 4), "dc", 0.1, {"dc": {0.1: 0.5}})
+    return lambda: monkeypatch.setattr(compare, "tuned", lambda *arguments, **options: found)
+
+
+def test_other_evaluation_options_evaluate_again(finished, monkeypatch, leave_out_searches):
     path, before, _ = finished
     synthetic = (path / "synthetic.npz").read_bytes()
     monkeypatch.setattr(loop, "compiled_chunk", lambda *given: None)  # nothing to call: no outer step
@@ -143,17 +151,20 @@ def test_other_evaluation_options_evaluate_again(finished, monkeypatch):
     assert more["seconds"] == pytest.approx(before["seconds"], abs=0.011)
     assert more["compile_seconds"] == before["compile_seconds"]
     assert (path / "synthetic.npz").read_bytes() == synthetic
+    leave_out_searches()
     back, _ = tiny_run(path)
     assert back["test_accuracies"] == before["test_accuracies"]
+    (path / "result.json").write_text(json.dumps(before))
 
 
 def test_same_seed_same_files(finished, tmp_path):
     path = finished[0]
-    same, other = distilled(tmp_path / "same"), distilled(tmp_path / "other", seed=1)
-    assert same.path is not None and other.path is not None
-    first, again, different = ((p / "synthetic.npz").read_bytes() for p in (path, same.path, other.path))
-    assert first == again and first != different
-    assert (same.path / "images.png").read_bytes() == (path / "images.png").read_bytes()
+    with drawn("image_grid"):
+        same = distilled(tmp_path / "same")
+    other = distilled(None, seed=1)
+    for name in ("synthetic.npz", "images.png"):
+        assert (tmp_path / "same" / name).read_bytes() == (path / name).read_bytes()
+    assert not np.array_equal(other.images, same.images)
 
 
 BATCHES = {"distill_steps": 2, "images_per_class": 2, "inner_learning_rate": 0.3, "num_outer_steps": 5}
@@ -215,13 +226,6 @@ def write_set(path, shape, counts, seed=0):
     return str(path)
 
 
-@pytest.fixture
-def untuned(monkeypatch):
-    """The baselines' searches are left out: they are most of a tiny run's time, and others test them."""
-    found = Tuned(summarize(jnp.array([0.4, 0.6]), 4), "dc", 0.1, {"dc": {0.1: 0.5}})
-    monkeypatch.setattr(compare, "tuned", lambda *arguments, **options: found)
-
-
 MANY = {
     "population": "fixed",
     "num_learners": 1,
@@ -245,9 +249,11 @@ MANY = {
 }
 
 
-def test_a_colour_set_of_a_user_with_many_options(tmp_path, untuned):
+def test_a_colour_set_of_a_user_with_many_options(tmp_path, leave_out_searches):
+    leave_out_searches()
     dataset = write_set(tmp_path / "mine.npz", (12, 12, 3), (20, 20, 20, 20))
-    found, printed = tiny_run(tmp_path / "run", dataset=dataset, **MANY)
+    with drawn("image_grid"):
+        found, printed = tiny_run(tmp_path / "run", dataset=dataset, **MANY)
     assert printed.startswith("dd on mine.npz: 2 per class, mlp")
     assert "the fixed initialisation" in printed and "full training set" in printed
     assert found["num_learners"] == 1 and found["test_accuracy_std"] == 0  # one network: the fixed one

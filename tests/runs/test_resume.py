@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 from helpers import message
-from tiny_runs import ALONE, TINY, command, flags, tiny_run, wait_until
+from tiny_runs import ALONE, TINY, command, flags, lighter, tiny_run, wait_until
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.runtime.metrics import read_metrics
 
-LONG = ALONE | {"num_outer_steps": 200}
-"""Forty checkpoints: seconds of outer steps, in which a signal finds its moment."""
+LONG = ALONE | {"num_outer_steps": 100}
+"""Twenty checkpoints: seconds of outer steps, in which a signal finds its moment."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light():
+    with lighter(one_size=False):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +71,11 @@ def test_a_run_is_stopped_then_resumed(tmp_path, whole, children):
     (line,) = err.splitlines()
     saved = steps(path)[-1]
     assert line == f"stopped after outer step {saved}, saved; run the same command again to resume"
-    assert 0 < saved < 200 and "Traceback" not in out
+    assert 0 < saved < 100 and "Traceback" not in out
     assert not (path / "result.json").exists() and not (path / "synthetic.npz").exists()
 
     result, printed = tiny_run(path, **LONG)
-    assert f"resumes from outer step {saved}" in printed and "200/200" in printed
+    assert f"resumes from outer step {saved}" in printed and "100/100" in printed
     same_run(path, whole)
     assert result["test_accuracies"] == whole[1]["test_accuracies"]
 

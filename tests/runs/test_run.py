@@ -21,8 +21,7 @@ from jaxdistill.runtime.progress import silent
 from jaxdistill.runtime.rundir import open_run
 
 SHORT = {
-    "width": 4,
-    "depth": 1,
+    "learner": "linear",
     "distill_epochs": 2,
     "num_outer_steps": 4,
     "chunk_length": 2,
@@ -33,7 +32,7 @@ SHORT = {
     "num_baseline_learners": 0,
 }
 QUIET = SHORT | {"progress": False}
-OWN = {name: value for name, value in QUIET.items() if name not in ("width", "depth")}
+OWN = {name: value for name, value in QUIET.items() if name != "learner"}
 """Options beside a network of the user's own."""
 
 
@@ -95,7 +94,9 @@ def test_a_run_knows_what_it_is(whole):
     assert repr(whole) == "Run(dd on digits: 1 per class, 4 outer steps)"
     assert whole.step == 4 and whole.path is None and whole.bank is None
     assert (
-        whole.config.width == 4 and whole.config.method == "dd" and whole.config.inner_learning_rate == 0.05
+        whole.config.learner == "linear"
+        and whole.config.method == "dd"
+        and whole.config.inner_learning_rate == 0.05
     )
     assert [row["step"] for row in whole.metrics] == [2, 4]
     rates = whole.hyperparameters["learning_rate"]
@@ -207,7 +208,7 @@ def test_own_arrays_are_distilled_and_asked_for_again(here, mine):
     )
     text = refused(jd.distill, data=other, run_dir="run", **QUIET)
     assert "dataset_sha256: " in text and len(text) < 250
-    assert "no learner, since run has mlp" in refused(jd.load_run, "run", data=mine, learner=network(8, 3))
+    assert "no learner, since run has linear" in refused(jd.load_run, "run", data=mine, learner=network(8, 3))
 
 
 def test_an_own_network_is_distilled_for_and_asked_for_again(here):
@@ -223,7 +224,9 @@ def test_an_own_network_is_distilled_for_and_asked_for_again(here):
 def test_what_a_folder_has_is_not_replaced(folder, mine):
     assert f"the data of {folder}: dataset=digits, got data" in refused(jd.load_run, folder, data=mine)
     assert f"the data of {folder}: dataset=digits, got mnist" in refused(jd.load_run, folder, dataset="mnist")
-    assert f"no learner, since {folder} has mlp, got one" in refused(jd.load_run, folder, learner=network())
+    assert f"no learner, since {folder} has linear, got one" in refused(
+        jd.load_run, folder, learner=network()
+    )
 
 
 def test_another_choice_is_another_run(folder):
