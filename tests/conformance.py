@@ -112,7 +112,8 @@ def check_teacher(name: str) -> None:
     init = jax.jit(teacher.init)
     phi = init(KEY)
     same_bits(init(KEY), phi)
-    batches = conforming(teacher.batches, phi, KEY)
+    ways = [way for way in (teacher.batches, teacher.by_class) if way is not None]
+    batches, *others = conforming(lambda phi, key: [way(phi, key) for way in ways], phi, KEY)
     assert batches.x.ndim == 5 and batches.x.shape[2:] == SHAPE and batches.x.dtype == jnp.float32
     assert batches.y.shape == (*batches.x.shape[:2], CLASSES) and batches.y.dtype == jnp.float32
     np.testing.assert_allclose(batches.y.sum(-1), 1, rtol=1e-6)
@@ -122,8 +123,7 @@ def check_teacher(name: str) -> None:
         return jnp.sum(batch.x**3) + jnp.sum(batch.y[..., 0] ** 2)
 
     assert_finite_and_felt(jax.jit(jax.grad(total))(phi))
-    if teacher.by_class is not None:
-        by_class = conforming(teacher.by_class, phi, KEY)
+    for by_class in others:
         assert by_class.x.shape == (CLASSES, by_class.x.shape[1], *SHAPE)
         assert (by_class.y.argmax(-1) == np.arange(CLASSES)[:, None]).all()
 

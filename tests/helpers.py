@@ -1,6 +1,6 @@
 """What several test modules share: a problem small enough to compile in a second, checks, and error lines."""
 
-from functools import cache
+import functools
 from pathlib import Path
 
 import chex
@@ -25,7 +25,7 @@ def message(error) -> str:
     return text
 
 
-@cache
+@functools.cache
 def tiny_net(name: str = "mlp", **options) -> Learner:
     """A smooth learner: finite differences of a ReLU or a max-pool meet its kinks.
 
@@ -81,10 +81,11 @@ def same_bits(a, b) -> None:
 
 
 def conforming(function, *arguments):
-    """Asserts that a function is pure, and the same compiled over a new leading axis as eagerly row by row.
+    """Asserts that a function is pure, and the same compiled over a new leading axis as eagerly by itself.
 
-    Arguments are repeated along that axis, but each row has keys of its own. Returns what the function
-    gives for the arguments.
+    Arguments are repeated along that axis, but each row has keys of its own. The row of the arguments is the
+    same at either place of the axis, and the same as eagerly; an eager run traces anew, and costs the most.
+    Returns what the function gives for the arguments.
     """
     rows = [arguments, tuple(jax.random.fold_in(a, 1) if _is_key(a) else a for a in arguments)]
     stacked = jax.tree.map(lambda *leaves: (jnp.stack if _is_key(leaves[0]) else np.stack)(leaves), *rows)
@@ -93,13 +94,16 @@ def conforming(function, *arguments):
     out = mapped(*stacked)
     same_bits(jax.tree.map(_copy, stacked), before)
     same_bits(mapped(*stacked), out)
-    out = jax.device_get(out)
-    for i, row in enumerate(rows):
-        one, eager = jax.tree.map(lambda a, i=i: a[i], out), jax.device_get(function(*row))
-        chex.assert_trees_all_equal_shapes_and_dtypes(one, eager)
-        # float32, one operation fused another way
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, eager)
-    return jax.tree.map(lambda a: a[0], out)
+    swapped = jax.device_get(mapped(*jax.tree.map(lambda a: a[::-1], stacked)))
+    out, eager = jax.device_get((out, function(*arguments)))
+    first, other = (jax.tree.map(lambda a, i=i: a[i], out) for i in (0, 1))
+    chex.assert_trees_all_equal_shapes_and_dtypes(first, eager)
+    # float32, one operation fused another way
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, first, eager)
+    jax.tree.map(lambda a, b: close(a[1], b), swapped, eager)
+    jax.tree.map(lambda a, b: close(a[0], b), swapped, other)
+    return first
 
 
 def _is_key(argument):

@@ -227,10 +227,12 @@ def test_an_augmentation_applies_what_its_key_draws(name, channels):
 
 
 def test_parameters_mean_what_they_are_called():
-    image = jnp.arange(30.0).reshape(1, 5, 6, 1)
+    image = np.arange(30, dtype=np.float32).reshape(1, 5, 6, 1)
 
     def by(name, parameters, **options):
-        return np.asarray(with_parameters(operation(name, **options), parameters)(KEY, image))[0, ..., 0]
+        return np.asarray(jax.jit(with_parameters(operation(name, **options), parameters))(KEY, image))[
+            0, ..., 0
+        ]
 
     plain = np.asarray(image[0, ..., 0])
     np.testing.assert_array_equal(by("flip", {"flipped": True}), plain[:, ::-1])
@@ -240,7 +242,7 @@ def test_parameters_mean_what_they_are_called():
     assert (moved[-1] == 0).all() and (moved[:, 0] == 0).all()
     gone = by("cutout", {"center": [0, 3]}) == 0  # windows of 3 and 3: rows 0 and 1, columns 2 to 4
     np.testing.assert_array_equal(gone, np.outer(np.arange(5) < 2, abs(np.arange(6) - 3) < 2) | (plain == 0))
-    turned = with_parameters(operation("rotate"), {"angle": np.pi / 2})(KEY, image[:, :, :5])
+    turned = jax.jit(with_parameters(operation("rotate"), {"angle": np.pi / 2}))(KEY, image[:, :, :5])
     np.testing.assert_allclose(turned[0, ..., 0], np.rot90(plain[:, :5], k=1), atol=1e-4)
     np.testing.assert_allclose(by("scale", {"steps": [1.0, -1.0]}), plain[:, ::-1], atol=1e-5)
     color = {"brightness": 2.0, "saturation": 5.0, "contrast": 3.0}

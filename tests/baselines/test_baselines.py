@@ -79,9 +79,8 @@ def test_optimised_real_images_are_the_best_of_the_random_sets():
     means = generator.normal(size=(CLASSES, *SHAPE))
     data = from_arrays(means[y] + 1.5 * generator.normal(size=(60, *SHAPE)), y, CLASSES)
     population = fresh(net)
-    evaluation = Evaluation(
-        net, lambda key, count: population.context((), None, key, count), data, data, KEY, search_learners=3
-    )
+    contexts = jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1)
+    evaluation = Evaluation(net, contexts, data, data, KEY, search_learners=3)
     plan = epochs(3, num_epochs=20, learning_rate=0.1)
     every = optimized_real(data, KEY, 1, evaluation=evaluation, protocol=plan, num_sets=10, keep=1.0)
     best = optimized_real(data, KEY, 1, evaluation=evaluation, protocol=plan, num_sets=10, keep=0.2)

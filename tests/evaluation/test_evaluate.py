@@ -225,11 +225,12 @@ def test_a_step_size_keeps_the_shape_of_its_schedule():
 
 
 def test_the_same_choices_are_compiled_once():
-    net, plan, images, test = tiny_net(), epochs(4, num_epochs=3), tiny_batch(4), tiny_batch(32, seed=1)
+    net, plan, images = tiny_net("linear"), epochs(4, num_epochs=3), tiny_batch(4)
+    test = tiny_batch(32, seed=1)
     made = evaluator(net, plan)
     assert evaluator(net, with_step_size(plan, 0.5)) is made
     for other in (
-        evaluator(tiny_net(width=5), plan),
+        evaluator(tiny_net(), plan),
         evaluator(net, plan._replace(weight_decay=0.1)),
         evaluator(net, plan, at=[1, 2]),
         evaluator(net, plan, measure=confusion_on),
@@ -256,7 +257,7 @@ def test_the_same_choices_are_compiled_once():
 
 
 def test_accuracy_on_the_way_is_that_of_shorter_training():
-    net, data = tiny_net(), tiny_data()
+    net, data = tiny_net("linear"), tiny_data()
     images, count = tiny_batch(12), 3
 
     def plan(steps):

@@ -39,10 +39,10 @@ def test_networks_are_trained_between_matches_and_replaced_after_the_last():
 def test_training_between_matches_is_gradient_descent_on_all_images():
     population = persistent(NET, TEACHER, matches=2, epochs=1, learning_rate=0.5, batch_size=256)
     state = population.init(KEY)
-    after = population.advance(state, META, KEY)
+    after = jax.jit(population.advance)(state, META, KEY)
     start = jax.tree.map(lambda a: a[0], state.params)
     batch = jax.tree.map(lambda a: a[0], TEACHER.batches(META.teacher, KEY))
-    gradient = jax.grad(inner_loss(NET), argnums=1)(META, start, batch)
+    gradient = jax.jit(jax.grad(inner_loss(NET), argnums=1))(META, start, batch)
     expected = jax.tree.map(lambda p, g: p - 0.5 * g, start, gradient)
     for a, b in zip(
         jax.tree.leaves(jax.tree.map(lambda a: a[0], after.params)), jax.tree.leaves(expected), strict=True
@@ -69,14 +69,13 @@ def test_the_papers_schedule_by_images_per_class():
 
 
 def test_networks_see_augmented_images_between_matches():
-    def state_after(augment):
+    def states_after(augment):
         population = persistent(NET, TEACHER, matches=2, epochs=3, learning_rate=0.5, augment=augment)
-        return population.advance(population.init(KEY), META, KEY).params
+        return jax.jit(lambda meta: population.advance(population.init(KEY), meta, KEY).params)
 
-    same_bits(state_after(None), state_after(lambda key, x: x))
-    mirrored = persistent(NET, TEACHER, matches=2, epochs=3, learning_rate=0.5)
-    meta = Meta(jax.tree.map(lambda x: -x, META.teacher), {})
-    same_bits(state_after(lambda key, x: -x), mirrored.advance(mirrored.init(KEY), meta, KEY).params)
+    plain = states_after(None)
+    mirrored = Meta(jax.tree.map(lambda x: -x, META.teacher), {})
+    same_bits(states_after(lambda key, x: -x)(META), plain(mirrored))
     # a key of its own for every step
-    noise = state_after(lambda key, x: x + jax.random.normal(key, ()))
-    assert moved(noise, state_after(lambda key, x: x + jax.random.normal(KEY, ())))
+    noise = states_after(lambda key, x: x + jax.random.normal(key, ()))(META)
+    assert moved(noise, states_after(lambda key, x: x + jax.random.normal(KEY, ()))(META))

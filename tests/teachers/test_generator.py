@@ -148,9 +148,8 @@ def test_statistics_are_those_of_each_step():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("soft_labels", [False, True])
-def test_making_a_few_steps_at_a_time_changes_nothing(soft_labels):
-    whole, parts = (make(distill_steps=4, steps_at_once=n, soft_labels=soft_labels) for n in (None, 2))
+def test_making_a_few_steps_at_a_time_changes_nothing():
+    whole, parts = (make(distill_steps=4, steps_at_once=n, soft_labels=True) for n in (None, 2))
     phi = to_float64(start(whole))
 
     def with_gradient(teacher):
@@ -264,11 +263,13 @@ def test_the_hypergradient_equals_central_differences():
 
 
 def test_images_made_once_give_the_gradient_of_images_made_for_every_learner():
-    teacher = shuffled(make(soft_labels=True), "images")
+    teacher = shuffled(make(soft_labels=True, distill_steps=2), "images")
     every_time = teacher._replace(make=None)
     data, ends = Data(tiny_data(), None), []
     for one in (teacher, every_time):
-        method = dd(tiny_net(), one, num_learners=3, real_batch_size=6, outer_optimizer=optax.sgd(0.1))
+        method = dd(
+            tiny_net("linear"), one, num_learners=2, real_batch_size=6, outer_optimizer=optax.sgd(0.1)
+        )
         state = jax.jit(method.init)(KEY)
         new, metrics = jax.device_get(jax.jit(method.update)(state, data, KEY))
         moved = jax.tree.map(lambda a, b: a - np.asarray(b), new.meta, state.meta)
