@@ -1,0 +1,94 @@
+"""The programs that are compiled: outer steps, by name."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxdistill.config.gradients import NAMED
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.recipe import recipe_of
+
+CONVNET = {"learner": "convnet", "width": 128, "depth": 3, "norm": "instance"}
+STEPS = (1, 10, 100, 1000)
+MEMORY = (
+    *("unrolled_fixed", "unrolled_step", "unrolled_sqrt", "truncated", "accumulated"),
+    *("implicit_cg", "implicit_neumann", "implicit_gauss_newton_cg", "implicit_nystrom"),
+)
+"""Gradients of the comparison of memory; all with a fixed step size."""
+PODS = {
+    "4": (4, 1),
+    "4/data": (2, 2),
+    "16": (16, 1),
+    "16/data": (8, 2),
+    "256": (256, 1),
+    "256/data": (64, 4),
+}
+SETS = ("methods", "gradients", "memory", "pods")
+TINY = {"learner": "convnet", "width": 4, "depth": 1, "real_batch_size": 16, "num_learners": 2}
+
+
+class Program(NamedTuple):
+    """An outer step that is compiled."""
+
+    kind: str
+    """One of `SETS`."""
+    options: Mapping[str, Any]
+    """Of `jd.Config`; the data are as large as MNIST."""
+    mesh: tuple[int, int] = (1, 1)
+    """Chips along `learner`, chips along `data`."""
+    steps: int | None = None
+    """T, of the comparison of memory."""
+
+
+def programs(kinds: tuple[str, ...], platform: str) -> dict[str, Program]:
+    """The programs of these sets for the chips of a platform, by name."""
+    made = {"methods": _methods, "gradients": _gradients, "memory": _memory, "pods": _pods}
+    return {name: each for kind in kinds for name, each in made[kind](platform).items()}
+
+
+def _methods(platform: str) -> dict[str, Program]:
+    """Every method with its paper's settings."""
+    return {name: Program("methods", {"method": name}) for name in sorted(METHODS)}
+
+
+def _gradients(platform: str) -> dict[str, Program]:
+    """Every method that trains inner steps, with every other gradient."""
+    return {
+        f"{method}/{gradient}": Program("gradients", {"method": method, **options})
+        for method in sorted(METHODS)
+        if recipe_of(METHODS[method]).trains
+        for gradient, options in NAMED.items()
+        if gradient != "unrolled"
+    }
+
+
+def _memory(platform: str) -> dict[str, Program]:
+    """ConvNet-3 of width 128: T inner steps, images and K = 1; ten steps of K = 8 and of a generator."""
+    found = {}
+    for steps in STEPS if platform == "gpu" else (10, 1000):
+        found |= {f"{name}/T{steps}": _step(name, steps) for name in MEMORY}
+    if platform == "gpu":
+        found |= {f"{name}/T10/K8": _step(name, 10, num_learners=8) for name in MEMORY}
+        found |= {f"{name}/T10/generator": _step(name, 10, teacher="generator") for name in MEMORY}
+    return found
+
+
+def _step(gradient: str, steps: int, **options: Any) -> Program:
+    shared = {"method": "dd", "num_learners": 1, "real_batch_size": 1024, "learned": (), **CONVNET, **options}
+    named = NAMED[gradient]
+    length = {"max_inner_steps": steps} if named["gradient"] == "implicit" else {"distill_epochs": steps}
+    return Program("memory", {**shared, **named, **length}, steps=steps)
+
+
+def _pods(platform: str) -> dict[str, Program]:
+    """`dd` with a learner on every chip of a pod; with an axis for the real batch, too."""
+    if platform != "tpu":
+        return {}
+    return {
+        f"dd/pod{name}": Program("pods", {"method": "dd", "num_learners": shape[0]}, shape)
+        for name, shape in PODS.items()
+    }
+
+
+def tiny(program: Program) -> Program:
+    """The same with a tiny network, for a trial."""
+    return program._replace(options={**program.options, **TINY})
