@@ -31,7 +31,7 @@ from jaxdistill.config.option import Options as Base
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import filled
 from jaxdistill.config.saved import chosen_of
-from jaxdistill.core.checks import one_of
+from jaxdistill.core.checks import fail, one_of
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import open_run
@@ -56,7 +56,8 @@ def run(chosen: Options) -> dict[str, Any]:
       {"rows", "config", "environment"}.
 
     Raises:
-      UserError: bad input or a compiler that is missing, before anything is compiled.
+      UserError: bad input or a compiler that is missing, before anything is compiled; at the end, programs
+        that did not compile for another reason than memory.
     """
     chosen = chosen.with_smoke({"sets": ("methods", "gradients")})
     given = filled(chosen)
@@ -67,12 +68,16 @@ def run(chosen: Options) -> dict[str, Any]:
     with open_run(given.run_dir, saved, experiment="compile_for", chosen=chosen_of(chosen)) as directory:
         for note in directory.notes:
             progress.say(f"note: {note}")
-        rows = []
+        rows, failed = [], {}
         for number, (chip, name, program) in enumerate(todo, start=1):
             file = directory.path / "rows" / f"{chip}-{name.replace('/', '-')}.json"
             if not file.exists():
                 progress.say(f"{number}/{len(todo)}: {name} for {CHIPS[chip].title} ...")
-                directory.write_json(file, row(name, program, chip, images))
+                try:
+                    directory.write_json(file, row(name, program, chip, images))
+                except Exception as error:  # one program stops no other; it is tried again by the next call
+                    failed[f"{name} for {chip}"] = f"{type(error).__name__} {error}".strip().splitlines()[0]
+                    continue
             rows.append(json.loads(file.read_text()))
         result = {"rows": rows, "config": saved, "environment": directory.environment}
         directory.write_json("result.json", result)
@@ -81,6 +86,9 @@ def run(chosen: Options) -> dict[str, Any]:
             atomic_write(directory.path / name, lambda file, text=text: file.write(text.encode()))
         draw(directory.path / "compile_for.png", rows)
     progress.table("\nOuter steps, compiled", list(COLUMNS), list(lines(rows)))
+    if failed:
+        listed = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise fail("compile_for", "programs that compile", listed)
     return result
 
 

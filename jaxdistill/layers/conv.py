@@ -7,16 +7,18 @@ A convolution `y = conv(x, k)` is bilinear, and so are its two gradients. The th
 are closed under differentiation: the gradient of each is made of the other two. That is all that
 derivatives of any order need, and it leaves the choice of how each map is computed:
 
-- `lax`: `lax.conv_general_dilated` with JAX's own derivatives. Right for accelerators.
-- `hybrid`: the three maps above, tied by custom VJPs; the kernel gradient by im2col (shifted slices and
-  one matrix product), the others by XLA. On the CPU, XLA's own kernel gradient is ruinous in second
-  order and inside `lax.scan` or `lax.map`; this one is not. Reverse mode only.
+- `lax`: these maps by `lax.conv_general_dilated`, tied by custom VJPs. JAX's own derivatives are the
+  same convolutions, but under `vmap` on a mesh of devices they do not trace. Right for accelerators.
+- `hybrid`: the same, with the kernel gradient by im2col (shifted slices and one matrix product). On the CPU,
+  XLA's own kernel gradient is ruinous in second order and inside `lax.scan` or `lax.map`; this one is not.
 - `im2col`: all of it by shifted slices and one matrix product. Best on the CPU for few channels, and where
   the kernel is larger than the image or the result, which XLA has no fast way for (gradients
   by `lax` take 25 times as long for 512 channels of 2x2 pixels: `experiments.benchmark --what=conv`).
 
 `upsampled_conv2d` convolves an image of twice the size without making it: its outputs over one pixel are
 channels of a convolution of the small image.
+
+`lax` and `hybrid` are differentiated in reverse mode only.
 
 Layouts: `NHWC` everywhere; `CHWB` (batch minor) for networks of few channels on the CPU, where it
 vectorises over images (1.5x faster for LeNet, im2col only).
@@ -92,11 +94,9 @@ def conv2d(
     chosen = one_of("conv2d formulation", formulation or default, FORMULATIONS)
     if layout == "CHWB":
         return _im2col_batch_minor(x, kernel, stride, padding)
-    if chosen == "lax":
-        return _lax(x, kernel, stride, padding)
     if chosen == "im2col":
         return _patches(x, kernel.shape, stride, padding) @ kernel.reshape(-1, kernel.shape[-1])
-    return _conv(x, kernel, stride, padding)
+    return _conv(x, kernel, stride, padding, chosen == "hybrid")
 
 
 def upsampled_conv2d(x: Array, kernel: Array) -> Array:
@@ -127,12 +127,6 @@ def upsampled_conv2d(x: Array, kernel: Array) -> Array:
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, outputs)
 
 
-def _lax(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
 def _shifts(x: Array, kernel_shape: tuple[int, ...], stride: int, padding: int) -> list[Array]:
     """The image once per kernel position, shifted so: h * w arrays; axes 1 and 2 are space."""
     h, w = kernel_shape[:2]
@@ -159,16 +153,20 @@ def _im2col_batch_minor(x: Array, kernel: Array, stride: int, padding: int) -> A
     return y.reshape(outputs, rows, columns, batch)
 
 
-# The three bilinear maps, each with the other two as its gradients.
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    return _lax(x, kernel, stride, padding)
+# The three bilinear maps, each with the other two as its gradients. `unfold`: kernel gradients by im2col.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _input_gradient(dy: Array, kernel: Array, size: tuple[int, int], stride: int, padding: int) -> Array:
+def _conv(x: Array, kernel: Array, stride: int, padding: int, unfold: bool) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _input_gradient(
+    dy: Array, kernel: Array, size: tuple[int, int], stride: int, padding: int, unfold: bool
+) -> Array:
     """[B, *size, C_in]: the transpose of `conv` in its image."""
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     margins = []
@@ -186,47 +184,62 @@ def _input_gradient(dy: Array, kernel: Array, size: tuple[int, int], stride: int
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _kernel_gradient(x: Array, dy: Array, size: tuple[int, int], stride: int, padding: int) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _kernel_gradient(
+    x: Array, dy: Array, size: tuple[int, int], stride: int, padding: int, unfold: bool
+) -> Array:
     """[*size, C_in, C_out]: the transpose of `conv` in its kernel."""
-    patches = _patches(x, size, stride, padding)
-    flat = patches.reshape(-1, patches.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
-    return flat.reshape(*size, x.shape[-1], dy.shape[-1])
+    if unfold:
+        patches = _patches(x, size, stride, padding)
+        flat = patches.reshape(-1, patches.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+        return flat.reshape(*size, x.shape[-1], dy.shape[-1])
+    margins = []
+    for axis in (0, 1):
+        dilated = (dy.shape[1 + axis] - 1) * stride + 1
+        margins.append((padding, size[axis] + dilated - 1 - x.shape[1 + axis] - padding))
+    return lax.conv_general_dilated(  # images are its channels, channels its images
+        x,
+        dy,
+        (1, 1),
+        margins,
+        rhs_dilation=(stride, stride),
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+    )
 
 
-def _conv_forward(x, kernel, stride, padding):
-    return _conv(x, kernel, stride, padding), (x, kernel)
+def _conv_forward(x, kernel, stride, padding, unfold):
+    return _conv(x, kernel, stride, padding, unfold), (x, kernel)
 
 
-def _conv_backward(stride, padding, residuals, dy):
+def _conv_backward(stride, padding, unfold, residuals, dy):
     x, kernel = residuals
     return (
-        _input_gradient(dy, kernel, x.shape[1:3], stride, padding),
-        _kernel_gradient(x, dy, kernel.shape[:2], stride, padding),
+        _input_gradient(dy, kernel, x.shape[1:3], stride, padding, unfold),
+        _kernel_gradient(x, dy, kernel.shape[:2], stride, padding, unfold),
     )
 
 
-def _input_gradient_forward(dy, kernel, size, stride, padding):
-    return _input_gradient(dy, kernel, size, stride, padding), (dy, kernel)
+def _input_gradient_forward(dy, kernel, size, stride, padding, unfold):
+    return _input_gradient(dy, kernel, size, stride, padding, unfold), (dy, kernel)
 
 
-def _input_gradient_backward(size, stride, padding, residuals, dx):
+def _input_gradient_backward(size, stride, padding, unfold, residuals, dx):
     dy, kernel = residuals
     return (
-        _conv(dx, kernel, stride, padding),
-        _kernel_gradient(dx, dy, kernel.shape[:2], stride, padding),
+        _conv(dx, kernel, stride, padding, unfold),
+        _kernel_gradient(dx, dy, kernel.shape[:2], stride, padding, unfold),
     )
 
 
-def _kernel_gradient_forward(x, dy, size, stride, padding):
-    return _kernel_gradient(x, dy, size, stride, padding), (x, dy)
+def _kernel_gradient_forward(x, dy, size, stride, padding, unfold):
+    return _kernel_gradient(x, dy, size, stride, padding, unfold), (x, dy)
 
 
-def _kernel_gradient_backward(size, stride, padding, residuals, dk):
+def _kernel_gradient_backward(size, stride, padding, unfold, residuals, dk):
     x, dy = residuals
     return (
-        _input_gradient(dy, dk, x.shape[1:3], stride, padding),
-        _conv(x, dk, stride, padding),
+        _input_gradient(dy, dk, x.shape[1:3], stride, padding, unfold),
+        _conv(x, dk, stride, padding, unfold),
     )
 
 

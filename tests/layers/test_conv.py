@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
 import jaxdistill as jd
 from jaxdistill.core.checks import UserError
@@ -68,7 +69,7 @@ def expected(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("formulation", ["hybrid", "im2col", "CHWB"])
+@pytest.mark.parametrize("formulation", ["lax", "hybrid", "im2col", "CHWB"])
 def test_equals_xla_to_second_order(x64, case, formulation):
     *_, stride, padding = CASES[case]
 
@@ -100,6 +101,28 @@ def test_default_follows_the_inputs_and_the_size(kernel, image, result, on_cpu):
     for platform, expected in (("cpu", on_cpu), ("gpu", "lax"), ("tpu", "lax")):
         with jd.platform(platform):
             assert default_formulation(kernel, image, result) == expected
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_second_order_under_two_vmaps_on_a_mesh(formulation):
+    """Networks by classes, as in gradient matching: JAX's own derivatives do not trace there."""
+    mesh = Mesh(np.array(jax.devices()[:1]), ("learner",), axis_types=(AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    kernels, images = rng.normal(size=(2, 3, 3, 2, 3)), rng.normal(size=(2, 2, 4, 4, 2))
+
+    def slope(kernel, image):
+        def loss(kernel):
+            return jnp.sum(jnp.sin(conv2d(image, kernel, padding=1, formulation=formulation)))
+
+        return jnp.sum(jax.grad(loss)(kernel) ** 2)
+
+    def both(kernels, images):
+        return jax.vmap(lambda k: jax.vmap(lambda x: jax.grad(slope, (0, 1))(k, x))(images))(kernels)
+
+    with jax.set_mesh(mesh):
+        on_mesh = jax.device_get(jax.jit(both)(kernels, images))
+    alone = jax.device_get(jax.jit(both)(kernels, images))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), on_mesh, alone)
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
