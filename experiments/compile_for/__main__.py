@@ -3,7 +3,7 @@
 Question: does the program of every method compile for an H100 and a TPU v5e, does it fit the chip's memory,
 and what do the chips of a pod send to each other?
 
-    pip install "jaxdistill[cuda-compiler,tpu-compiler]"
+    pip install -e ".[cuda-compiler,tpu-compiler]"
     python -m experiments.compile_for                                every method at its paper's size, H100
     python -m experiments.compile_for --platforms=h100,tpu_v5e --sets=methods,gradients,memory,pods
 

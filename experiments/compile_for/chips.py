@@ -60,7 +60,7 @@ def check_there(names: Sequence[str]) -> None:
     for name in names:
         chip = CHIPS[name]
         if importlib.util.find_spec(chip.module) is None:
-            remedy = f'pip install "jaxdistill[{chip.extra}]" installs it; no device is needed.'
+            remedy = f'pip install -e ".[{chip.extra}]" installs it; no device is needed.'
             raise fail("compile_for", f"the compiler of {name} ({chip.module})", "none", remedy)
 
 
