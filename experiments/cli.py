@@ -72,6 +72,7 @@ def main(run: Callable[[C], Any], cls: type[C], doc: str | None, argv: Sequence[
 
 def _run(run: Callable[[Any], Any], config: Options) -> None:
     """Runs, in one process or several; errors become lines and exit codes."""
+    from jaxdistill.config import build
     from jaxdistill.runtime import hosts, profile
     from jaxdistill.runtime.compile_cache import enable_compile_cache
     from jaxdistill.runtime.loop import Interrupted
@@ -84,7 +85,8 @@ def _run(run: Callable[[Any], Any], config: Options) -> None:
             hosts.agree("flags", {name: value for name, value in chosen.items() if name not in OF_ONE})
             here = profile.environment()
             hosts.agree("versions", {name: here[name] for name in VERSIONS})
-        run(config)
+        with build.precision(config):
+            run(config)
         hosts.finish()
     except UserError as error:
         _exit(" ".join(str(error).split()))

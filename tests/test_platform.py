@@ -4,6 +4,7 @@ The fast tier has conjugate gradients, convolutions and float64; the whole of `c
 accelerator's choices, and every method with every gradient and solver, are slow tests.
 """
 
+import json
 import threading
 from functools import partial
 
@@ -21,7 +22,7 @@ from jaxdistill.config.gradients import NAMED
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.table import Config
 from jaxdistill.core.checks import UserError
-from jaxdistill.core.platform import PLATFORMS, choices, present, target
+from jaxdistill.core.platform import PLATFORMS, choices, precision, present, target
 from jaxdistill.core.types import Data
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.solvers import LINEAR_SOLVERS, linear_solver
@@ -67,6 +68,28 @@ def test_a_program_of_another_platform_is_not_taken_from_the_cache():
         with jd.platform(name):
             lowered[name] = conv.lower(image, kernel).as_text()
     assert "convolution" in lowered["tpu"] and "convolution" not in lowered["cpu"]
+
+
+def test_products_are_as_exact_as_asked_for():
+    image, kernel = jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 2))
+    for name, inside in {"float32": "HIGHEST", "tensorfloat32": "HIGH", "bfloat16": "DEFAULT"}.items():
+        with jd.platform("tpu"), precision(name):
+            program = str(jax.make_jaxpr(conv2d)(image, kernel))
+        assert f"precision=(Precision.{inside}, Precision.{inside})" in program
+    with pytest.raises(UserError) as error:
+        precision("half")
+    assert "precision: expected one of bfloat16, float32, tensorfloat32, got 'half'" in message(error)
+
+
+def test_a_run_has_float32_unless_asked_for_less(tmp_path):
+    """Recorded with the run, but no part of its identity: it is where the run is computed."""
+    short = {"learner": "linear", "num_outer_steps": 1, "num_learners": 1, "real_batch_size": 8}
+    for name in ("float32", "bfloat16"):
+        chosen = {} if name == "float32" else {"precision": name}
+        run = jd.distill(**short, **chosen, run_dir=tmp_path / name, progress=False)
+        saved = json.loads((tmp_path / name / "config.json").read_text())
+        assert saved["environment"]["precision"] == name and "precision" not in saved["config"]
+        assert run.config.precision == name
 
 
 FAST_SOLVERS = ("cg",)

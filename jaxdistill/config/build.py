@@ -3,14 +3,17 @@
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 from jaxdistill.augment import WITHOUT_FLIP, Augmentation, dsa
 from jaxdistill.baselines.random_real import random_real
+from jaxdistill.config.option import Options
 from jaxdistill.config.owners import taken
 from jaxdistill.config.resolve import acting
-from jaxdistill.config.table import LEARNER_OPTIONS, Config, InnerOptions, NetworkOptions
+from jaxdistill.config.table import LEARNER_OPTIONS, Config, DeviceOptions, InnerOptions, NetworkOptions
+from jaxdistill.core import platform
 from jaxdistill.core.checks import Caution, fail, lookup
 from jaxdistill.core.keys import stream
 from jaxdistill.core.registry import find, make
@@ -30,6 +33,12 @@ from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.persistent import match_schedule
 from jaxdistill.populations.source import Source, source_of
 from jaxdistill.teachers import CURRICULA, TEACHERS, shuffled
+
+
+def precision(options: Options) -> AbstractContextManager:
+    """Inside, matrix products and convolutions are as exact as the options say, or `float32`."""
+    default = DeviceOptions.options()["precision"].default
+    return platform.precision(options.chosen().get("precision", default))
 
 
 def recipe(config: Config) -> Recipe:

@@ -446,6 +446,11 @@ class DeviceOptions(Options):
         "learner:4,data:2 uses 8 devices: it splits the K learners in 4 and each real batch in 2 (default: "
         "learner:N with the largest number N of devices that divides K)",
     )
+    precision: str = option(
+        "float32",
+        "precision of matrix products and convolutions on GPUs and TPUs; a CPU always has float32",
+        known="jaxdistill.core.platform:PRECISIONS",
+    )
 
 
 @options

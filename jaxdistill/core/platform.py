@@ -8,7 +8,7 @@ program is traced for JAX's own platform, or for another one when told:
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, NamedTuple
 
 import jax
@@ -52,6 +52,9 @@ _ACCELERATOR = Choices(
     networks_at_once=10,
 )
 PLATFORMS = {"cpu": _CPU, "gpu": _ACCELERATOR, "tpu": _ACCELERATOR}
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+"""What an accelerator makes of a product of float32 numbers. JAX's own default is `tensorfloat32` on GPUs and
+`bfloat16` on TPUs."""
 _told = jax.make_user_context(None)  # a part of the key of `jax.jit`'s caches, and of this thread alone
 
 
@@ -86,6 +89,15 @@ def present() -> str:
     """The platform of this machine's devices, whatever programs are traced for; a key of `PLATFORMS`."""
     name = jax.default_backend()
     return name if name in PLATFORMS else "gpu"
+
+
+def precision(name: str) -> AbstractContextManager:
+    """Inside, matrix products and convolutions of float32 are traced to be that exact.
+
+    Args:
+      name: one of `PRECISIONS`.
+    """
+    return jax.default_matmul_precision(one_of("precision", name, PRECISIONS))
 
 
 def choices() -> Choices:

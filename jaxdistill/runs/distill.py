@@ -70,7 +70,7 @@ def distill(
     if run_dir is not None:
         options["run_dir"] = run_dir
     chosen = Config(**chosen.chosen() | options)
-    with shown.silent(not progress):
+    with shown.silent(not progress), build.precision(chosen):
         plan = planned(chosen, data=data, learner=own)
         try:
             if plan.config.run_dir is None:

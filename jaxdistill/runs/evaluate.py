@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.table import (
@@ -97,6 +98,7 @@ def evaluate(
     strategy: str = "auto",
     learner_chunk: int | None = None,
     mesh: str | None = None,
+    precision: str = "float32",
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def evaluate(
       data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
         those of the run or of the file.
       dataset, data_dir, manual_dir, image_size: as for `jd.distill`.
-      strategy, learner_chunk, mesh: how the axis of networks is computed, and on which devices.
+      strategy, learner_chunk, mesh, precision: as for `jd.distill`.
       seed: of all networks and draws.
       progress: whether to show how far it is, and the table.
 
@@ -151,9 +153,10 @@ def evaluate(
         strategy=strategy,
         learner_chunk=learner_chunk,
         mesh=mesh,
+        precision=precision,
         seed=seed,
     )
-    with shown.silent(not progress):
+    with shown.silent(not progress), build.precision(chosen):
         job = prepared(images, learners, chosen, data=data)
         result = evaluated(job)
         show(job, result)

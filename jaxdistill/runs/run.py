@@ -113,7 +113,8 @@ class Run:
         """The distilled images, their labels and their order, as arrays of the host."""
         from jaxdistill.runs.protocols import training_data
 
-        return training_data(self)
+        with build.precision(self.config):
+            return training_data(self)
 
     @property
     def images(self) -> np.ndarray:
@@ -149,7 +150,8 @@ class Run:
         """
         from jaxdistill.runs.compare import score_of
 
-        return score_of(self, num_learners=num_learners, protocol=protocol)
+        with build.precision(self.config):
+            return score_of(self, num_learners=num_learners, protocol=protocol)
 
     def compare(self, *, progress: bool = True) -> dict[str, Any]:
         """Test accuracies beside random real images and the full training set: what `result.json` holds.
@@ -158,7 +160,7 @@ class Run:
         """
         from jaxdistill.runs.result import result_of
 
-        with shown.silent(not progress):
+        with shown.silent(not progress), build.precision(self.config):
             return result_of(self)
 
 

@@ -26,8 +26,8 @@ def environment() -> dict[str, Any]:
 
     Returns:
       `jaxdistill`, `jax`, `jaxlib`, `flax`, `optax` and `python` versions, `platform` and `device`
-      (kind), `device_count`, `process_count`, and `commit` of this checkout (ending in `-dirty` where
-      files are changed), None where there is none.
+      (kind), `device_count`, `process_count`, `precision` of matrix products, and `commit` of this checkout
+      (ending in `-dirty` if files are changed), None if there is none.
     """
     packages = ("jax", "jaxlib", "flax", "optax")
     return {
@@ -38,6 +38,7 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
+        "precision": jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         "commit": git_commit(),
     }
 

@@ -123,7 +123,8 @@ def open_run(
       chosen: the part of the config that the user chose, to tell how the run was started.
       free_fields: names that may differ from the run already there (cadence of logs and the like);
         a nested one is written `outer.inner`. The new values replace the old ones in `config.json`.
-      upgrade: from a config that an older version saved to what this version would have saved.
+      upgrade: from a config that an older version saved, with other options, to what this version would have
+        saved.
 
     Returns:
       The open run; use it in a `with` statement.
@@ -217,7 +218,7 @@ def _settle(
     if experiment not in (None, about["experiment"]):
         expected = f"a run of experiments.{about['experiment']} in {path}"
         raise fail("open_run", expected, f"one of experiments.{experiment}", "Choose another directory.")
-    if experiment is None and upgrade is not None:
+    if upgrade is not None and (experiment is None or started.keys() != config.keys()):
         started = atomic.jsonable(upgrade(started), nonfinite=str)
     changes = _differences(started, config)
     pinned = {name: pair for name, pair in changes.items() if not _is_free(name, free)}
@@ -233,7 +234,8 @@ def _settle(
     environment = stored.get("environment")
     if changes or experiment is None:
         atomic.write_json(file, {**about, "config": config, "environment": environment})
-    differing = _differences(environment if isinstance(environment, dict) else {}, now)
+    before = environment if isinstance(environment, dict) else {}
+    differing = _differences(before, {name: value for name, value in now.items() if name in before})
     return [
         f"{name}: started with {_show(old)}, resumes with {_show(new)}"
         for name, (old, new) in differing.items()
