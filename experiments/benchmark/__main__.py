@@ -2,7 +2,8 @@
 
 Question: how long does an outer step take against a plain PyTorch implementation, how does it grow with K
 learners and T inner steps, what does `remat` save, how long should a compiled chunk be, and which
-formulation of the convolution is right for this backend, and how many images at a time?
+formulation of the convolution is right for this backend, how many images at a time, and how exact products
+have to be on an accelerator (emulated)?
 
     python -m experiments.benchmark                         all parts, about 15 minutes on 2 cores
     python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
@@ -25,6 +26,7 @@ from experiments.benchmark.matching_steps import matching
 from experiments.benchmark.microbatches import microbatches
 from experiments.benchmark.options import Options
 from experiments.benchmark.pool_training import pool
+from experiments.benchmark.precisions import precisions
 from experiments.benchmark.steps import chunk, generated, outer, remat, torch
 from experiments.benchmark.torch_reference import available
 from experiments.measure import Row, append_rows, no_compile_cache
@@ -43,6 +45,7 @@ PARTS = {
     "matching": matching,
     "microbatch": microbatches,
     "pool": pool,
+    "precision": precisions,
 }
 
 
@@ -86,7 +89,7 @@ def show(name: str, rows: Sequence[Row]) -> None:
     scales = {"seconds_median": 1e3, "seconds_min": 1e3, "temp_bytes": 2.0**-20}
     titles = {"variant": "variant", "learner": "learner", "K": "K", "T": "T", "seconds_median": "median ms"}
     titles |= {"seconds_min": "min ms", "compile_seconds": "compile s", "temp_bytes": "MiB", "ratio": "ratio"}
-    titles |= {"gflops": "GFLOP/s"}
+    titles |= {"gflops": "GFLOP/s", "cosine": "cosine", "error": "relative error"}
     columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
 
     scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]

@@ -12,7 +12,18 @@ class Options(SeedOptions):
     what: tuple[str, ...] = option(
         (),
         "what to measure (default: all there is)",
-        known=("torch", "outer", "remat", "chunk", "conv", "generator", "matching", "microbatch", "pool"),
+        known=(
+            "torch",
+            "outer",
+            "remat",
+            "chunk",
+            "conv",
+            "generator",
+            "matching",
+            "microbatch",
+            "pool",
+            "precision",
+        ),
     )
     repeats: int = option(7, "rounds of each comparison, after one that warms up", low=1)
     run_dir: str = option("runs/benchmark", "folder of rows.json, which new rows are appended to")
