@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import lighter
+from tiny_runs import small_by_default
 
 import jaxdistill as jd
 from jaxdistill.data import load
@@ -82,10 +82,10 @@ def test_the_python_interface_runs_as_shown(containing, tmp_path, monkeypatch, c
     shorter = re.sub(r"num_outer_steps=\d+", "num_outer_steps=5", code)
     shorter = shorter.replace("images_per_class=1)", "images_per_class=1, num_outer_steps=5)")
     assert shorter.count("num_outer_steps=5") == code.count("jd.distill(")  # none is left at its full length
-    for name, value in (("num_epochs", 2), ("num_search_learners", 1), ("step_sizes", [0.1])):
-        monkeypatch.setitem(jd.evaluate.__kwdefaults__, name, value)
-    with lighter():
-        execute(shorter, "README.md")
+    smaller = shorter.replace("width=16, depth=2", "width=2, depth=1")
+    assert (smaller != shorter) == ("jd.Config(" in code)
+    with small_by_default():
+        execute(smaller, "README.md")
     assert capsys.readouterr().out
 
 

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from conftest import CACHE
 
+import jaxdistill as jd
 from experiments import distill
 from experiments.cli import as_flags
 from jaxdistill.config.option import UNSET
+from jaxdistill.config.table import Config
 from jaxdistill.data import registry
+from jaxdistill.runs.run import Run
 from jaxdistill.runtime import figures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,12 +35,22 @@ TINY = {
     "real_batch_size": 32,
     "num_eval_learners": 2,
     "num_baseline_learners": 2,
-    "num_search_learners": 1,
+    "num_search_learners": 2,  # as many as are tested: one program searches and tests
     "step_sizes": [0.1],
     "full_data_epochs": 0,
 }
 """Options of `experiments.distill`: 20 outer steps on digits."""
-ALONE = {"num_eval_learners": 1, "num_baseline_learners": 0}
+SMALL = {
+    "learner": "linear",
+    "distill_epochs": 1,
+    "num_learners": 1,
+    "real_batch_size": 16,
+    "num_eval_learners": 2,
+}
+"""Options of `jd.distill` on any small data set, with images or with a generator."""
+EVALUATION = {"num_epochs": 2, "num_learners": 2, "num_search_learners": 2, "step_sizes": [0.1]}
+"""Options of `jd.evaluate`."""
+ALONE = {"num_eval_learners": 1, "num_search_learners": 1, "num_baseline_learners": 0}
 """The cheapest evaluation: one network on the distilled images, no baselines."""
 
 PICTURES = {name: getattr(figures, name) for name in ("image_grid", "curves")}
@@ -74,6 +87,21 @@ def drawn(*names: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in names or PICTURES:
             patch.setattr(figures, name, PICTURES[name])
+        yield
+
+
+@contextlib.contextmanager
+def small_by_default() -> Iterator[None]:
+    """`jd.distill` and `jd.evaluate` are small where a call says nothing else; a `Config` is taken as it is."""
+    distilled = jd.distill
+
+    def distill_small(config: Config | None = None, **options: Any) -> Run:
+        return distilled(config, **options) if config else distilled(**SMALL | options)
+
+    with lighter(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jd, "distill", distill_small)
+        for name, value in EVALUATION.items():
+            patch.setitem(jd.evaluate.__kwdefaults__, name, value)
         yield
 
 

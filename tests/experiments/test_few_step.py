@@ -22,7 +22,7 @@ from jaxdistill.runs.run import load_run
 SHORT = {name: value for name, value in TINY.items() if name not in ("width", "depth")}
 SHORT |= {"learner": "linear", "num_outer_steps": 4, "chunk_length": 2, "num_learners": 1}
 MATCHING = {"method": "dm", "dataset": "digits", "learner": "convnet", "population": "fresh"}
-QUICK = {"num_learners": 3, "num_search_learners": 1, "step_sizes": [0.1], "momenta": [0.5]}
+QUICK = {"num_learners": 3, "num_search_learners": 3, "step_sizes": [0.1], "momenta": [0.5]}
 
 
 @pytest.fixture(scope="module")
