@@ -52,18 +52,33 @@ def test_composing_by_hand_learns(capsys):
     assert percent(capsys.readouterr().out) > 60
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_the_library_example_takes_a_generator(capsys):
-    code = block("jd.bilevel(").replace("range(300)", "range(60)")
+def with_generator(code: str) -> str:
+    """The example by hand, of a generator in the place of images."""
     images = "jd.images(image_shape=(8, 8, 1), num_classes=10, distill_epochs=T)"
     options = "batch_size=20, distill_steps=T, generator_width=8, generator_hidden=32"
     generator = f"jd.generator(image_shape=(8, 8, 1), num_classes=10, {options})"
     assert images in code and "adam(0.01)" in code
+    return code.replace(images, generator)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_library_example_takes_a_generator():
+    """Traced: its step gives a state of the shapes that it was given, and a gradient."""
     import jax
 
-    with jax.numpy_rank_promotion("allow"):
-        exec(compile(code.replace(images, generator), "README.md", "exec"), {})
+    setup, _, rest = with_generator(block("jd.bilevel(")).partition("step = jax.jit")
+    made = execute(setup, "jaxdistill/README.md")
+    assert "method.init(key)" in rest
+    state = jax.eval_shape(made["method"].init, made["key"])
+    new, metrics = jax.eval_shape(made["method"].update, state, made["data"], made["key"])
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), new) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
+    assert "network" in state.meta.teacher and metrics["gradient_norm"].shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_library_example_learns_a_generator(capsys):
+    execute(with_generator(block("jd.bilevel(")).replace("range(300)", "range(60)"), "jaxdistill/README.md")
     assert percent(capsys.readouterr().out) > 40  # chance is 10%
 
 
