@@ -208,6 +208,7 @@ def test_the_gradient_is_what_plain_descent_subtracts(name, x64):
     options = {"images": {}, "made once": {"solve": unrolled}, "implicit": IMPLICIT}[name]
     if name == "made once":
         small = {"generator_width": 4, "generator_hidden": 5, "noise": "fresh"}
+        small |= {"upsamplings": 1, "noise_size": 2, "weight_norm": False}
         teacher = generator(image_shape=SHAPE, num_classes=CLASSES, batch_size=3, distill_steps=2, **small)
     else:
         teacher = images(image_shape=SHAPE, num_classes=CLASSES, distill_epochs=2)
