@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from tiny_runs import small_by_default
 
-import jaxdistill as jd
 from jaxdistill.data import load
 from jaxdistill.runtime.export import write_synthetic
 

@@ -98,7 +98,7 @@ def drawn(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def small_by_default() -> Iterator[None]:
-    """`jd.distill` and `jd.evaluate` are small where a call says nothing else; a `Config` is taken as it is."""
+    """`jd.distill` and `jd.evaluate` are small where a call says nothing else; a `Config` is as it is."""
     distilled = jd.distill
 
     def distill_small(config: Config | None = None, **options: Any) -> Run:
