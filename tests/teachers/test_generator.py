@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.signal
-from helpers import message, tiny_data, tiny_net, to_float64
+from helpers import SHALLOW, message, tiny_data, tiny_net, to_float64
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Data, Meta
@@ -20,9 +20,6 @@ from jaxdistill.teachers.networks import Compact, Upsampling
 SHAPE = (4, 4, 1)
 KEY = jax.random.key(0)
 SMALL = {"image_shape": SHAPE, "num_classes": 3, "generator_width": 4, "generator_hidden": 6, "noise_size": 5}
-
-SHALLOW = {"upsamplings": 1, "weight_norm": False}
-"""Fewer layers to compile, where the network plays no part."""
 
 
 def make(**options):
