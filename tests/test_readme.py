@@ -104,7 +104,7 @@ def test_the_python_interface_runs_as_shown(containing, tmp_path, monkeypatch, c
     shorter = re.sub(r"num_outer_steps=\d+", "num_outer_steps=5", code)
     shorter = shorter.replace("images_per_class=1)", "images_per_class=1, num_outer_steps=5)")
     assert shorter.count("num_outer_steps=5") == code.count("jd.distill(")  # none is left at its full length
-    smaller = shorter.replace("width=16, depth=2", "width=2, depth=1")
+    smaller = shorter.replace("width=16, depth=2", 'learner="linear"')
     assert (smaller != shorter) == ("jd.Config(" in code)
     with small_by_default():
         execute(smaller, "README.md")
