@@ -30,7 +30,13 @@ START = np.linspace(-1, 1, CLASSES * 2 * np.prod(SHAPE), dtype=np.float32).resha
 OPTIONS: dict[str, dict[str, Any]] = {
     "images": {"distill_epochs": 2},
     "images: soft labels": {"images_per_class": 2, "distill_steps": 2, "soft_labels": True},
-    "generator": {"batch_size": 4, "distill_steps": 2, "generator_width": 4, "generator_hidden": 5},
+    "generator": {
+        "upsamplings": 1,
+        "batch_size": 4,
+        "distill_steps": 2,
+        "generator_width": 4,
+        "generator_hidden": 5,
+    },
     "generator: soft labels": {
         "batch_size": 3,
         "distill_epochs": 2,
@@ -39,13 +45,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "generator_width": 4,
         "soft_labels": True,
         "noise_size": 3,
-        "weight_norm": True,
     },
     "generator: fresh noise": {
         "batch_size": 4,
         "distill_steps": 2,
         "generator_width": 4,
         "generator_hidden": 5,
+        "upsamplings": 1,
         "noise": "fresh",
         "steps_at_once": 1,
         "weight_norm": False,

@@ -17,6 +17,9 @@ from jaxdistill.teachers.images import images
 SHAPE = (4, 4, 1)
 CLASSES = 3
 
+SHALLOW = {"generator_width": 4, "generator_hidden": 5, "upsamplings": 1, "weight_norm": False}
+"""Options of a generator that compiles fast, where its layers play no part."""
+
 
 def message(error) -> str:
     """The text of a `UserError` that pytest caught, which has to be one line of the agreed form."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_runs import lighter
+from tiny_runs import small_by_default
 
 import jaxdistill as jd
 
@@ -35,7 +35,7 @@ def test_examples_run(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some write files
     told: list[str] = []
     runs = example.name.startswith("jaxdistill.runs.")
-    with lighter() if runs else contextlib.nullcontext():
+    with small_by_default() if runs else contextlib.nullcontext():
         doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=told.append)
     assert not told, "".join(told)
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import lighter
+from tiny_runs import small_by_default
 
-import jaxdistill as jd
 from jaxdistill.data import load
 from jaxdistill.runtime.export import write_synthetic
 
@@ -45,25 +44,48 @@ def percent(printed: str) -> float:
 @pytest.mark.filterwarnings("ignore")
 def test_composing_by_hand_learns(capsys):
     code = block("jd.bilevel(")
-    shorter = code.replace("range(300)", "range(120)")  # the test has less patience than a reader
-    assert shorter != code
-    execute(shorter, "jaxdistill/README.md")
+    # the test has less patience than a reader: fewer and larger steps, on less data
+    for shown, shorter in (
+        ("range(300)", "range(60)"),
+        ("adam(0.01)", "adam(0.03)"),
+        ("size=256", "size=64"),
+    ):
+        assert code.count(shown) == 1
+        code = code.replace(shown, shorter)
+    execute(code, "jaxdistill/README.md")
     # an untrained network reads 10%; 300 steps give what the README prints
     assert percent(capsys.readouterr().out) > 60
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_the_library_example_takes_a_generator(capsys):
-    code = block("jd.bilevel(").replace("range(300)", "range(60)")
+def with_generator(code: str) -> str:
+    """The example by hand, of a generator in the place of images."""
     images = "jd.images(image_shape=(8, 8, 1), num_classes=10, distill_epochs=T)"
     options = "batch_size=20, distill_steps=T, generator_width=8, generator_hidden=32"
     generator = f"jd.generator(image_shape=(8, 8, 1), num_classes=10, {options})"
     assert images in code and "adam(0.01)" in code
+    return code.replace(images, generator)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_library_example_takes_a_generator():
+    """Traced: its step gives a state of the shapes that it was given, and a gradient."""
     import jax
 
-    with jax.numpy_rank_promotion("allow"):
-        exec(compile(code.replace(images, generator), "README.md", "exec"), {})
+    setup, _, rest = with_generator(block("jd.bilevel(")).partition("step = jax.jit")
+    made = execute(setup, "jaxdistill/README.md")
+    assert "method.init(key)" in rest
+    state = jax.eval_shape(made["method"].init, made["key"])
+    new, metrics = jax.eval_shape(made["method"].update, state, made["data"], made["key"])
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), new) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), state
+    )
+    assert "network" in state.meta.teacher and metrics["gradient_norm"].shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_library_example_learns_a_generator(capsys):
+    execute(with_generator(block("jd.bilevel(")).replace("range(300)", "range(60)"), "jaxdistill/README.md")
     assert percent(capsys.readouterr().out) > 40  # chance is 10%
 
 
@@ -82,10 +104,10 @@ def test_the_python_interface_runs_as_shown(containing, tmp_path, monkeypatch, c
     shorter = re.sub(r"num_outer_steps=\d+", "num_outer_steps=5", code)
     shorter = shorter.replace("images_per_class=1)", "images_per_class=1, num_outer_steps=5)")
     assert shorter.count("num_outer_steps=5") == code.count("jd.distill(")  # none is left at its full length
-    for name, value in (("num_epochs", 2), ("num_search_learners", 1), ("step_sizes", [0.1])):
-        monkeypatch.setitem(jd.evaluate.__kwdefaults__, name, value)
-    with lighter():
-        execute(shorter, "README.md")
+    smaller = shorter.replace("width=16, depth=2", 'learner="linear"')
+    assert (smaller != shorter) == ("jd.Config(" in code)
+    with small_by_default():
+        execute(smaller, "README.md")
     assert capsys.readouterr().out
 
 

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from conftest import CACHE
 
+import jaxdistill as jd
 from experiments import distill
 from experiments.cli import as_flags
 from jaxdistill.config.option import UNSET
+from jaxdistill.config.table import Config
 from jaxdistill.data import registry
+from jaxdistill.runs.run import Run
 from jaxdistill.runtime import figures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,12 +35,22 @@ TINY = {
     "real_batch_size": 32,
     "num_eval_learners": 2,
     "num_baseline_learners": 2,
-    "num_search_learners": 1,
+    "num_search_learners": 2,  # as many as are tested: one program searches and tests
     "step_sizes": [0.1],
     "full_data_epochs": 0,
 }
 """Options of `experiments.distill`: 20 outer steps on digits."""
-ALONE = {"num_eval_learners": 1, "num_baseline_learners": 0}
+SMALL = {
+    "learner": "linear",
+    "distill_epochs": 1,
+    "num_learners": 1,
+    "real_batch_size": 16,
+    "num_eval_learners": 2,
+}
+"""Options of `jd.distill` on any small data set, with images or with a generator."""
+EVALUATION = {"num_epochs": 2, "num_learners": 2, "num_search_learners": 2, "step_sizes": [0.1]}
+"""Options of `jd.evaluate`."""
+ALONE = {"num_eval_learners": 1, "num_search_learners": 1, "num_baseline_learners": 0}
 """The cheapest evaluation: one network on the distilled images, no baselines."""
 
 PICTURES = {name: getattr(figures, name) for name in ("image_grid", "curves")}
@@ -47,7 +60,7 @@ PICTURES = {name: getattr(figures, name) for name in ("image_grid", "curves")}
 @contextlib.contextmanager
 def lighter(*, one_size: bool = True) -> Iterator[None]:
     """Runs that cost less: of digits validation and test are of one size, so that one program tests on both,
-    and no pictures are drawn, which takes longer than a tiny run.
+    and pictures of images, which take longer than a tiny run, show one; those of a run are not drawn.
 
     Args:
       one_size: False where a process of its own has the same digits.
@@ -55,17 +68,23 @@ def lighter(*, one_size: bool = True) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if one_size:
             patch.setattr(registry, "TEST_FRACTION", 1 / 7)  # then a sixth of the rest is as much
-        for name, draw in PICTURES.items():
-            patch.setattr(figures, name, _but_of_runs(draw))
+        for name in PICTURES:
+            patch.setattr(figures, name, FEWER[name])
         yield
 
 
-def _but_of_runs(draw: Callable[..., None]) -> Callable[..., None]:
-    def drawing(path: Path, *arguments: Any, **options: Any) -> None:
-        if path.name not in ("images.png", "curves.png"):
-            draw(path, *arguments, **options)
+def _few_image_grid(path: Path, pixels: Any, labels: Any, *arguments: Any, **options: Any) -> None:
+    if path.name != "images.png":
+        PICTURES["image_grid"](path, pixels[:1], labels[:1], *arguments, **options)
 
-    return drawing
+
+def _few_curves(path: Path, *arguments: Any, **options: Any) -> None:
+    if path.name != "curves.png":
+        PICTURES["curves"](path, *arguments, **options)
+
+
+FEWER = {"image_grid": _few_image_grid, "curves": _few_curves}
+"""What draws them inside `lighter`."""
 
 
 @contextlib.contextmanager
@@ -74,6 +93,21 @@ def drawn(*names: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in names or PICTURES:
             patch.setattr(figures, name, PICTURES[name])
+        yield
+
+
+@contextlib.contextmanager
+def small_by_default() -> Iterator[None]:
+    """`jd.distill` and `jd.evaluate` are small where a call says nothing else; a `Config` is as it is."""
+    distilled = jd.distill
+
+    def distill_small(config: Config | None = None, **options: Any) -> Run:
+        return distilled(config, **options) if config else distilled(**SMALL | options)
+
+    with lighter(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jd, "distill", distill_small)
+        for name, value in EVALUATION.items():
+            patch.setitem(jd.evaluate.__kwdefaults__, name, value)
         yield
 
 

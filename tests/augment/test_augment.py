@@ -15,6 +15,10 @@ from jaxdistill.core.keys import stream
 KEY = jax.random.key(0)
 x64 = pytest.mark.usefixtures("x64")
 every = pytest.mark.parametrize("name", sorted(OPERATIONS))
+every_kind = pytest.mark.parametrize(
+    ("name", "channels"), [*((name, 3) for name in sorted(OPERATIONS)), ("color", 1)]
+)
+"""Of the operations, only changes of colour know how many channels there are."""
 
 
 def pictures(count, shape=(7, 9, 3), seed=0):
@@ -116,12 +120,21 @@ def test_flip_exchanges_left_and_right_half_of_the_time():
 def test_color_is_brightness_saturation_contrast_in_order(channels):
     image = pictures(1, (4, 5, channels))[0]
 
-    def changed(image, **spreads):
-        return np.asarray(jax.jit(color(**spreads))(KEY, image))
+    spreads = {"brightness": 0.5, "saturation": 1.0, "contrast": 0.5}
+    none = dict.fromkeys(spreads, 0.0)
 
-    for part, spread in (("brightness", 0.5), ("saturation", 1.0), ("contrast", 0.5)):
-        alone = {"brightness": 0.0, "saturation": 0.0, "contrast": 0.0} | {part: spread}
-        made = changed(image, **alone)
+    @jax.jit
+    def changed(image):
+        """(each part alone, all of them, one after the other)."""
+        alone = {part: color(**none | {part: spread})(KEY, image) for part, spread in spreads.items()}
+        in_order = image
+        for part, spread in spreads.items():
+            in_order = color(**none | {part: spread})(KEY, in_order)
+        return alone, color(**spreads)(KEY, image), in_order
+
+    alone, together, in_order = jax.device_get(changed(image))
+    for part, spread in spreads.items():
+        made = alone[part]
         if part == "brightness":
             added = made - image
             assert np.ptp(added) < 1e-12 and 0 < abs(added.mean()) <= 0.5
@@ -133,9 +146,7 @@ def test_color_is_brightness_saturation_contrast_in_order(channels):
         factors = (made - mean) / (image - mean)
         assert np.ptp(factors) < 1e-6 and 1 - spread <= factors.mean() <= 1 + spread
         assert abs(factors.mean() - 1) > 1e-3
-    one = changed(image, saturation=0, contrast=0)
-    two = changed(one, brightness=0, contrast=0)
-    np.testing.assert_allclose(changed(image), changed(two, brightness=0, saturation=0), rtol=1e-10)
+    np.testing.assert_allclose(together, in_order, rtol=1e-10)
 
 
 @x64
@@ -155,16 +166,14 @@ def test_gradients_equal_central_differences(name):
     assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@every
+@every_kind
 def test_zero_strength_changes_nothing(name, channels):
     x, augmentation = pictures(3, (8, 8, channels)), dsa([name], strength=0.0)
     for made in jax.jit(lambda x: [function(KEY, x) for function in augmentation])(x):
         np.testing.assert_allclose(made, x, atol=2e-6)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@every
+@every_kind
 def test_one_key_treats_all_images_alike_and_per_image_does_not(name, channels):
     augmentation, x = dsa([name]), pictures(3, (8, 8, channels))
     siamese = jax.jit(augmentation.siamese)
@@ -206,8 +215,7 @@ def drawn_by_hand(name, key, shape):
     }[name]()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@every
+@every_kind
 def test_an_augmentation_applies_what_its_key_draws(name, channels):
     """To the last bit: neither the draws nor their use may change, or seeds mean something else."""
     x = pictures(3, (8, 10, channels))

@@ -20,6 +20,7 @@ SHORT |= {
     "learner": "linear",
     "distill_epochs": 1,
     "num_eval_learners": 1,
+    "num_search_learners": 1,
     "num_outer_steps": 5,
     "num_learners": 1,
     "full_data_epochs": 1,

@@ -20,6 +20,7 @@ SHORT = {name: value for name, value in TINY.items() if name not in UNUSED}
 SHORT |= {
     "learner": "linear",
     "num_eval_learners": 1,
+    "num_search_learners": 1,
     "num_outer_steps": 5,
     "num_learners": 1,
     "distill_epochs": 1,

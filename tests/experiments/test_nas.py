@@ -50,8 +50,8 @@ def check_search(result, folder, out):
 
 
 def test_a_search_of_linear_networks(distilled, tmp_path, capsys, monkeypatch):
-    shape = {"image_shape": (8, 8, 1), "num_classes": 10}
-    monkeypatch.setattr(nas, "made", lambda info, network: learner("linear", **shape))  # cheap to compile
+    net = learner("linear", image_shape=(8, 8, 1), num_classes=10)  # one program for all candidates
+    monkeypatch.setattr(nas, "made", lambda info, network: net)
     options = Options(**SEARCH, distilled=distilled, run_dir=tmp_path)
     result = nas.run(options)
     check_search(result, tmp_path / "search", capsys.readouterr().out)

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from report_rows import BASELINES, ENVIRONMENT, NET, failed, row, save, scores
 from tiny_runs import ALONE, ROOT, tiny_run
 
 from experiments.cli import as_flags, parsed
@@ -15,7 +16,7 @@ from experiments.report.content import Content, time_taken
 from experiments.report.data import load, without_repeats
 from experiments.report.distilled import differing, title_of
 from experiments.report.findings import findings
-from experiments.report.pictures import Point, encoded, picture, trade_off
+from experiments.report.pictures import Point, picture, trade_off
 from experiments.report.run import Options, run
 from experiments.report.tables import tables
 from experiments.report.values import Value, tied
@@ -29,70 +30,6 @@ from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.plan import identity_of
 
 RESULTS = ROOT / "experiments/results"
-NET = "mlp:width=8"
-PICTURE = encoded(np.zeros((2, 4, 4, 1)), np.eye(2), 16)
-ENVIRONMENT = {"jaxdistill": "0.1", "jax": "0.10.2", "device": "cpu", "commit": "abc"}
-
-
-def scores(mean, spread=0.02, **about):
-    return {"every": [mean - spread, mean + spread], "step_size": 0.1, "num_diverged": 0, **about}
-
-
-def row(teacher="images", gradient="unrolled", own=0.9, other=0.8, **more):
-    """A finished cell of two networks per architecture."""
-    accuracies = [
-        scores(own, architecture=NET, protocol="dc"),
-        scores(own - 0.1, architecture=NET, protocol="dc_augmented"),
-        scores(other, architecture="linear", protocol="dc"),
-    ]
-    return {
-        "name": f"{teacher}-{gradient}",
-        "teacher": teacher,
-        "gradient": gradient,
-        "change": "",
-        "reading": "images",
-        "try": 0,
-        "seed": 0,
-        "learner": NET,
-        "dataset": "digits",
-        "full_size": True,
-        "command": f"python -m experiments.distill --teacher={teacher}",
-        "identity": f"{teacher} {gradient} {more}" if more.get("change") else f"{teacher} {gradient}",
-        "environment": ENVIRONMENT,
-        "status": "done",
-        "note": "",
-        "images": 10,
-        "as_distilled": None,
-        "accuracies": accuracies,
-        "hard_labels": None,
-        "outer_steps": 20,
-        "seconds": 2.0,
-        "seconds_per_step": 0.1,
-        "compile_seconds": 1.0,
-        "program_bytes": 2**20,
-        "diagnostics": {},
-        "picture": PICTURE,
-    } | more
-
-
-def failed(**more):
-    kept = ("accuracies", "images", "seconds", "seconds_per_step", "program_bytes", "picture", "outer_steps")
-    made = row(**more) | {"status": "failed", "note": "out of memory: <script>"}
-    return {name: value for name, value in made.items() if name not in kept}
-
-
-OF = {"dataset": "digits", "learner": NET}
-BASELINES = [
-    {"what": "random real", "images": 10, **OF, **scores(0.6, architecture=NET, protocol="dc")},
-    {"what": "random real", "images": 10, **OF, **scores(0.4, architecture=NET, protocol="dc_augmented")},
-    {"what": "full set", "images": 1000, **OF, **scores(0.95, architecture=NET, protocol="20 epochs")},
-]
-
-
-def save(folder, rows, baselines=()):
-    folder.mkdir(exist_ok=True)
-    (folder / "rows.json").write_text(json.dumps({"rows": rows, "baselines": list(baselines)}))
-    return str(folder / "rows.json")
 
 
 def test_tries_are_pooled_and_the_best_and_ties_are_marked():
@@ -333,84 +270,10 @@ def test_a_run_of_a_method_of_ones_own_is_a_row(tmp_path, monkeypatch):
     assert re.search(r"random real +50\.0 ± 10\.0", out.getvalue())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], "report: expected --runs=RUN,RUN, got nothing."),
-        (["--runs=/nowhere"], "got /nowhere with neither rows nor result.json"),
-        (
-            ["--runs={failed}"],
-            "expected at least one finished cell in rows.json, got none of 1 (out of memory",
-        ),
-        (["--runs={damaged}"], "saved results: expected a readable"),
-        (["--runs={other}"], "expected rows.json of a study, or a run directory"),
-        (["--runs={short}"], "expected rows of experiments.study in"),
-    ],
-)
-def test_bad_input_leaves_nothing(tmp_path, arguments, expected):
-    paths = {"failed": save(tmp_path / "failed", [failed()])}
-    for name, text in (("damaged", "{"), ("other", "[]"), ("short", '{"rows": [{}], "baselines": []}')):
-        (tmp_path / f"{name}.json").write_text(text)
-        paths[name] = str(tmp_path / f"{name}.json")
-    before = sorted(tmp_path.rglob("*"))
-    runs = [path for each in arguments for path in each.format(**paths).removeprefix("--runs=").split(",")]
-    with pytest.raises(UserError) as error:
-        run(Options(runs=runs))
-    assert expected in str(error.value) and "\n" not in str(error.value)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_report_takes_no_folder_of_another_run(tmp_path):
-    study, other = save(tmp_path / "study", [row()]), tmp_path / "other"
-    save(other, [row(gradient="implicit_cg")])
-    for name, content in (("config.json", "{}"), ("adapt.json", "{}")):
-        (other / name).write_text(content)
-        before = sorted(tmp_path.rglob("*"))
-        for runs in ([study], [study, str(other)], [str(other / "rows.json"), study]):
-            with pytest.raises(UserError, match="report: expected a run_dir of its own, got "):
-                run(Options(runs=runs, run_dir=str(other)))
-        with pytest.raises(UserError, match="each of runs once"):
-            again = str(tmp_path / "study" / ".." / "study" / "rows.json")
-            run(Options(runs=[study, again], run_dir=str(other)))
-        assert sorted(tmp_path.rglob("*")) == before
-        (other / name).unlink()
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ([], "a row in "),
-        ({"status": "failed"}, "one without the field 'name'"),
-        (row(seconds_per_step="fast"), "seconds_per_step = 'fast'. Delete it"),
-        (row(images="ten"), "images = 'ten'. Delete it"),
-        (row(seconds=None), "seconds = None. Delete it"),
-        (row(wall_seconds="long"), "wall_seconds = 'long'. Delete it"),
-        (row(environment="here"), "environment = 'here'. Delete it"),
-        (row(dataset=7), "dataset = 7. Delete it"),
-        (row(picture="data:image/png;base64,AAAA"), "picture = 'data:image/png;base64,AAAA'. Delete it"),
-        (row(accuracies=[scores(0.5, architecture=NET)]), "accuracies = [{'every': "),
-        (row(as_distilled={"every": [float("nan")]}), "as_distilled = {'every': [nan]}. Delete it"),
-        ({"outer_learning_rate": 0.1}, "got those of experiments.study.search."),
-    ],
-)
-def test_a_damaged_row_is_named(tmp_path, content, says):
-    (tmp_path / "rows").mkdir()
-    (tmp_path / "rows/a.json").write_text(json.dumps(content))
-    with pytest.raises(UserError) as error:
-        load(tmp_path)
-    assert says in str(error.value) and "a.json" in str(error.value)
-
-
 def test_the_title_is_an_option():
     title = parsed(Options, "", ["report", "--runs=a,b", "--title=Two runs"])
     assert (title.runs, title.title) == (("a", "b"), "Two runs")
     assert [*Options.groups()] == ["report"]
-
-
-def test_an_unfinished_run_is_no_row(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="a finished run"):
-        load(tmp_path)
 
 
 def test_pictures_have_the_size_of_their_images_and_both_themes():

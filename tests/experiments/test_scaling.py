@@ -48,6 +48,24 @@ def test_what_cannot_be_compared_is_one_line(chosen, says, tmp_path):
     assert says in message(error) and not (tmp_path / "scaling").exists()
 
 
+def test_one_device_is_measured(tmp_path, capsys):
+    chosen = {"width": 4, "num_devices": [1], "num_learners": 1, "repeats": 1, "length": 1}
+    result = scaling.run(Options(smoke=True, **chosen, run_dir=tmp_path))
+    assert json.loads((tmp_path / "scaling.json").read_text()) == result
+    rows = result["rows"]
+    assert [(row["work"], row["devices"], row["K"]) for row in rows] == [
+        ("fixed", 1, 1),
+        ("fixed per device", 1, 1),
+    ]
+    for row in rows:
+        assert row["sent_bytes"] == 0 and row["sent"] == "" and row["images_per_second"] > 0
+        assert row["repeats"] == row["efficiency"] == 1 and row["program_bytes"] > 0
+    assert (result["config"]["width"], result["config"]["length"]) == (4, 1)  # what is chosen wins
+    assert result["note"] == "" and "share" not in capsys.readouterr().out
+    assert {"scaling.csv", "scaling.md", "scaling.png"} <= {item.name for item in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
 def test_two_devices_are_measured(tmp_path):
     flags = ["--smoke", "--width=4", "--repeats=1", f"--run_dir={tmp_path}"]
     ended = command("-m", "experiments.scaling", *flags, XLA_FLAGS=f"{FAKE}2")

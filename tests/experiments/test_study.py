@@ -33,7 +33,7 @@ TINY = SMOKE | {
     "learner": "linear",
     "architectures": (),
     "equal_time": False,
-    "num_search_learners": 1,
+    "num_search_learners": 2,
     "num_epochs": 2,
     "num_augmented_epochs": 2,
 }

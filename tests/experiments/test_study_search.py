@@ -22,7 +22,7 @@ from jaxdistill.config.resolve import resolve
 from jaxdistill.core.checks import UserError
 from jaxdistill.runs import distill
 
-TINY = SMOKE | {"learner": "linear", "num_search_learners": 1, "num_epochs": 2}
+TINY = SMOKE | {"learner": "linear", "num_search_learners": 2, "num_epochs": 2}
 TINY |= {"gradients": ("matching_all",), "factors": (0.5, 1.0)}
 
 

@@ -15,12 +15,20 @@ from jaxdistill.learners.resnet import Block
 CLASSES, IMAGES, NETS = 5, 3, 2
 BIG = {"alexnet", "vgg11", "resnet18", "resnet18_ap"}
 """Many layers, which cost seconds to compile: what takes more than one program is in the slow tier."""
+SIBLINGS = {"resnet18"}
+"""Of the blocks of another network, in which gradients reach every weight: its own are in the slow tier."""
+
+
+def slow_of(names):
+    """All learners, some of them in the slow tier."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in names else n for n in sorted(LEARNERS)]
 
 
 class Case:
     """One learner with two sets of parameters, and the one program that most tests read."""
 
     def __init__(self, name):
+        self.name = name
         self.image_shape, options = SMALLEST.get(name, ((8, 8, 2), {}))
         self.net = learner(name, image_shape=self.image_shape, num_classes=CLASSES, **options)
         self.keys = jax.random.split(jax.random.key(1), NETS)
@@ -45,6 +53,16 @@ class Case:
             return gradients, (logits, self.net.embed(params, x), self.net.embed_all(params, x))
 
         return run
+
+    @functools.cached_property
+    def forward(self):
+        """Jitted (params, x) -> (logits, features, features of every block)."""
+        if self.name not in SIBLINGS:
+            return lambda params, x: self.run(params, x)[1]
+        net = self.net
+        return jax.jit(
+            lambda params, x: (net.apply(params, x), net.embed(params, x), net.embed_all(params, x))
+        )
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +107,7 @@ def test_shapes_and_dtypes(case):
     assert (features.shape, features.dtype) == ((IMAGES, inputs), jnp.float32)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in BIG else n for n in sorted(LEARNERS)]
-)
+@pytest.mark.parametrize("name", slow_of(BIG))
 def test_jit_of_vmap_equals_the_eager_loop(case):
     def both(params, x):
         return case.net.apply(params, x), case.net.embed(params, x)
@@ -103,7 +119,7 @@ def test_jit_of_vmap_equals_the_eager_loop(case):
         close(mapped[1][i], features)
 
 
-@everyone
+@pytest.mark.parametrize("name", slow_of(SIBLINGS))
 def test_gradients_are_finite_and_reach_every_weight(case):
     gradients, _ = case.run(case.params_of(0), case.x)
     for path, leaf in jax.tree.leaves_with_path(gradients):
@@ -124,7 +140,7 @@ def test_calibrate_is_the_identity_without_batch_norm(case):
 @everyone
 def test_features_after_every_block_end_with_those_of_the_classifier(case, name):
     params = case.params_of(0)
-    logits, features, every = jax.device_get(case.run(params, case.x)[1])
+    logits, features, every = jax.device_get(case.forward(params, case.x))
     assert all(inputs.ndim == 2 and len(inputs) == IMAGES for inputs in every)
     np.testing.assert_allclose(every[-1], features, rtol=1e-5, atol=1e-5)
     classifier = params["params"]["classifier"]
@@ -134,7 +150,7 @@ def test_features_after_every_block_end_with_those_of_the_classifier(case, name)
     assert len(every) == blocks.get(name, 17)
     if name != "gtn":  # whose norms are of the batch: an image's features come from that image alone
         others = np.where(np.arange(IMAGES)[:, None, None, None] == 1, case.x, -2 * case.x)
-        _, (_, _, beside_others) = case.run(params, others)
+        _, _, beside_others = case.forward(params, others)
         for inputs, found in zip(every, beside_others, strict=True):
             close(found[1], inputs[1])
             assert np.abs(found[0] - inputs[0]).max() > 1e-3

@@ -85,9 +85,10 @@ def on_real_data(digits, net):
     return summarize(found, 10).mean
 
 
+@pytest.mark.slow
 def test_a_generator_teaches_a_tiny_net_more_than_real_data_do(digits):
     net = learner("mlp", **SHAPE, width=32, depth=1)
-    full, real = taught(digits, net, "full", 60), on_real_data(digits, net)
+    full, real = taught(digits, net, "full", 40), on_real_data(digits, net)
     assert full > real + 0.1, (full, real)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import CLASSES, SHAPE, message, tiny_data, tiny_net, to_float64
+from helpers import CLASSES, SHALLOW, SHAPE, message, tiny_data, tiny_net, to_float64
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Data, Meta
@@ -211,8 +211,7 @@ def test_classes_one_after_another_are_classes_at_once(factory):
 def test_any_teacher_lowers_the_loss(factory, kind):
     teacher = TEACHER
     if kind == "generator":
-        small = {"generator_width": 4, "generator_hidden": 8}
-        teacher = generator(image_shape=SHAPE, num_classes=CLASSES, batch_size=6, distill_steps=2, **small)
+        teacher = generator(image_shape=SHAPE, num_classes=CLASSES, batch_size=6, distill_steps=2, **SHALLOW)
     method = bilevel(
         teacher=teacher,
         inner_optimizer=sgd(num_steps=2 if kind == "generator" else 1, learned=()),

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import CLASSES, SHAPE, fixed_sgd, images_teacher, message, tiny_data, tiny_net, to_float64
+from helpers import (
+    CLASSES,
+    SHALLOW,
+    SHAPE,
+    fixed_sgd,
+    images_teacher,
+    message,
+    tiny_data,
+    tiny_net,
+    to_float64,
+)
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.linalg import cosine, squared_norm
@@ -214,7 +224,7 @@ def test_minibatches_take_every_image_in_turn(kind):
     if kind == "images":
         teacher = images(image_shape=SHAPE, num_classes=CLASSES, images_per_class=2, distill_epochs=5)
     else:
-        small = {"generator_width": 4, "generator_hidden": 5, "batch_size": 3, "distill_steps": 2}
+        small = SHALLOW | {"batch_size": 3, "distill_steps": 2}
         teacher = generator(image_shape=SHAPE, num_classes=CLASSES, **small, distill_epochs=3)
     phi = jax.jit(teacher.init)(KEY)
     by_class = jax.device_get(jax.jit(teacher.by_class)(phi, KEY))
@@ -269,7 +279,7 @@ def test_any_teacher_and_gradient_follows_experts(kind):
     small = {"image_shape": SHAPE, "num_classes": CLASSES}
     teacher = images(**small, images_per_class=2, distill_epochs=4)
     if kind == "generator":
-        more = {"generator_width": 4, "generator_hidden": 8, "batch_size": 6, "distill_steps": 4}
+        more = SHALLOW | {"batch_size": 6, "distill_steps": 4}
         teacher = generator(**small, **more)
     options = {}
     if kind == "accumulated over minibatches":

@@ -24,21 +24,24 @@ def moved(a, b):
 
 def test_networks_are_trained_between_matches_and_replaced_after_the_last():
     population = persistent(NET, TEACHER, matches=3, epochs=4, learning_rate=0.5)
-    state, advance = population.init(KEY), jax.jit(population.advance)
+    state, advance = jax.jit(population.init)(KEY), jax.jit(population.advance)
+    loss_of = jax.jit(
+        lambda params, batch: inner_loss(NET)(META, jax.tree.map(lambda a: a[0], params), batch)
+    )
     states = [state]
     for step in range(4):
         state = advance(state, META, jax.random.key(step))
         states.append(state)
     assert [int(s.matches) for s in states] == [0, 1, 2, 0, 1]
     batch = jax.tree.map(lambda a: a[0], TEACHER.batches(META.teacher, KEY))
-    loss = [float(inner_loss(NET)(META, jax.tree.map(lambda a: a[0], s.params), batch)) for s in states]
+    loss = [float(loss_of(s.params, batch)) for s in states]
     assert loss[0] > loss[1] > loss[2] and loss[3] > loss[2] and loss[4] < loss[3]
     assert moved(states[3].params, states[0].params)  # new ones, not the first again
 
 
 def test_training_between_matches_is_gradient_descent_on_all_images():
     population = persistent(NET, TEACHER, matches=2, epochs=1, learning_rate=0.5, batch_size=256)
-    state = population.init(KEY)
+    state = jax.jit(population.init)(KEY)
     after = jax.jit(population.advance)(state, META, KEY)
     start = jax.tree.map(lambda a: a[0], state.params)
     batch = jax.tree.map(lambda a: a[0], TEACHER.batches(META.teacher, KEY))

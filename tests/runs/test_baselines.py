@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import message
-from tiny_runs import TINY
+from tiny_runs import TINY, drawn
 
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.table import Config
@@ -44,7 +44,8 @@ def test_a_class_whose_labels_have_moved_is_still_drawn(tmp_path, monkeypatch):
     assert [row["set"] for row in rows] == list(sets)
     for images in sets.values():
         assert np.asarray(images.y).argmax(1).tolist() == list(range(10))
-    draw(tmp_path / "sets.png", sets, run)
+    with drawn("image_grid"):
+        draw(tmp_path / "sets.png", sets, run)
     assert (tmp_path / "sets.png").stat().st_size > 1000
 
 

@@ -21,6 +21,7 @@ from jaxdistill.runtime.memory import format_bytes, parse_bytes, total_bytes
 from jaxdistill.runtime.metrics import read_metrics
 
 IMPLICIT = ALONE | {"gradient": "implicit", "distill_epochs": UNSET, "max_inner_steps": 20}
+LINEAR = {"learner": "linear", "width": UNSET, "depth": UNSET}
 FACTS = Facts((8, 8, 1), 10)
 REPORTED = {
     "inner_gradient",
@@ -45,7 +46,7 @@ SOLVERS = {
     [s if s == "recording_cg" else pytest.param(s, marks=pytest.mark.slow) for s in SOLVERS],
 )
 def test_a_run_with_implicit_gradients(tmp_path, solver):
-    options = IMPLICIT | {"linear_solver": solver, "num_outer_steps": 10} | SOLVERS[solver]
+    options = IMPLICIT | LINEAR | {"linear_solver": solver, "num_outer_steps": 10} | SOLVERS[solver]
     result, printed = tiny_run(tmp_path / "run", **options)
     rows = read_metrics(tmp_path / "run/metrics.jsonl")
     assert all(set(row) >= REPORTED for row in rows) and all(row["inner_steps"] <= 20 for row in rows)
@@ -184,7 +185,7 @@ def test_auto_runs_what_it_chose_and_is_resumed(tmp_path, monkeypatch, capsys):
         return asked[-1]
 
     monkeypatch.setattr(budget, "within_budget", counted)
-    options = TINY | ALONE | {"num_outer_steps": 5, "gradient": "auto", "memory_budget": "1GB"}
+    options = TINY | ALONE | LINEAR | {"num_outer_steps": 5, "gradient": "auto", "memory_budget": "1GB"}
     run = jd.distill(**options, run_dir=tmp_path / "run")
     assert "gradient: unrolled, the fastest that fits: it needs" in capsys.readouterr().out
     assert len(asked) == 1 and run.config.gradient == "unrolled"

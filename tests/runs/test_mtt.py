@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers import message, same_bits
-from tiny_runs import TINY, tiny_run
+from tiny_runs import ALONE, TINY, tiny_run
 
 from jaxdistill.config.option import UNSET
 from jaxdistill.config.resolve import resolve
@@ -36,7 +36,7 @@ def made(tmp_path_factory):
 
 
 def test_a_run_follows_experts_and_is_tested_with_its_step_size(made, tmp_path):
-    run = distill(Config(**TINY | MTT, experts=made), run_dir=tmp_path / "run", progress=False)
+    run = distill(Config(**TINY | ALONE | MTT, experts=made), run_dir=tmp_path / "run", progress=False)
     protocol, step_size = protocol_of(run), run.hyperparameters["learning_rate"][0]
     assert protocol.name == "dsa" and protocol.values["learning_rate"][0] == step_size != 0.1
     assert len(run.plan.identity["experts_sha256"]) == 64 and "experts" not in run.plan.identity

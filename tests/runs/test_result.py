@@ -12,6 +12,7 @@ from tiny_runs import ALONE, TINY, drawn, tiny_run
 
 import jaxdistill as jd
 from jaxdistill.config import build
+from jaxdistill.config.option import UNSET
 from jaxdistill.config.table import PLACES
 from jaxdistill.core.checks import UserError
 from jaxdistill.evaluation import Tuned, summarize
@@ -227,6 +228,9 @@ def write_set(path, shape, counts, seed=0):
 
 
 MANY = {
+    "learner": "linear",
+    "width": UNSET,
+    "depth": UNSET,
     "population": "fixed",
     "num_learners": 1,
     "images_per_class": 2,
@@ -254,7 +258,7 @@ def test_a_colour_set_of_a_user_with_many_options(tmp_path, leave_out_searches):
     dataset = write_set(tmp_path / "mine.npz", (12, 12, 3), (20, 20, 20, 20))
     with drawn("image_grid"):
         found, printed = tiny_run(tmp_path / "run", dataset=dataset, **MANY)
-    assert printed.startswith("dd on mine.npz: 2 per class, mlp")
+    assert printed.startswith("dd on mine.npz: 2 per class, linear")
     assert "the fixed initialisation" in printed and "full training set" in printed
     assert found["num_learners"] == 1 and found["test_accuracy_std"] == 0  # one network: the fixed one
     assert found["test_accuracy_step_size"] != found["full_data_step_size"] == 0.1

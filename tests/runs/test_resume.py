@@ -8,10 +8,12 @@ import pytest
 from helpers import message
 from tiny_runs import ALONE, TINY, command, flags, lighter, tiny_run, wait_until
 
+from jaxdistill.config.option import UNSET
 from jaxdistill.core.checks import UserError
 from jaxdistill.runtime.metrics import read_metrics
 
-LONG = ALONE | {"num_outer_steps": 100}
+LONG = ALONE | {"learner": "linear", "width": UNSET, "depth": UNSET, "distill_epochs": 1, "num_learners": 1}
+LONG |= {"num_outer_steps": 100}
 """Twenty checkpoints: seconds of outer steps, in which a signal finds its moment."""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.signal
-from helpers import message, tiny_data, tiny_net, to_float64
+from helpers import SHALLOW, message, tiny_data, tiny_net, to_float64
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Data, Meta
@@ -149,7 +149,7 @@ def test_statistics_are_those_of_each_step():
 
 @pytest.mark.usefixtures("x64")
 def test_making_a_few_steps_at_a_time_changes_nothing():
-    whole, parts = (make(distill_steps=4, steps_at_once=n, soft_labels=True) for n in (None, 2))
+    whole, parts = (make(distill_steps=4, steps_at_once=n, soft_labels=True, **SHALLOW) for n in (None, 2))
     phi = to_float64(start(whole))
 
     def with_gradient(teacher):
@@ -263,7 +263,7 @@ def test_the_hypergradient_equals_central_differences():
 
 
 def test_images_made_once_give_the_gradient_of_images_made_for_every_learner():
-    teacher = shuffled(make(soft_labels=True, distill_steps=2), "images")
+    teacher = shuffled(make(soft_labels=True, distill_steps=2, **SHALLOW), "images")
     every_time = teacher._replace(make=None)
     data, ends = Data(tiny_data(), None), []
     for one in (teacher, every_time):
