@@ -100,6 +100,10 @@ def _run(run: Callable[[Any], Any], config: Options) -> None:
         _exit(str(stop), stop.exit_code)
     except BrokenPipeError:
         os._exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _exit(f"{error.filename}: {error.strerror}")
 
 
 def as_flags(options: Mapping[str, Any]) -> list[str]:

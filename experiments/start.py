@@ -1,5 +1,6 @@
 """How a script's process starts; nothing here imports anything slow."""
 
+import contextlib
 import os
 import re
 import sys
@@ -31,4 +32,5 @@ def use_huge_pages() -> None:
     if "CS_GNU_LIBC_VERSION" not in os.confstr_names or not runs_a_script():
         return
     environment = os.environ | {"GLIBC_TUNABLES": f"{tunables}:{HUGE_PAGES}".strip(":")}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    with contextlib.suppress(OSError):  # without huge pages everything works, slower
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -13,6 +13,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self, cast, dataclass_transform
 
 from jaxdistill.core.checks import above, at_least, fail, one_of
@@ -102,6 +103,8 @@ class Option:
         if not isinstance(value, fits) or (isinstance(value, bool) and self.kind is not bool):
             raise fail("options", f"{self.name} as {word}", repr(value))
         value = os.fspath(value) if isinstance(value, os.PathLike) else self.kind(value)
+        if self.kind is str and value.startswith("~"):  # a shell leaves the ~ of --name=~/there
+            value = str(Path(value).expanduser())
         if self.known and value not in self.also:
             one_of(self.name, value, self.names)
         if self.kind is float and not math.isfinite(value):

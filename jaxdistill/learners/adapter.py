@@ -45,6 +45,8 @@ def from_flax(
       UserError: for an unknown initialisation.
       AssertionError: when traced with images of another shape.
     """
+    if not isinstance(module, nn.Module):
+        raise fail("from_flax", "an instance of a Flax module, such as Net()", repr(module))
     scheme = None if initialization is None else lookup("learner", initialization, INITIALIZATIONS)
 
     def module_init(key: Array) -> Params:

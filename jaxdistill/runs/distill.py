@@ -84,7 +84,7 @@ def distill(
 def _stopped(plan: Plan, stop: Interrupted) -> Run:
     """The run so far, for a person at a prompt; an interrupt for a script."""
     if not hasattr(sys, "ps1"):
-        raise KeyboardInterrupt(str(stop)) from stop
+        raise KeyboardInterrupt(str(stop)) from None
     shown.say(f"note: {stop}; this is the run so far")
     path = plan.config.run_dir
     return Run(plan, stop.finished, None if path is None else Path(path))

@@ -20,7 +20,7 @@ from jaxdistill.config.saved import config_from
 from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, DataOptions, Places
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.platform import choices, platform
+from jaxdistill.core.platform import choices, platform, precision
 from jaxdistill.core.types import Array, Data, Learner, Method
 from jaxdistill.data import DatasetInfo, Splits, load
 from jaxdistill.learners.spec import check_fits
@@ -220,7 +220,7 @@ def digest(data: Splits) -> str:
 def learner_digest(learner: Learner, info: DatasetInfo) -> str:
     """SHA-256 of what a network computes: its first weights and its logits, as JAX traces them on a CPU."""
     key, image = jax.random.key(0), jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
-    with platform("cpu"):  # the same on every machine
+    with platform("cpu"), precision("float32"):  # the same on every machine
         init, params = jax.make_jaxpr(learner.init, return_shape=True)(key)
         text = f"{init} {jax.make_jaxpr(learner.apply)(params, image)}"
     return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", text).encode()).hexdigest()  # no addresses

@@ -32,7 +32,8 @@ def run_to_result(chosen: Config) -> dict[str, Any]:
     with opened(plan, path) as directory:
         say_start(plan, path)
         result = directory.read_result()
-        if result is not None and _is_of(result, plan, plan.config.num_outer_steps):
+        whole = directory.synthetic.exists()  # what is gone is written again from the checkpoint
+        if whole and result is not None and _is_of(result, plan, plan.config.num_outer_steps):
             return result
         return _result(distilled(plan, directory), directory, result)
 

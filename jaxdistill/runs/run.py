@@ -198,9 +198,13 @@ def load_run(
         raise fail(where, "the folder of a run of experiments.distill", f"{path} without config.json")
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        saved = dict(stored["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise fail(where, f"a readable {file}", error) from error
+    saved = stored.get("config") if isinstance(stored, dict) else None
+    if not isinstance(saved, dict):
+        raise fail(where, f'an object under "config" in {file}', json.dumps(saved))
+    if learner is not None and not isinstance(learner, Learner):
+        raise fail(where, "learner as a Learner", type(learner).__name__)
     if (experiment := experiment_of(stored)) != "distill":
         raise fail(where, "a run of experiments.distill", f"one of experiments.{experiment} in {path}")
     if missing := [name for name in NEEDED if saved.get(name) is None]:

@@ -125,7 +125,10 @@ def test_torch_part_runs_where_it_is_asked_for(tmp_path, capsys):
 @pytest.mark.parametrize(
     "chosen, says",
     [
-        ({"what": ["foo"]}, "one of chunk, conv, generator, matching, microbatch, outer, pool, remat, torch"),
+        (
+            {"what": ["foo"]},
+            "one of chunk, conv, generator, matching",
+        ),
         ({"repeats": 0}, "repeats >= 1"),
         ({"rounds": 3}, "an option, got .rounds."),
     ],

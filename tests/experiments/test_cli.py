@@ -58,6 +58,13 @@ def main(monkeypatch, capsys):
         signal.signal(number, handler)
 
 
+def test_a_folder_that_cannot_be_read_is_one_line(main):
+    def run(options):
+        raise PermissionError(13, "Permission denied", "there/images.gz")
+
+    assert main(run=run) == (1, "", ["there/images.gz: Permission denied"])
+
+
 def test_flags_become_options(main):
     code, config, err = main(
         "--seed=3",

@@ -1,12 +1,15 @@
 """Every option of a learner builds, options change the network, and bad ones are refused."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import message
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.learners import learner, options_of
+from jaxdistill.learners.adapter import from_flax
 
 BATCH = ("batch", "mean_only")
 OPTIONS = [
@@ -104,3 +107,9 @@ def test_compiled_init_equals_eager_init(initialization, key):
     mapped = jax.jit(lambda keys: jax.lax.map(net.init, keys))(keys)
     single = net.init(keys[1])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-5), mapped, single)
+
+
+def test_a_flax_class_in_the_place_of_an_instance_is_refused():
+    with pytest.raises(UserError) as error:
+        from_flax(nn.Dense, (8, 8, 1))
+    assert "from_flax: expected an instance of a Flax module, such as Net(), got " in message(error)

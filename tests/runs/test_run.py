@@ -332,6 +332,33 @@ def test_folders_that_hold_no_run(here):
         assert says in refused(jd.load_run, "some")
 
 
+def test_a_network_that_is_no_learner_is_refused(folder):
+    assert "learner as a Learner, got str" in refused(jd.load_run, folder, learner="mlp")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"config": null}', '{"config": []}'])
+def test_a_damaged_config_is_named(here, text):
+    (here / "run").mkdir()
+    (here / "run/config.json").write_text(text)
+    assert 'an object under "config" in run/config.json, got ' in refused(jd.load_run, "run")
+
+
+def test_images_that_are_gone_are_written_again(here):
+    chosen = jd.Config(**SHORT, run_dir="run")
+    with silent():
+        run_to_result(chosen)
+        before = Path("run/synthetic.npz").read_bytes()
+        Path("run/synthetic.npz").unlink()
+        run_to_result(chosen)
+    assert Path("run/synthetic.npz").read_bytes() == before
+
+
+def test_the_home_of_a_user_is_found(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    assert jd.Config(run_dir="~/run").run_dir == str(here / "home/run")
+    assert jd.Config(dataset=Path("~/mine.npz")).dataset == str(here / "home/mine.npz")
+
+
 def test_facts_of_named_sets_are_those_of_their_images(whole):
     info = whole.data.info
     assert KNOWN["digits"] == (info.image_shape, info.num_classes)
