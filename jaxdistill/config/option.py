@@ -239,7 +239,7 @@ class Options:
         chosen = self.chosen()
         return self.replace(**{**short, **chosen}) if chosen.get("smoke") else self
 
-    def pick(self, other: "type[O]", **changes: Any) -> "O":
+    def pick(self, other: "type[Other]", **changes: Any) -> "Other":
         """The options that another class has too, as that class, with `changes`.
 
         The `settings` of this class count as chosen there, unless the other class has the same `settings`.
@@ -273,7 +273,7 @@ class Options:
         return f"{type(self).__name__}({shown})"
 
 
-O = typing.TypeVar("O", bound=Options)  # noqa: E741
+Other = typing.TypeVar("Other", bound=Options)
 
 
 def _bases_in_order(cls: type) -> list[type]:

@@ -1,6 +1,7 @@
 """The search of the study's outer learning rates: on validation alone, resumed, and what it refuses."""
 
 import contextlib
+import importlib
 import io
 import json
 import shlex
@@ -152,7 +153,7 @@ def test_a_search_refuses_before_it_starts(tmp_path, options, says):
 def test_the_old_command_says_the_new_one(monkeypatch):
     monkeypatch.delitem(sys.modules, "experiments.study_search", raising=False)
     with pytest.raises(SystemExit) as ended:
-        import experiments.study_search  # noqa: F401
+        importlib.import_module("experiments.study_search")
     assert ended.value.code == "study_search: the command is `python -m experiments.study.search` now."
 
 
