@@ -109,6 +109,18 @@ def changed(grid: Sequence[Cell], teacher: str, gradient: str, change: str, **ch
     return base._replace(change=change, changes=changes, options={**base.options, **changes})
 
 
+def of_gradients(grid: Sequence[Cell]) -> list[Cell]:
+    """Other lengths of the Neumann series and of training, of learned images."""
+    return [
+        changed(grid, "images", "implicit_neumann", "1 Neumann term", neumann_terms=1),
+        changed(grid, "images", "implicit_neumann", "50 Neumann terms", neumann_terms=50),
+        changed(grid, "images", "implicit_neumann", "Neumann alpha 0.01", neumann_alpha=0.01),
+        changed(grid, "images", "implicit_neumann", "Neumann alpha 0.001", neumann_alpha=0.001),
+        changed(grid, "images", "unrolled", "5 inner steps", distill_epochs=5),
+        changed(grid, "images", "unrolled", "30 inner steps", distill_epochs=30),
+    ]
+
+
 def adam(rate: float, *, clip: float = 1.0, **more: Any) -> Options:
     """Adam at a constant rate."""
     return {
@@ -194,12 +206,7 @@ def digits() -> Preset:
         changed(grid, "generator", "unrolled", "curriculum fresh", curriculum="none"),
         changed(grid, "images", "matching_by_class", "10 images per class", images_per_class=10),
         changed(grid, "images", "matching_by_class", "50 images per class", images_per_class=50),
-        changed(grid, "images", "implicit_neumann", "1 Neumann term", neumann_terms=1),
-        changed(grid, "images", "implicit_neumann", "50 Neumann terms", neumann_terms=50),
-        changed(grid, "images", "implicit_neumann", "Neumann alpha 0.01", neumann_alpha=0.01),
-        changed(grid, "images", "implicit_neumann", "Neumann alpha 0.001", neumann_alpha=0.001),
-        changed(grid, "images", "unrolled", "5 inner steps", distill_epochs=5),
-        changed(grid, "images", "unrolled", "30 inner steps", distill_epochs=30),
+        *of_gradients(grid),
         changed(grid, "images", "implicit_cg", "at most 10 inner steps", max_inner_steps=10),
         changed(grid, "images", "implicit_cg", "at most 30 inner steps", max_inner_steps=30),
         changed(grid, "generator", "implicit_neumann", "at most 60 inner steps", max_inner_steps=60),
@@ -294,12 +301,7 @@ def mnist() -> Preset:
         changed(grid, "generator", "matching_by_class", "curriculum fresh", curriculum="none"),
         changed(grid, "images", "matching_by_class", "1 image per class", images_per_class=1),
         changed(grid, "images", "matching_by_class", "50 images per class", images_per_class=50),
-        changed(grid, "images", "implicit_neumann", "1 Neumann term", neumann_terms=1),
-        changed(grid, "images", "implicit_neumann", "50 Neumann terms", neumann_terms=50),
-        changed(grid, "images", "implicit_neumann", "Neumann alpha 0.01", neumann_alpha=0.01),
-        changed(grid, "images", "implicit_neumann", "Neumann alpha 0.001", neumann_alpha=0.001),
-        changed(grid, "images", "unrolled", "5 inner steps", distill_epochs=5),
-        changed(grid, "images", "unrolled", "30 inner steps", distill_epochs=30),
+        *of_gradients(grid),
     ]
     sizes = Sizes(
         images_per_class=10,

@@ -1,8 +1,8 @@
 """The one table of options, by what they choose.
 
 `Config` is a distillation; the classes that it is made of are groups, from which scripts make options of
-their own. They stay in one module, long as it is: a reader finds every option, its default and its help in one
-place.
+their own. All of them stay in this one module, so that a reader finds every option, its default and its help
+in one place.
 """
 
 from typing import ClassVar
