@@ -67,7 +67,7 @@ def row(name: str, program: Program, chip: str, given: Splits, *, count_work: bo
         bank = _trajectories(net) if build.source(config).bank == "trajectories" else None
         arguments = (jax.eval_shape(method.init, key), Data(given.train, bank), key)
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
-        found |= {"settings": {name: getattr(config, name) for name in sorted(config.chosen())}}
+        found |= {"settings": dict(sorted(config.chosen().items()))}
         if count_work:
             work = work_of(method.update, *shapes)
             found |= {"flops_per_step": work.flops, "open_loops": work.open_loops}
