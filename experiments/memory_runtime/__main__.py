@@ -28,7 +28,6 @@ from experiments.tables import as_csv
 from jaxdistill.config.gradients import check_used
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.saved import chosen_of
-from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.plan import identity_from, script_identity, splits
 from jaxdistill.runtime import figures, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
@@ -53,13 +52,12 @@ def run(chosen: Options) -> dict[str, Any]:
     for name in options.estimators:  # bad input raises before any measurement
         estimator(name, options, data, problem(options, data, 1), 1)
     pinned = script_identity(options, data)
-    facts = Facts.of(data.info)
     with open_run(
         options.run_dir,
         pinned,
         experiment="memory_runtime",
         chosen=chosen_of(chosen),
-        upgrade=lambda saved: identity_from(saved, Options, facts),
+        upgrade=lambda saved: identity_from(saved, Options, data),
     ) as directory:
         progress.say(
             f"memory and time of a hypergradient: {options.learner} on {data.info.name}, "

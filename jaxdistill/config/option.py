@@ -63,7 +63,8 @@ class Option:
     low: float | None = None
     high: float | None = None
     above: float | None = None
-    """Bounds of a number: at least `low`, at most `high`, more than `above`."""
+    below: float | None = None
+    """Bounds of a number: at least `low`, at most `high`, more than `above`, less than `below`."""
     of: str | None = None
     """The option that decides whether this one has an effect (`jaxdistill.config.owners`); None: always."""
     keyword: str | None = None
@@ -115,6 +116,8 @@ class Option:
             above("options", self.name, value, self.above)
         if self.high is not None and value > self.high:
             raise fail("options", f"{self.name} <= {self.high}", value)
+        if self.below is not None and value >= self.below:
+            raise fail("options", f"{self.name} < {self.below}", value)
         return value
 
 
@@ -128,11 +131,13 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     of: str | None = None,
     keyword: str | None = None,
 ) -> Any:
     """A field of a class of options; its annotation says the type. See `Option` for the arguments."""
-    more = {"low": low, "high": high, "above": above, "of": of, "keyword": keyword, "also": also}
+    more = {"low": low, "high": high, "above": above, "below": below}
+    more |= {"of": of, "keyword": keyword, "also": also}
     more |= {"default": default, "help": help, "some": some}
     more |= {"known": known if isinstance(known, str) else tuple(known)}
     return dataclasses.field(default=UNSET, metadata=more)

@@ -31,14 +31,47 @@ class Places(Options):
 
 
 @options
-class DataOptions(Places):
+class ReadingOptions(Places):
+    """How a data set is read: the keyword arguments of `jaxdistill.data.load`."""
+
+    title: ClassVar[str] = "data"
+    image_size: int | None = option(None, "resize images to this side, in pixels", low=1)
+    fit: str = option(
+        "crop",
+        "how images that are no squares become squares, with image_size",
+        known="jaxdistill.data.shaping:FITS",
+    )
+    channels: int | None = option(None, "1 makes images grey, 3 makes them colour", low=1, high=3)
+    layout: str | None = option(
+        None,
+        "order of the axes in an .npz (default: nhwc; what looks like nchw is refused)",
+        known="jaxdistill.data.arrays:LAYOUTS",
+    )
+    scale: float | None = option(
+        None, "pixel value of white in an .npz (default: by its type and its pixels)", above=0
+    )
+    validation_fraction: float | None = option(
+        None,
+        "part of the training images that settings are chosen on, if the set has none (default: a sixth)",
+        above=0,
+        below=1,
+    )
+    test_fraction: float | None = option(
+        None,
+        "part of the images that networks are tested on, if the set has none (default: a fifth)",
+        above=0,
+        below=1,
+    )
+
+
+@options
+class DataOptions(ReadingOptions):
     title: ClassVar[str] = "data"
     dataset: str = option(
         "digits",
         "the data set: digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, usps; any "
         "prepared TFDS set; or a path to an .npz with x and y",
     )
-    image_size: int | None = option(None, "resize images to this side, in pixels", low=1)
 
 
 @options

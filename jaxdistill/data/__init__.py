@@ -6,12 +6,12 @@ from jaxdistill.data.dataset import (
     Splits,
     from_arrays,
     labels,
-    resize,
     standardise,
     to_pixels,
 )
 from jaxdistill.data.registry import DATASETS, MIRRORS, load, splits
 from jaxdistill.data.sampling import check_per_class, choose_per_class, sample, sample_per_class, take
+from jaxdistill.data.shaping import resize
 
 __all__ = [
     "DATASETS",

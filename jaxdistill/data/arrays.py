@@ -1,84 +1,147 @@
-"""A user's own `.npz` as a data set, and the checks of its arrays."""
+"""A user's own arrays as a data set: keys, layouts, units and labels as people write them."""
 
+import hashlib
 import os
+import re
+import warnings
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxdistill.core.checks import UserError, fail
-from jaxdistill.data.dataset import Raw, check_labels
+from jaxdistill.core.checks import Caution, UserError, above, fail, one_of
+from jaxdistill.data.dataset import Raw
+from jaxdistill.data.labels import numbered
 
 # what zipfile, zlib and numpy raise on damage; NotImplementedError: an unknown compression
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+PARTS = {"train": ("train", "training"), "validation": ("validation", "valid", "val"), "test": ("test",)}
+"""How people call the parts of a set."""
+KINDS = {
+    "x": ("x", "images", "image", "data", "pixels", "inputs"),
+    "y": ("y", "labels", "label", "targets", "target", "classes"),
+}
+"""How people call images and labels."""
+NAMES_OF_CLASSES = ("class_names", "label_names", "classes_names")
+LAYOUTS = ("nhwc", "nchw")
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that a layout is told by."""
+BRIGHT = 1.5
+"""Floats whose images are mostly below this are in 0..1, others in 0..255."""
 
 
-def load_npz(path: str | os.PathLike) -> Raw:
+class Reading(NamedTuple):
+    """How arrays are read where they do not say it themselves."""
+
+    layout: str | None = None
+    """`nhwc` or `nchw`; None takes NHWC, and refuses images that look like NCHW."""
+    scale: float | None = None
+    """The pixel value of white; None finds it, see `white`."""
+
+
+def load_npz(path: str | os.PathLike, reading: Reading = Reading()) -> Raw:  # noqa: B008
     """A data set from an `.npz` file, `numpy.savez(path, x=..., y=...)`.
 
     | key | what |
     | --- | --- |
-    | `x` | [N, H, W, C] or [N, H, W] images, uint8 (0 to 255) or float |
-    | `y` | [N] integers; all of 0..max(y) occur |
-    | `x_test`, `y_test` | optional, the same for the test part; otherwise a stratified fifth is split off |
+    | `x` | [N, H, W, C] or [N, H, W] images: uint8, uint16, other integers, bool or float |
+    | `y` | labels: [N] or [N, 1] numbers or strings, or [N, classes] one-hot |
+    | `x_test`, `y_test` | optional, the test part; else a stratified fifth of the images |
+    | `x_validation`, `y_validation` | optional, the validation part; else a sixth of the rest |
     | `class_names` | optional, [classes] strings |
+    | `scale` | optional, the pixel value of white |
 
-    White is 255 for uint8. For floats it is 1 where no pixel exceeds 1, and 255 otherwise.
+    Other people's keys are read too: `x_train`, `train_images`, `val_images`, `train_labels`, `test_targets`,
+    `images`, `labels` and the like.
 
     Args:
       path: of the file. Pickled objects in it are refused.
+      reading: what the file does not say.
 
     Returns:
       The raw set; floats as float32, images of rank 4.
 
     Raises:
-      UserError: the file is missing, damaged or no `.npz`; `x` or `y` is missing; arrays of the wrong
-        type, shape or length; NaN or infinite pixels; labels that are negative or not integers, fewer
-        than two classes, or a class without an image.
+      UserError: as `raw_of_arrays`, or a file that is missing, damaged or no `.npz`.
     """
     where = f"load({path})"
-    return raw_of_arrays(read_npz(path, where), Path(path).name, where)
+    return raw_of_arrays(read_npz(path, where), Path(path).name, where, reading)
 
 
-def raw_of_arrays(content: dict[str, np.ndarray], name: str, where: str) -> Raw:
+def raw_of_arrays(
+    content: dict[str, np.ndarray],
+    name: str,
+    where: str,
+    reading: Reading = Reading(),  # noqa: B008
+) -> Raw:
     """The raw set of arrays under the keys that `load_npz` lists.
 
     Args:
       content: array by key.
       name: of the set.
       where: for errors.
+      reading: what the arrays do not say.
 
     Raises:
-      UserError: as `load_npz`.
+      UserError: images or labels are missing, of the wrong type, shape or length, or under two keys; NaN or
+        infinite pixels; labels that `jaxdistill.data.labels.numbered` refuses; a part without an image of a
+        class.
     """
-    x, y = check_images(content, where)
-    num_classes = int(y.max()) + 1
-    if num_classes < 2:
-        raise fail(where, "at least two classes in y", "labels that are all 0")
-    present = np.unique(y)
-    if len(present) < num_classes:
-        gap = next(c for c, label in enumerate(present) if c != label)
-        expected = f"an image of each class from 0 to {num_classes - 1} in y"
-        raise fail(where, expected, f"none of class {gap}", "Number the classes without gaps.")
-    x_test = y_test = None
-    if "x_test" in content or "y_test" in content:
-        keys = ("x_test", "y_test")
-        x_test, y_test = check_images(
-            content, where, keys=keys, num_classes=num_classes, image_shape=x.shape[1:]
-        )
-        if x_test.dtype != x.dtype:
-            raise fail(where, f"x_test of dtype {x.dtype}, as x", str(x_test.dtype))
-    largest = max(float(part.max()) for part in (x, x_test) if part is not None)
+    if reading.layout is not None:
+        one_of(where, reading.layout, LAYOUTS)
+    keys = _keys(content, where)
+    parts = [part for part in PARTS if part in keys]
+    x = {part: _images(content[keys[part]["x"]], where, keys[part]["x"], reading) for part in parts}
+    for part in parts[1:]:
+        key, shape = keys[part]["x"], x["train"].shape[1:]
+        if x[part].shape[1:] != shape:
+            raise fail(where, f"images of shape {shape} in {key}", x[part].shape[1:])
+        if x[part].dtype != x["train"].dtype:
+            raise fail(where, f"{key} of dtype {x['train'].dtype}, as {keys['train']['x']}", x[part].dtype)
+    for part in parts:
+        y = content[keys[part]["y"]]
+        if y.shape[:1] != x[part].shape[:1]:
+            expected = f"{keys[part]['y']} of shape ({len(x[part])},), one label per image"
+            raise fail(where, expected, y.shape)
+    named = next((key for key in NAMES_OF_CLASSES if key in content), None)
+    classes = numbered(
+        {keys[part]["y"]: content[keys[part]["y"]] for part in parts},
+        where,
+        None if named is None else content[named],
+        named or "class_names",
+    )
+    y = {part: classes.labels[keys[part]["y"]] for part in parts}
+    for part in parts:
+        counts = np.bincount(y[part], minlength=len(classes.class_names))
+        if not counts.all():
+            lacking = classes.class_names[int(counts.argmin())]
+            raise fail(where, f"an image of each class in {keys[part]['y']}", f"none of class {lacking}")
+    told = reading.scale if reading.scale is not None else _told_scale(content, where)
+    x, scale = _in_units(x, told, where)
     return Raw(
         name=name,
-        x=x,
-        y=y,
-        class_names=_class_names(content, num_classes, where),
-        scale=1.0 if x.dtype != np.uint8 and largest <= 1 else 255.0,
-        x_test=x_test,
-        y_test=y_test,
+        x=x["train"],
+        y=y["train"],
+        class_names=classes.class_names,
+        scale=scale,
+        x_validation=x.get("validation"),
+        y_validation=y.get("validation"),
+        x_test=x.get("test"),
+        y_test=y.get("test"),
+        digest=digest_of([*x.values(), *y.values()]),
     )
+
+
+def digest_of(arrays: Collection[np.ndarray]) -> str:
+    """SHA-256 of arrays: their types, shapes and values."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str} {array.shape} ".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def read_npz(path: str | os.PathLike, where: str) -> dict[str, np.ndarray]:
@@ -106,49 +169,121 @@ def read_npz(path: str | os.PathLike, where: str) -> dict[str, np.ndarray]:
         raise fail(where, "an intact .npz archive", f"a damaged or different file{why}", remedy) from None
 
 
-def check_images(
-    content: dict[str, np.ndarray],
-    where: str,
-    *,
-    keys: tuple[str, str] = ("x", "y"),
-    num_classes: int | None = None,
-    image_shape: tuple[int, ...] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels under `keys`, as [N, H, W, C] uint8 or float32 and [N] int64.
+def _keys(content: dict[str, np.ndarray], where: str) -> dict[str, dict[str, str]]:
+    """Part -> {"x": key of its images, "y": key of its labels}, training part first.
 
     Raises:
-      UserError: as `load_npz`.
+      UserError: images without labels or the other way round, no training part, two keys that mean the same.
     """
-    for key in keys:
-        if key not in content:
+    found: dict[str, dict[str, str]] = {}
+    for key in content:
+        part, kind = _meaning(key)
+        if kind is None or part is None:
+            continue
+        other = found.setdefault(part, {}).get(kind)
+        if other is not None:
+            what = "images" if kind == "x" else "labels"
+            raise fail(where, f"one array of {what} of the {part} part", f"two, {other} and {key}")
+        found[part][kind] = key
+    for part in ("train", *found):
+        lacks = {"x", "y"} - found.get(part, {}).keys()
+        if lacks:
+            ours = "" if part == "train" else f"_{part}"
             got = f"only {', '.join(sorted(content)) or 'an empty archive'}"
-            raise fail(where, f"arrays {keys[0]} and {keys[1]}", got)
-    x, y = (content[key] for key in keys)
-    name = keys[0]
-    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        remedy = f"Convert it: {name}.astype('uint8') or 'float32'."
-        raise fail(where, f"{name} of dtype uint8 or float", str(x.dtype), remedy)
+            raise fail(where, f"arrays x{ours} and y{ours}", got)
+    return found
+
+
+def _meaning(key: str) -> tuple[str | None, str | None]:
+    """(part, `x` or `y`) that a key means; (None, None) for other keys."""
+    words = [word for word in re.split(r"[^a-z]+", key.lower()) if word]
+    part = [p for word in words for p, names in PARTS.items() if word in names]
+    kind = [k for word in words for k, names in KINDS.items() if word in names]
+    if len(part) > 1 or len(kind) != 1 or len(part) + len(kind) != len(words):
+        return None, None
+    return (part or ["train"])[0], kind[0]
+
+
+def _images(x: np.ndarray, where: str, key: str, reading: Reading) -> np.ndarray:
+    """[N, H, W, C] uint8, uint16 or float32."""
+    if x.dtype.kind not in "buif":
+        raise fail(where, f"{key} of numbers", f"dtype {x.dtype}")
     if x.ndim not in (3, 4) or not x.size:
-        raise fail(where, f"{name} of shape [N, H, W, C] or [N, H, W], not empty", str(x.shape))
-    x = x[..., None] if x.ndim == 3 else x
-    if image_shape is not None and x.shape[1:] != tuple(image_shape):
-        raise fail(where, f"images of shape {tuple(image_shape)} in {name}", str(x.shape[1:]))
-    if y.shape != x.shape[:1]:
-        raise fail(where, f"{keys[1]} of shape ({len(x)},), one label per image", str(y.shape))
-    check_labels(y, where, num_classes=num_classes)
-    if x.dtype != np.uint8:
+        raise fail(where, f"{key} of shape [N, H, W, C] or [N, H, W], not empty", x.shape)
+    x = x[..., None] if x.ndim == 3 else _channels_last(x, where, key, reading.layout)
+    x = np.ascontiguousarray(x)  # the bits of a mean depend on the order in memory
+    if x.dtype.kind == "f":
         x = x.astype(np.float32)
         if not np.isfinite(x).all():
             bad = int(np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))[0])
-            raise fail(where, f"finite pixels in {name}", f"a NaN or an infinity in image {bad}")
-    return x, y.astype(np.int64)
+            raise fail(where, f"finite pixels in {key}", f"a NaN or an infinity in image {bad}")
+        return x
+    if x.dtype == bool:
+        return x.astype(np.uint8)
+    least, most = int(x.min()), int(x.max())
+    if least < 0 or most > np.iinfo(np.uint16).max:
+        remedy = f"Scale it: {key} / {most}, as floats." if least >= 0 else ""
+        raise fail(where, f"integers from 0 to 65,535 in {key}", f"{least if least < 0 else most}", remedy)
+    if x.dtype in (np.uint8, np.uint16):
+        return x
+    return x.astype(np.uint8 if most <= np.iinfo(np.uint8).max else np.uint16)
 
 
-def _class_names(content: dict[str, np.ndarray], num_classes: int, where: str) -> tuple[str, ...]:
-    if "class_names" not in content:
-        return tuple(map(str, range(num_classes)))
-    names = content["class_names"]
-    if names.shape != (num_classes,) or names.dtype.kind != "U":
-        expected = f"class_names of {num_classes} strings, one per class"
-        raise fail(where, expected, f"dtype {names.dtype}, shape {names.shape}")
-    return tuple(map(str, names))
+def _channels_last(x: np.ndarray, where: str, key: str, layout: str | None) -> np.ndarray:
+    if layout == "nchw":
+        return x.transpose(0, 2, 3, 1)
+    if layout is None and x.shape[1] in CHANNELS and x.shape[3] not in CHANNELS and x.shape[2] > x.shape[1]:
+        remedy = f"Transpose it: {key}.transpose(0, 2, 3, 1); or say layout=nchw (nhwc, if it is right)."
+        raise fail(where, f"{key} of shape [N, H, W, C]", f"{x.shape}, which looks like [N, C, H, W]", remedy)
+    return x
+
+
+def _told_scale(content: dict[str, np.ndarray], where: str) -> float | None:
+    """The pixel value of white that the arrays say themselves, under `scale`."""
+    if "scale" not in content:
+        return None
+    value = content["scale"]
+    if value.size != 1 or value.dtype.kind not in "uif":
+        raise fail(where, "scale as one number", f"dtype {value.dtype}, shape {value.shape}")
+    return float(value.item())
+
+
+def _in_units(
+    x: dict[str, np.ndarray], told: float | None, where: str
+) -> tuple[dict[str, np.ndarray], float]:
+    """The images and the pixel value of white; a caution where images lie far from it."""
+    if told is not None:
+        above(where, "scale", told, 0)
+    if all(part.dtype == np.uint8 for part in x.values()):
+        only_ones = max(int(part.max()) for part in x.values()) == 1
+        scale = told or (1.0 if only_ones else 255.0)
+    elif all(part.dtype == np.uint16 for part in x.values()):
+        scale = told or 65535.0
+    else:
+        scale = told or white(x["train"])
+    low, high = _extremes(x["train"])
+    if low < -0.02 * scale:
+        line = f"pixels lie from {low:.3g} to {high:.3g}; pictures show 0 as black and {scale:g} as white"
+        warnings.warn(f"{where}: {line}", Caution, stacklevel=3)
+    elif not 0.25 * scale <= high <= BRIGHT * scale:
+        line = f"the brightest pixel of an image is {high:.3g}, and white is taken to be {scale:g}"
+        warnings.warn(f"{where}: {line}; scale=VALUE says otherwise", Caution, stacklevel=3)
+    return x, scale
+
+
+def white(x: np.ndarray) -> float:
+    """The pixel value of white in float images: 1 or 255.
+
+    It is 1 if the brightest pixel of half of the images is below `BRIGHT`, or their darkest below 0 (they are
+    centred), and 255 otherwise: single pixels change nothing.
+
+    Args:
+      x: [N, H, W, C] floats.
+    """
+    low, high = _extremes(x)
+    return 1.0 if high <= BRIGHT or low < -0.02 * high else 255.0
+
+
+def _extremes(x: np.ndarray) -> tuple[float, float]:
+    """Medians over the images of their darkest and of their brightest pixel."""
+    return float(np.median(x.min((1, 2, 3)))), float(np.median(x.max((1, 2, 3))))

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Array, Dataset
+from jaxdistill.data.splitting import stratified_split
 
 CHUNK = 8192  # images per step of a host computation in float32: bounds the temporaries
 
@@ -32,6 +32,8 @@ class DatasetInfo(NamedTuple):
     """Per channel, of pixels / scale."""
     std: tuple[float, ...]
     """Per channel, of pixels / scale."""
+    digest: str = ""
+    """SHA-256 of a user's own images and labels; empty of a set that its name tells."""
 
 
 class Splits(NamedTuple):
@@ -41,31 +43,6 @@ class Splits(NamedTuple):
     validation: Dataset
     test: Dataset
     info: DatasetInfo
-
-
-def stratified_split(y: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two disjoint sets of indices with the same class proportions, the second of `size` elements.
-
-    Shares are rounded by largest remainder, so the sizes are exact and every class is within one image
-    of its share.
-
-    Args:
-      y: [N] integer labels in range(classes).
-      size: how many indices the second part has.
-      seed: of the split; the same seed gives the same split.
-
-    Returns:
-      (kept, taken): [N - size] and [size], each sorted.
-    """
-    counts = np.bincount(y)
-    share = counts * size / len(y)
-    take = np.floor(share).astype(int)
-    order = np.argsort(take - share, kind="stable")
-    take[order[: size - take.sum()]] += 1
-    generator = np.random.default_rng(seed)
-    parts = [generator.permutation(np.flatnonzero(y == c))[:n] for c, n in enumerate(take)]
-    taken = np.sort(np.concatenate(parts))
-    return np.setdiff1d(np.arange(len(y)), taken, assume_unique=True), taken
 
 
 class Raw(NamedTuple):
@@ -81,8 +58,13 @@ class Raw(NamedTuple):
     x_test: np.ndarray | None = None
     """[M, H, W, C]; None where the set has no test part, so that one has to be split off."""
     y_test: np.ndarray | None = None
+    x_validation: np.ndarray | None = None
+    """[M, H, W, C]; None where the set has no validation part, so that one has to be split off."""
+    y_validation: np.ndarray | None = None
     split: Callable[[np.ndarray, int, int], tuple[np.ndarray, np.ndarray]] = stratified_split
     """(y, size, seed) -> indices (kept, taken)."""
+    digest: str = ""
+    """SHA-256 of a user's own images and labels; empty of a set that its name tells."""
 
 
 def _per_channel(values: Sequence[float], x: chex.Array) -> np.ndarray:
@@ -169,39 +151,6 @@ def check_labels(y: np.ndarray, where: str, *, num_classes: int | None = None) -
         raise fail(where, "labels >= 0", int(y.min()), "Number the classes from 0.")
     if y.size and num_classes is not None and y.max() >= num_classes:
         raise fail(where, f"labels in 0..{num_classes - 1}", int(y.max()), "Number the classes from 0.")
-
-
-def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Antialiased bilinear resize to a square, smaller or larger; channels are kept.
-
-    The filter is separable and linear: two matrices, taken from `jax.image.resize` of the identity.
-
-    Args:
-      pixels: [N, H, W, C], any real dtype.
-      size: side of the result in pixels, >= 1.
-
-    Returns:
-      [N, size, size, C]: float32 in the same units, not rounded; `pixels` itself where it has that size.
-
-    Raises:
-      UserError: `size` is not an integer >= 1.
-    """
-    if not isinstance(size, int | np.integer) or isinstance(size, bool):
-        raise fail("resize", "image_size as an integer", repr(size))
-    at_least("resize", "image_size", size, 1)
-    chex.assert_rank(pixels, 4)
-    if pixels.shape[1:3] == (size, size):
-        return pixels
-
-    def weights(length: int) -> np.ndarray:
-        return np.asarray(jax.image.resize(jnp.eye(length, dtype=jnp.float32), (size, length), "bilinear"))
-
-    rows, columns = weights(pixels.shape[1]), weights(pixels.shape[2])
-    out = np.empty((len(pixels), size, size, pixels.shape[3]), np.float32)
-    for i in range(0, len(pixels), CHUNK):
-        chunk = np.moveaxis(pixels[i : i + CHUNK].astype(np.float32), 3, 1)  # [n, C, H, W]
-        out[i : i + CHUNK] = np.moveaxis(rows @ chunk @ columns.T, 1, 3)
-    return out
 
 
 def statistics(pixels: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -4,26 +4,22 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import chex
 import numpy as np
 
 from jaxdistill.core.checks import above, fail
 from jaxdistill.core.registry import Registry
-from jaxdistill.core.types import Dataset
-from jaxdistill.data.arrays import load_npz, raw_of_arrays
-from jaxdistill.data.dataset import (
-    DatasetInfo,
-    Raw,
-    Splits,
-    from_arrays,
-    resize,
-    standardise,
-    statistics,
-)
+from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
+from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, from_arrays, standardise, statistics
+from jaxdistill.data.shaping import check_shaping, fitted, with_channels
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
 
-TEST_FRACTION = 0.2  # of a set that has no test part
+TEST_FRACTION = 0.2
+"""Of a set that has no test part."""
+VALIDATION_FRACTION = 1 / 6
+"""Of the training part of a set that has no validation part."""
 
 DATASETS: Registry[Callable[[Source], Raw]] = Registry(
     "dataset",
@@ -40,7 +36,9 @@ DATASETS: Registry[Callable[[Source], Raw]] = Registry(
 )
 """The sets that have a name of their own: one line each. `load` also takes any prepared TFDS set."""
 
-NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel."""
+NORMALISATION: dict[str, Normalisation] = {
     "mnist": ((0.1307,), (0.3081,)),
     "fashion_mnist": ((0.2861,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -60,19 +58,47 @@ MIRRORS: dict[str, bool] = {
 """Whether the mirror image of an image is one of its class; not known of other sets."""
 
 
+class _Form(NamedTuple):
+    """What a set is made into: sizes, channels, splits."""
+
+    image_size: int | None
+    fit: str
+    channels: int | None
+    validation_fraction: float | None
+    test_fraction: float | None
+    seed: int
+
+    def check(self, where: str) -> None:
+        """Raises on a value that no set can have."""
+        check_shaping(where, self.image_size, self.fit, self.channels)
+        for name in ("validation_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            above(where, name, value, 0)
+            if not value < 1:
+                raise fail(where, f"{name} < 1", value)
+
+
 def load(
-    name: str,
+    name: str | os.PathLike,
     *,
     data_dir: str | os.PathLike | None = None,
     manual_dir: str | os.PathLike | None = None,
     image_size: int | None = None,
-    validation_fraction: float = 1 / 6,
+    fit: str = "crop",
+    channels: int | None = None,
+    layout: str | None = None,
+    scale: float | None = None,
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
     seed: int = 0,
 ) -> Splits:
     """Train, validation and test part of a data set: on the device, standardised, sorted by class.
 
     Validation is a stratified part of the *training* set: 10,000 of MNIST's 60,000 by default. A set
-    without a test part (`digits`, some `.npz`) first gives a stratified fifth of its images to `test`.
+    without a test part (`digits`, some `.npz`) first gives a stratified fifth of its images to `test`. Every
+    part has an image of each class, so a class needs one image for each part.
 
     Args:
       name: `digits` (bundled with scikit-learn), the name of a TFDS image classification set (`mnist`,
@@ -82,7 +108,13 @@ def load(
         set is not prepared yet, instead of the network, and of `usps`, always. Where it is given, it has
         to be there for any set.
       image_size: side in pixels to resize to (square, antialiased bilinear); None keeps the size.
-      validation_fraction: part of the training set that becomes `validation`, in (0, 1), rounded up.
+      fit: how images that are no squares become squares, with image_size: `crop`, `pad` or `stretch`.
+      channels: 1 for grey images, 3 for colour; None keeps them as they are.
+      layout: `nhwc` or `nchw`, of arrays in an `.npz`; None takes NHWC and refuses what looks like NCHW.
+      scale: the pixel value of white in an `.npz`; None finds it.
+      validation_fraction: part of the training set that becomes `validation`, in (0, 1), rounded up; a sixth
+        when None. Not for a set that has a validation part.
+      test_fraction: part of a set without a test part that becomes `test`, likewise; a fifth when None.
       seed: of the splits, and of nothing else. Leave it: every run then has the same splits.
 
     Returns:
@@ -95,13 +127,11 @@ def load(
       >>> load("digits").train.x.shape
       (1197, 8, 8, 1)
     """
-    above("load", "validation_fraction", validation_fraction, 0)
-    if not validation_fraction < 1:
-        raise fail("load", "validation_fraction < 1", validation_fraction)
-    if image_size is not None:
-        resize(np.zeros((1, 1, 1, 1), np.uint8), image_size)  # a bad size fails before any file is read
-    raw = _read(name, data_dir, manual_dir, image_size)
-    return _splits_of(raw, image_size, validation_fraction, seed, NORMALISATION.get(name))
+    name = os.fspath(name)
+    form = _Form(image_size, fit, channels, validation_fraction, test_fraction, seed)
+    form.check("load")  # before any file is read
+    raw = _read(name, data_dir, manual_dir, image_size, Reading(layout, scale))
+    return _splits_of(raw, form, NORMALISATION.get(name))
 
 
 def splits(
@@ -110,28 +140,35 @@ def splits(
     x_test: chex.Array | None = None,
     y_test: chex.Array | None = None,
     *,
+    x_validation: chex.Array | None = None,
+    y_validation: chex.Array | None = None,
     class_names: Sequence[str] | None = None,
     image_size: int | None = None,
-    validation_fraction: float = 1 / 6,
+    fit: str = "crop",
+    channels: int | None = None,
+    layout: str | None = None,
+    scale: float | None = None,
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
     seed: int = 0,
     name: str = "arrays",
 ) -> Splits:
     """Arrays as a data set, ready to distill: split, standardised, on the device.
 
     Args:
-      x: [N, H, W, C] or [N, H, W] images: uint8 (0 to 255) or floats (white is 1 where no pixel exceeds 1,
-        and 255 otherwise).
-      y: [N] integers; all of 0..max(y) occur.
+      x: [N, H, W, C] or [N, H, W] images: integers or floats.
+      y: [N] labels: numbers or strings; [N, classes] one-hot rows.
       x_test, y_test: the same for the test part; without them a stratified fifth of the images is split off.
+      x_validation, y_validation: the same for the validation part; without them a sixth of the rest.
       class_names: a name per class; their numbers when None.
-      image_size, validation_fraction, seed: as for `load`.
+      image_size, fit, channels, layout, scale, validation_fraction, test_fraction, seed: as for `load`.
       name: what tables call the set.
 
     Returns:
       The splits and what is known of the set.
 
     Raises:
-      UserError: arrays of the wrong type, shape or length, NaN or infinite pixels, labels with gaps.
+      UserError: arrays of the wrong type, shape or length, NaN or infinite pixels.
 
     Example:
       >>> import numpy as np
@@ -140,45 +177,54 @@ def splits(
       (8, 8, 1)
     """
     given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
+    given |= {"x_validation": x_validation, "y_validation": y_validation}
     content = {key: np.asarray(value) for key, value in given.items() if value is not None}
     if class_names is not None:
         content["class_names"] = np.asarray(class_names, np.str_)
-    raw = raw_of_arrays(content, name, f"splits({name})")
-    return _splits_of(raw, image_size, validation_fraction, seed, None)
+    form = _Form(image_size, fit, channels, validation_fraction, test_fraction, seed)
+    form.check(f"splits({name})")
+    return _splits_of(raw_of_arrays(content, name, f"splits({name})", Reading(layout, scale)), form, None)
 
 
-def _splits_of(
-    raw: Raw,
-    image_size: int | None,
-    validation_fraction: float,
-    seed: int,
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None,
-) -> Splits:
+def _splits_of(raw: Raw, form: _Form, normalisation: Normalisation | None) -> Splits:
     """Splits, resizes and standardises a set as a loader found it."""
     num_classes = len(raw.class_names)
     x, y, x_test, y_test = raw.x, raw.y, raw.x_test, raw.y_test
+    x_validation, y_validation = raw.x_validation, raw.y_validation
+    _check_counts(raw, form)
     if x_test is None or y_test is None:
-        train, test = _split(raw, y, TEST_FRACTION, seed)
-        x, y, x_test, y_test = x[train], y[train], x[test], y[test]
-    train, validation = _split(raw, y, validation_fraction, seed)
-    if image_size is not None:
-        x, x_test = resize(x, image_size), resize(x_test, image_size)
-    mean, std = normalisation or statistics(x[train], raw.scale)
-    height, width, channels = x.shape[1:]
+        rest, taken = _split(raw, y, form.test_fraction or TEST_FRACTION, form.seed)
+        x, y, x_test, y_test = x[rest], y[rest], x[taken], y[taken]
+    if x_validation is None or y_validation is None:
+        rest, taken = _split(raw, y, form.validation_fraction or VALIDATION_FRACTION, form.seed)
+        x, y, x_validation, y_validation = x[rest], y[rest], x[taken], y[taken]
+    found = [_shaped(part, form, raw.name) for part in (x, x_validation, x_test)]
+    height, width, channels = found[0].shape[1:]
     info = DatasetInfo(
         name=raw.name,
         image_shape=(height, width, channels),
         num_classes=num_classes,
         class_names=raw.class_names,
         scale=raw.scale,
-        mean=mean,
-        std=std,
+        mean=(),
+        std=(),
+        digest=raw.digest,
     )
+    if normalisation is None or channels < len(normalisation[0]):
+        normalisation = statistics(found[0], raw.scale)
+    mean, std = (value * channels if len(value) < channels else value for value in normalisation)
+    info = info._replace(mean=mean, std=std)
+    train, validation, test = (
+        from_arrays(standardise(part, info), labels, num_classes)
+        for part, labels in zip(found, (y, y_validation, y_test), strict=True)
+    )
+    return Splits(train, validation, test, info)
 
-    def part(x: np.ndarray, y: np.ndarray) -> Dataset:
-        return from_arrays(standardise(x, info), y, num_classes)
 
-    return Splits(part(x[train], y[train]), part(x[validation], y[validation]), part(x_test, y_test), info)
+def _shaped(x: np.ndarray, form: _Form, name: str) -> np.ndarray:
+    if form.image_size is not None:
+        x = fitted(x, form.image_size, form.fit)
+    return x if form.channels is None else with_channels(x, form.channels, f"load({name})")
 
 
 def _read(
@@ -186,13 +232,17 @@ def _read(
     data_dir: str | os.PathLike | None,
     manual_dir: str | os.PathLike | None,
     image_size: int | None,
+    reading: Reading,
 ) -> Raw:
     files = None if manual_dir is None else Path(manual_dir).expanduser()
     if files is not None and not files.is_dir():
         remedy = "Leave it out where the set is prepared already."
         raise fail(f"load({name})", "manual_dir, a folder", f"{files}, where there is none", remedy)
     if name.endswith(".npz"):
-        return load_npz(name)
+        return load_npz(name, reading)
+    for option, value in reading._asdict().items():
+        if value is not None:
+            raise fail(f"load({name})", f"no {option} with a set that is no .npz", value)
     folder = Path(data_dir or default_data_dir()).expanduser()
     source = Source(name, folder, files, image_size)
     if name in DATASETS:
@@ -203,21 +253,29 @@ def _read(
     return load_prepared(source)
 
 
+def _check_counts(raw: Raw, form: _Form) -> None:
+    """Raises if there is nothing to split by a fraction, or too few images of a class to split."""
+    where = f"load({raw.name})"
+    own = {"validation": raw.x_validation, "test": raw.x_test}
+    for part, there in own.items():
+        value = getattr(form, f"{part}_fraction")
+        if there is not None and value is not None:
+            raise fail(where, f"no {part}_fraction, since the set has a {part} part", value)
+    split_off = [part for part, there in own.items() if there is None]
+    counts = np.bincount(raw.y, minlength=len(raw.class_names))
+    if counts.min() < 1 + len(split_off):
+        least = int(counts.argmin())
+        expected = f"{1 + len(split_off)} images of each class ({', '.join(['train', *split_off])})"
+        remedy = "Add images, or give these parts: " + ", ".join(f"x_{p} and y_{p}" for p in split_off)
+        remedy = f"{remedy}." if split_off else ""
+        raise fail(where, expected, f"{counts[least]} of class {raw.class_names[least]}", remedy)
+
+
 def _split(raw: Raw, y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits off a stratified part that has every class, as has what is left of it."""
     classes = len(raw.class_names)
-    counts = np.bincount(y, minlength=classes)
     size = math.ceil(round(len(y) * fraction, 6))  # 1/6 of 60,000 is 10,000 whatever the last bit is
-    kept, taken = raw.split(y, size, seed) if size < len(y) else (y[:0], y)
-    for part in (kept, taken):
-        if not np.bincount(y[part], minlength=classes).all():
-            least = int(counts.argmin())
-            expected = f"enough images of each class to split off a fraction of {fraction:.3g}"
-            got = f"{counts[least]} of class {least} ({raw.class_names[least]})"
-            raise fail(
-                f"load({raw.name})", expected, got, "Add images; in Python, lower validation_fraction."
-            )
-    return kept, taken
+    return raw.split(y, min(max(size, classes), len(y) - classes), seed)
 
 
 def default_data_dir() -> Path:

@@ -230,7 +230,8 @@ def _read_cache(path: Path) -> Raw | None:
 
 
 def _write_cache(path: Path, raw: Raw) -> None:
-    content = {key: value for key, value in raw._asdict().items() if key != "split" and value is not None}
+    kept = ("name", "x", "y", "class_names", "scale", "x_test", "y_test")
+    content = {key: getattr(raw, key) for key in kept if getattr(raw, key) is not None}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:

@@ -6,11 +6,10 @@ from typing import Any
 
 from jaxdistill.config import build
 from jaxdistill.config.saved import chosen_of
-from jaxdistill.config.table import FREE, LEARNER_OPTIONS, Config
+from jaxdistill.config.table import FREE, LEARNER_OPTIONS, PLACES, Config, ReadingOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
-from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.networks import only_network
 from jaxdistill.runs.plan import Plan, identity_from, planned
 from jaxdistill.runs.run import Run
@@ -92,14 +91,13 @@ def _stopped(plan: Plan, stop: Interrupted) -> Run:
 
 def opened(plan: Plan, path: str | Path) -> RunDir:
     """The folder of a run, made or resumed; notes about it are shown."""
-    facts = Facts.of(plan.data.info)
     directory = open_run(
         path,
         plan.identity,
         experiment=plan.experiment,
         chosen=chosen_of(plan.chosen),
         free_fields=FREE,
-        upgrade=lambda saved: identity_from(saved, Config, facts),
+        upgrade=lambda saved: identity_from(saved, Config, plan.data),
     )
     for note in directory.notes:
         shown.say(f"note: {note}")
@@ -150,6 +148,7 @@ def content_of(run: Run) -> Content:
         "method": config.method,
         "learner": {"learner": config.learner, **{name: getattr(config, name) for name in LEARNER_OPTIONS}},
         "inner": inner,
+        "reading": {name: getattr(config, name) for name in ReadingOptions.options() if name not in PLACES},
     }
 
 

@@ -95,6 +95,12 @@ def evaluate(
     data_dir: str | None = None,
     manual_dir: str | None = None,
     image_size: int | None = None,
+    fit: str | None = None,
+    channels: int | None = None,
+    layout: str | None = None,
+    scale: float | None = None,
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
     mesh: str | None = None,
@@ -120,7 +126,9 @@ def evaluate(
       num_epochs: of the papers' protocols; 300 when None, with augmentation 1000.
       data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
         those of the run or of the file.
-      dataset, data_dir, manual_dir, image_size: as for `jd.distill`.
+      dataset, data_dir, manual_dir: as for `jd.distill`.
+      image_size, fit, channels, layout, scale, validation_fraction, test_fraction: as for `jd.distill`; when
+        None, as for the run that made the file.
       strategy, learner_chunk, mesh, precision: as for `jd.distill`.
       seed: of all networks and draws.
       progress: whether to show how far it is, and the table.
@@ -150,6 +158,12 @@ def evaluate(
         data_dir=data_dir,
         manual_dir=manual_dir,
         image_size=image_size,
+        fit=fit,
+        channels=channels,
+        layout=layout,
+        scale=scale,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
         strategy=strategy,
         learner_chunk=learner_chunk,
         mesh=mesh,

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.config.option import option, options
-from jaxdistill.config.table import DataOptions, Places
+from jaxdistill.config.table import PLACES, DataOptions, ReadingOptions
 from jaxdistill.core.checks import UserError, fail, lookup
 from jaxdistill.core.types import Batch
 from jaxdistill.data import DatasetInfo, Splits, standardise
@@ -30,10 +30,16 @@ C = TypeVar("C", bound="TestedOnOptions")
 
 
 @options
-class TestedOnOptions(Places):
+class TestedOnOptions(ReadingOptions):
+    """The real data; how a run's data set was read stands in its file, and holds where nothing is chosen."""
+
     title: ClassVar[str] = "data"
     dataset: str | None = option(None, "the real data to test on (default: the set that the file names)")
-    image_size: int | None = option(None, "resize its images to this side, in pixels", low=1)
+    fit: str | None = option(
+        None,
+        "how images that are no squares become squares, with image_size (default: as for the run)",
+        known="jaxdistill.data.shaping:FITS",
+    )
 
 
 def content(images: Images) -> Synthetic:
@@ -74,27 +80,32 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
     if data is None and run is not None and chosen.dataset is None:
         data = run.data
     if data is not None:
-        if chosen.image_size is not None:
-            expected = "no image_size with images of a run or with data"
-            raise fail("evaluate", expected, chosen.image_size)
+        for option_name, value in _reading(chosen).items():
+            raise fail("evaluate", f"no {option_name} with images of a run or with data", value)
         return chosen.replace(dataset=data.info.name), data
     name = chosen.dataset or file.metadata.get("dataset")
     if not name:
         raise fail("evaluate", "dataset=NAME with a file that does not name its set", "nothing")
     height, width = file.pixels.shape[1:3]
-    side = chosen.image_size
-    if side is None and file.order is not None and height == width:
-        side = height  # a run's own images tell what its set was resized to
+    saved = file.metadata.get("reading", {})
+    if "reading" not in file.metadata and file.order is not None and height == width:
+        saved = {"image_size": height}  # of an older version: a run's own images tell the size
+    reading = {n: v for n, v in saved.items() if v is not None} | _reading(chosen)
+    places = {"data_dir": chosen.data_dir, "manual_dir": chosen.manual_dir}
     try:
-        data = splits(
-            DataOptions(dataset=name, image_size=side, data_dir=chosen.data_dir, manual_dir=chosen.manual_dir)
-        )
+        data = splits(DataOptions(dataset=name, **places, **reading))
     except UserError as error:
         if chosen.dataset is not None:
             raise
-        remedy = "The file names this set. Choose another with dataset=NAME or dataset=FILE.npz."
+        remedy = "The file names this set. Choose another with dataset=NAME or dataset=PATH."
         raise UserError(f"{error} {remedy}") from error
-    return chosen.replace(dataset=data.info.name, image_size=side), data
+    return chosen.replace(dataset=data.info.name, **reading), data
+
+
+def _reading(chosen: TestedOnOptions) -> dict[str, Any]:
+    """The options of reading that were chosen, by name."""
+    names = (name for name in ReadingOptions.options() if name not in PLACES)
+    return {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
 
 
 def standardised(file: Synthetic, info: DatasetInfo) -> Batch:

@@ -17,7 +17,7 @@ from jaxdistill.config import build
 from jaxdistill.config.option import Options
 from jaxdistill.config.resolve import acting, facts_before_loading, filled, resolve
 from jaxdistill.config.saved import config_from
-from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, DataOptions, Places
+from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, DataOptions, ReadingOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.platform import choices, platform, precision
@@ -113,7 +113,7 @@ def planned(
     expected = facts_before_loading(chosen) if data is None else Facts.of(data.info)
     config = resolve(chosen, expected)  # wrong options raise before data are loaded
     given = splits(chosen) if data is None else data
-    own_data = data is not None or own_arrays(given)
+    own_data = data is not None or bool(given.info.digest)
     if own_data:
         chosen = chosen.replace(dataset=given.info.name)
     facts = Facts.of(given.info)
@@ -130,7 +130,7 @@ def planned(
         check_fits(learner, given.info)
     extra = dict(more or {})
     if own_data:
-        extra["dataset_sha256"] = digest(given)
+        extra["dataset_sha256"] = given.info.digest if data is None else digest_standardised(data)
     if learner is not None:
         extra["learner_sha256"] = learner_digest(learner, given.info)
     bank = None
@@ -157,18 +157,13 @@ def planned(
 def splits(config: DataOptions) -> Splits:
     """The data set that the options name, on the device; the same in every process of a run."""
     chosen = config.chosen()
-    where: dict[str, Any] = {name: chosen.get(name) for name in (*Places.options(), "image_size")}
-    data = load(chosen.get("dataset", type(config).options()["dataset"].default), **where)
+    reading = {name: chosen[name] for name in ReadingOptions.options() if name in chosen}
+    data = load(chosen.get("dataset", type(config).options()["dataset"].default), **reading)
     if jax.process_count() > 1:
         leaves = jax.tree.leaves((data.train, data.validation, data.test))
         found = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]
         hosts.agree("images and labels", {"CRC-32": found})
     return data
-
-
-def own_arrays(data: Splits) -> bool:
-    """Whether a set is a user's own file: other sets may have the same name."""
-    return data.info.name.endswith(".npz")
 
 
 def identity_of(config: Options) -> dict[str, Any]:
@@ -180,20 +175,23 @@ def identity_of(config: Options) -> dict[str, Any]:
 
 def script_identity(config: Options, data: Splits) -> dict[str, Any]:
     """The identity of a script's own run: options that have an effect, a digest of a user's own arrays."""
-    own = {"dataset": data.info.name, "dataset_sha256": digest(data)} if own_arrays(data) else {}
+    own = {"dataset": data.info.name, "dataset_sha256": data.info.digest} if data.info.digest else {}
     return identity_of(config) | own
 
 
-def identity_from(saved: Mapping[str, Any], cls: type[Options], facts: Facts) -> dict[str, Any]:
+def identity_from(saved: Mapping[str, Any], cls: type[Options], data: Splits) -> dict[str, Any]:
     """The identity that an older version saved, as this version would have saved it.
 
     Args:
       saved: every option, null if nobody chose it, and further parts of the identity.
       cls: the class of its options.
-      facts: of its images.
+      data: its images.
     """
     options = {name: value for name, value in saved.items() if name in cls.options()}
     others = {name: value for name, value in saved.items() if name not in options and value is not None}
+    if "dataset_sha256" in others and same_images(others["dataset_sha256"], data):
+        others["dataset_sha256"] = data.info.digest
+    facts = Facts.of(data.info)
     return identity_of(filled(config_from(options, "config.json", cls), facts)) | others
 
 
@@ -211,8 +209,16 @@ def default_run_dir(plan: Plan) -> str:
     return f"runs/{name}-{Path(stem).name}-{tag}"
 
 
-def digest(data: Splits) -> str:
-    """SHA-256 of every image and label of a set."""
+def same_images(digest: str, data: Splits) -> bool:
+    """Whether a saved digest is that of a set: of its source, or of the standardised images.
+
+    Runs of `Splits` that a user made have the latter, as have all runs of older versions.
+    """
+    return digest == data.info.digest or digest == digest_standardised(data)
+
+
+def digest_standardised(data: Splits) -> str:
+    """SHA-256 of every standardised image and label of a set."""
     leaves = jax.tree.leaves((data.train, data.validation, data.test))
     return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
@@ -230,8 +236,9 @@ def _check_beside_data(chosen: Config, opening: bool) -> None:
     """Raises where options name or change another data set beside the given one."""
     if "dataset" in chosen.chosen():
         raise fail("distill", "either data or dataset", "both")
-    for name in () if opening else (*Places.options(), "image_size"):
-        if chosen.chosen().get(name) is not None:
+    table = {} if opening else ReadingOptions.options()
+    for name, option in table.items():
+        if chosen.chosen().get(name, option.default) != option.default:
             raise fail("distill", f"no {name} beside data", getattr(chosen, name))
 
 

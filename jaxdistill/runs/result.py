@@ -3,7 +3,6 @@
 from typing import Any
 
 from jaxdistill.config.table import Config
-from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.compare import compared
 from jaxdistill.runs.distill import distilled, opened, say_start
 from jaxdistill.runs.plan import Plan, default_run_dir, identity_from, numbers_of, planned
@@ -81,5 +80,5 @@ def _is_of(result: dict[str, Any], plan: Plan, step: int) -> bool:
     if result.get("outer_steps") != step:
         return False
     if saved.keys() != plan.identity.keys():
-        saved = identity_from(saved, Config, Facts.of(plan.data.info))
+        saved = identity_from(saved, Config, plan.data)
     return numbers_of(saved) == numbers_of(plan.identity)

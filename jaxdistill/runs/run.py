@@ -19,7 +19,7 @@ from jaxdistill.core.types import Array, Batch, DistillState, Learner, Method
 from jaxdistill.data import Splits, to_pixels
 from jaxdistill.evaluation import Score
 from jaxdistill.runs.banks import Bank, bank_digest, bank_option
-from jaxdistill.runs.plan import Plan, digest, planned
+from jaxdistill.runs.plan import Plan, planned, same_images
 from jaxdistill.runtime import progress as shown
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.loop import Finished
@@ -182,7 +182,7 @@ def load_run(
       path: the folder of a distillation.
       data: the data of a run that was distilled from arrays, as `jd.splits` makes them.
       learner: the network of a run that was distilled for a `Learner` of the user's own.
-      dataset: where the data lie, for a run of a user's own `.npz`.
+      dataset: where the data lie, for a run of a user's own images.
       data_dir, manual_dir: as for `jd.distill`.
       pool: where the pre-trained networks are that the run drew from.
       progress: whether to show notes about the run.
@@ -216,7 +216,7 @@ def load_run(
     chosen = config.replace(data_dir=data_dir, manual_dir=manual_dir)
     own_data = "dataset_sha256" in saved
     if own_data and data is None and dataset is None:
-        raise fail(where, f"the data of {path}: data=SPLITS, or dataset=FILE.npz", "none")
+        raise fail(where, f"the data of {path}: data=SPLITS, or dataset=PATH", "none")
     if not own_data and (data is not None or dataset not in (None, saved["dataset"])):
         got = "data" if data is not None else dataset
         raise fail(where, f"the data of {path}: dataset={saved['dataset']}", got)
@@ -233,7 +233,7 @@ def load_run(
     plan = planned(chosen, data=data, learner=learner, opening=True)
     of_banks = {name: saved[name] for name in DIGESTS if name in saved and name not in plan.identity}
     plan = plan._replace(identity=plan.identity | of_banks)
-    if own_data and digest(plan.data) != saved["dataset_sha256"]:
+    if own_data and not same_images(saved["dataset_sha256"], plan.data):
         raise fail(where, f"the images that {path} was distilled from", f"others in {dataset or 'data'}")
     if plan.identity.get("learner_sha256") != saved.get("learner_sha256"):
         raise fail(where, f"the network that {path} was distilled for", "one with other weights")

@@ -66,6 +66,8 @@ class Content(TypedDict):
     """Its name and options."""
     inner: Mapping[str, Any]
     """The inner optimiser's name and options."""
+    reading: NotRequired[Mapping[str, Any]]
+    """How the data set was read: options of `jaxdistill.config.table.ReadingOptions`."""
     start: NotRequired[Any]
     """The weights that the data were distilled for, a nested dict, where it was one initialisation."""
 
@@ -124,6 +126,7 @@ def _arrays(where: str, content: Content) -> dict[str, np.ndarray]:
         arrays["/".join(["start", *(str(k.key) for k in keys)])] = np.asarray(weights)
     texts = {"dataset": info.name, "method": content["method"]}
     texts |= {"learner": _json(content["learner"]), "inner": _json(content["inner"])}
+    texts |= {"reading": _json(content["reading"])} if "reading" in content else {}
     return arrays | {name: np.asarray(text, np.str_) for name, text in texts.items()}
 
 
@@ -160,7 +163,7 @@ def _from_arrays(where: str, arrays: Mapping[str, np.ndarray], num_classes: int 
     if order is not None and order.dtype.kind not in "iu":
         raise fail(where, "order as integers", order.dtype)
     _check(where, pixels, labels, order)
-    names = ("scale", "mean", "std", "class_names", "dataset", "method", "learner", "inner")
+    names = ("scale", "mean", "std", "class_names", "dataset", "method", "learner", "inner", "reading")
     return Synthetic(
         pixels=pixels,
         images=images,
@@ -268,7 +271,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _plain(where: str, name: str, array: np.ndarray) -> Any:
-    if name in ("learner", "inner"):
+    if name in ("learner", "inner", "reading"):
         try:
             return json.loads(str(array))
         except ValueError as error:

@@ -7,7 +7,9 @@ import pytest
 
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
-from jaxdistill.data.dataset import statistics, stratified_split
+from jaxdistill.data.dataset import statistics
+from jaxdistill.data.shaping import fitted, with_channels
+from jaxdistill.data.splitting import stratified_split
 
 INFO = data.DatasetInfo("two", (4, 4, 2), 3, ("a", "b", "c"), 255.0, (0.3, 0.5), (0.2, 0.31))
 
@@ -156,6 +158,35 @@ def test_image_size_is_applied_on_load():
 def test_a_bad_image_size_is_refused_before_anything_is_read(size):
     with pytest.raises(UserError, match="image_size"):
         data.load("missing.npz", image_size=size)
+
+
+def test_images_that_are_no_squares_are_fitted():
+    x = np.zeros((1, 4, 8, 1), np.uint8)
+    x[:, :, 2:6] = 200  # the square in the middle
+    np.testing.assert_array_equal(fitted(x, 4, "crop"), np.full((1, 4, 4, 1), 200))
+    padded = fitted(x, 8, "pad")
+    np.testing.assert_array_equal(padded[0, 2:6], x[0])
+    assert padded[0, :2].max() == padded[0, 6:].max() == 0
+    np.testing.assert_array_equal(fitted(x, 4, "stretch"), data.resize(x, 4))
+    with pytest.raises(UserError, match="one of crop, pad, stretch"):
+        data.load("digits", image_size=4, fit="squeeze")
+
+
+def test_grey_becomes_colour_and_back():
+    grey = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 1), np.uint8)
+    colour = with_channels(grey, 3, "here")
+    assert colour.shape == (2, 3, 3, 3)
+    np.testing.assert_array_equal(with_channels(colour, 1, "here"), grey)
+    np.testing.assert_allclose(
+        with_channels(np.eye(3).reshape(1, 3, 1, 3), 1, "here").ravel(), [0.299, 0.587, 0.114]
+    )
+    splits = data.load("digits", channels=3)
+    assert splits.info.image_shape == (8, 8, 3)
+    assert len(splits.info.mean) == len(splits.info.std) == 3
+    with pytest.raises(UserError, match=r"channels 1 \(grey\) or 3 \(colour\), got 2"):
+        data.load("digits", channels=2)
+    with pytest.raises(UserError, match="images of 1 or 3 channels"):
+        with_channels(np.zeros((1, 2, 2, 2)), 3, "here")
 
 
 # Dataset and samplers.

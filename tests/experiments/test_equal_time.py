@@ -13,7 +13,7 @@ from jaxdistill.config.option import UNSET
 from jaxdistill.config.resolve import filled, resolve
 from jaxdistill.core.checks import UserError
 from jaxdistill.methods.recipe import Facts
-from jaxdistill.runs.plan import identity_from, identity_of
+from jaxdistill.runs.plan import identity_from, identity_of, splits
 
 SMALL = {
     "contenders": ["unrolled", "neumann"],
@@ -127,7 +127,7 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
     older = dict.fromkeys(("damping", "inner_tolerance", "matches", "augment", "nystrom_rank"))
     older |= {"distance": "layerwise", "by_class": True, "on_failed_solve": "skip", "weight_decay": 0.01}
     saved = {name: value for name, value in now.items() if name not in older} | older
-    assert identity_from(saved, Options, DIGITS) == now
+    assert identity_from(saved, Options, splits(Options(dataset="digits"))) == now
 
 
 @pytest.mark.parametrize(

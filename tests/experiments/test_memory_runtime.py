@@ -22,7 +22,6 @@ from jaxdistill.core.types import Batch, Meta
 from jaxdistill.data import from_arrays
 from jaxdistill.data.dataset import DatasetInfo, Splits
 from jaxdistill.inner.losses import cross_entropy
-from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.plan import identity_from, identity_of, splits
 
 SMALL = {
@@ -285,7 +284,7 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
     """It had null where nobody chose, and options that changed nothing."""
     now = identity_of(options_of())
     saved = now | {"matches": None, "match_epochs": None, "batch_size": None, "architecture": "upsampling"}
-    assert identity_from(saved, Options, Facts((4, 4, 1), 10)) == now
+    assert identity_from(saved, Options, splits(options_of())) == now
 
 
 @pytest.mark.parametrize(
