@@ -50,6 +50,7 @@ class ReadingOptions(Places):
     scale: float | None = option(
         None, "pixel value of white in an .npz (default: by its type and its pixels)", above=0
     )
+    skip_broken: bool = option(False, "leave out pictures of a folder that cannot be decoded")
     validation_fraction: float | None = option(
         None,
         "part of the training images that settings are chosen on, if the set has none (default: a sixth)",
@@ -70,7 +71,7 @@ class DataOptions(ReadingOptions):
     dataset: str = option(
         "digits",
         "the data set: digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, usps; any "
-        "prepared TFDS set; or a path to an .npz with x and y",
+        "prepared TFDS set; a folder, .zip or .tar with a folder of pictures per class; an .npz with x and y",
     )
 
 

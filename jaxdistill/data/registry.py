@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import numpy as np
@@ -13,8 +13,10 @@ from jaxdistill.core.checks import above, fail
 from jaxdistill.core.registry import Registry
 from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, from_arrays, standardise, statistics
+from jaxdistill.data.folders import load_pictures, looks_like_a_path
 from jaxdistill.data.shaping import check_shaping, fitted, with_channels
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
+from jaxdistill.data.trees import is_archive
 
 TEST_FRACTION = 0.2
 """Of a set that has no test part."""
@@ -90,6 +92,7 @@ def load(
     channels: int | None = None,
     layout: str | None = None,
     scale: float | None = None,
+    skip_broken: bool = False,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
     seed: int = 0,
@@ -102,7 +105,8 @@ def load(
 
     Args:
       name: `digits` (bundled with scikit-learn), the name of a TFDS image classification set (`mnist`,
-        `emnist/balanced`, ...), or a path that ends in `.npz` (see `load_npz` for what is in it).
+        `emnist/balanced`, ...), a path that ends in `.npz` (see `load_npz` for what is in it), or a folder,
+        `.zip` or `.tar` with a folder of pictures per class (see `load_pictures`).
       data_dir: folder of prepared TFDS sets; by default `jaxdistill/data` in the user's cache folder.
       manual_dir: folder with the original files of `mnist`, `fashion_mnist` or `kmnist`, used when the
         set is not prepared yet, instead of the network, and of `usps`, always. Where it is given, it has
@@ -112,6 +116,7 @@ def load(
       channels: 1 for grey images, 3 for colour; None keeps them as they are.
       layout: `nhwc` or `nchw`, of arrays in an `.npz`; None takes NHWC and refuses what looks like NCHW.
       scale: the pixel value of white in an `.npz`; None finds it.
+      skip_broken: leave out pictures of a folder that cannot be decoded.
       validation_fraction: part of the training set that becomes `validation`, in (0, 1), rounded up; a sixth
         when None. Not for a set that has a validation part.
       test_fraction: part of a set without a test part that becomes `test`, likewise; a fifth when None.
@@ -130,7 +135,15 @@ def load(
     name = os.fspath(name)
     form = _Form(image_size, fit, channels, validation_fraction, test_fraction, seed)
     form.check("load")  # before any file is read
-    raw = _read(name, data_dir, manual_dir, image_size, Reading(layout, scale))
+    folder = Path(data_dir or default_data_dir()).expanduser()
+    if looks_like_a_path(name) or is_archive(name):
+        _check_unused(name, layout=layout, scale=scale, manual_dir=manual_dir)
+        raw = load_pictures(
+            name, folder / "pictures", image_size=image_size, fit=fit, skip_broken=skip_broken
+        )
+    else:
+        _check_unused(name, skip_broken=skip_broken or None)
+        raw = _read(name, folder, manual_dir, image_size, Reading(layout, scale))
     return _splits_of(raw, form, NORMALISATION.get(name))
 
 
@@ -229,7 +242,7 @@ def _shaped(x: np.ndarray, form: _Form, name: str) -> np.ndarray:
 
 def _read(
     name: str,
-    data_dir: str | os.PathLike | None,
+    folder: Path,
     manual_dir: str | os.PathLike | None,
     image_size: int | None,
     reading: Reading,
@@ -240,17 +253,22 @@ def _read(
         raise fail(f"load({name})", "manual_dir, a folder", f"{files}, where there is none", remedy)
     if name.endswith(".npz"):
         return load_npz(name, reading)
-    for option, value in reading._asdict().items():
-        if value is not None:
-            raise fail(f"load({name})", f"no {option} with a set that is no .npz", value)
-    folder = Path(data_dir or default_data_dir()).expanduser()
+    _check_unused(name, **reading._asdict())
     source = Source(name, folder, files, image_size)
     if name in DATASETS:
         return DATASETS[name](source)
     if not (prepared_folder(folder, name) or configured_names(folder, name) or known_to_tfds(name)):
         names = ", ".join(sorted(DATASETS))
-        raise fail("load", f"one of {names}, any prepared TFDS set, or a path that ends in .npz", repr(name))
+        expected = f"one of {names}, any prepared TFDS set, a folder of pictures, a .zip, .tar or .npz"
+        raise fail("load", expected, repr(name))
     return load_prepared(source)
+
+
+def _check_unused(name: str, **options: Any) -> None:
+    """Raises if an option was chosen that has no effect on that kind of set."""
+    for option, value in options.items():
+        if value is not None:
+            raise fail(f"load({name})", f"no {option} with this kind of data set", value)
 
 
 def _check_counts(raw: Raw, form: _Form) -> None:

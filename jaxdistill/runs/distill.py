@@ -30,7 +30,7 @@ FAULTS = {
 def distill(
     config: Config | None = None,
     *,
-    data: Splits | None = None,
+    data: Splits | str | Path | None = None,
     learner: Learner | str | None = None,
     run_dir: str | Path | None = None,
     progress: bool = True,
@@ -40,7 +40,7 @@ def distill(
 
     Args:
       config: the options; others can be given beside it by name.
-      data: a data set of the user's own, as `jd.splits` makes it, instead of `dataset`.
+      data: a data set of the user's own, as `jd.splits` makes it, or its path, instead of `dataset`.
       learner: the network: a name, or a `Learner`.
       run_dir: folder to write everything into; a run that is already there is resumed. None writes nothing.
       progress: whether to show how far the run is.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -79,7 +80,7 @@ class Plan(NamedTuple):
 def planned(
     chosen: Config,
     *,
-    data: Splits | None = None,
+    data: Splits | str | os.PathLike | None = None,
     learner: Learner | None = None,
     change: Change = lambda data: data,
     more: Mapping[str, Any] | None = None,
@@ -90,7 +91,7 @@ def planned(
 
     Args:
       chosen: any options.
-      data: a data set instead of the one that the options name.
+      data: a data set instead of the one that the options name, or the path of one.
       learner: a network instead of the one that the options name.
       change: from the data set to the data that are distilled.
       more: further parts of the identity: how the data were changed.
@@ -100,8 +101,12 @@ def planned(
     Raises:
       UserError: bad input.
     """
+    if isinstance(data, str | os.PathLike):
+        if "dataset" in chosen.chosen():
+            raise fail("distill", "either data or dataset", "both")
+        chosen, data = chosen.replace(dataset=os.fspath(data)), None
     if data is not None and not isinstance(data, Splits):
-        raise fail("distill", "data as jaxdistill.splits makes it", type(data).__name__)
+        raise fail("distill", "data as jaxdistill.splits makes it, or a path", type(data).__name__)
     if data is not None:
         _check_beside_data(chosen, opening)
     if learner is not None:
@@ -158,7 +163,8 @@ def splits(config: DataOptions) -> Splits:
     """The data set that the options name, on the device; the same in every process of a run."""
     chosen = config.chosen()
     reading = {name: chosen[name] for name in ReadingOptions.options() if name in chosen}
-    data = load(chosen.get("dataset", type(config).options()["dataset"].default), **reading)
+    with progress.counting():
+        data = load(chosen.get("dataset", type(config).options()["dataset"].default), **reading)
     if jax.process_count() > 1:
         leaves = jax.tree.leaves((data.train, data.validation, data.test))
         found = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from jaxdistill.core.reporting import listening
+
 WIDTH = 80
 """Columns of a log."""
 
@@ -33,6 +35,21 @@ def say(text: str, file: TextIO | None = None) -> None:
     """Prints one line, flushed, to standard output or `file`."""
     if not _silent.get():
         print(text, file=file or sys.stdout, flush=True)
+
+
+@contextlib.contextmanager
+def counting(seconds: float = 2.0) -> Iterator[None]:
+    """Inside, what the library reports of its long work is shown: a line at most every `seconds`."""
+    last = time.monotonic()
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            say(f"{what}: {done:,} of {total:,}")
+
+    with listening(show):
+        yield
 
 
 class Progress:

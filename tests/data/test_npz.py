@@ -155,7 +155,7 @@ def test_units_that_look_wrong_are_a_caution_and_can_be_said(tmp_path):
         assert data.load(write(tmp_path / "b.npz", x=(x - 7.5) / 4, y=y)).info.scale == 1
     with pytest.raises(UserError, match="scale > 0"):
         data.load(path, scale=0)
-    with pytest.raises(UserError, match=r"no scale with a set that is no .npz"):
+    with pytest.raises(UserError, match=r"no scale with this kind of data set"):
         data.load("digits", scale=16)
 
 

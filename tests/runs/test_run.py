@@ -249,7 +249,7 @@ def test_another_experiment_is_another_run(here):
         ({"data": "mine", "dataset": "digits"}, "either data or dataset, got both"),
         ({"config": {"seed": 1}}, "distill: expected a Config, or options by name, got dict"),
         ({"config": "digits"}, "distill: expected a Config, or options by name, got str"),
-        ({"data": (1, 2)}, "data as jaxdistill.splits makes it, got tuple"),
+        ({"data": (1, 2)}, "data as jaxdistill.splits makes it, or a path, got tuple"),
         ({"learner": 3}, "learner as a name or a Learner, got int"),
         ({"learner": "own"}, "a Learner object as learner, since the config names 'own', got none"),
         ({"learner": "mpl"}, "learner: expected one of alexnet"),

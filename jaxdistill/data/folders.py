@@ -1,0 +1,312 @@
+"""A folder of pictures as a data set: one folder per class, decoded once, then cached as arrays."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdistill.core.checks import Caution, fail
+from jaxdistill.core.reporting import report
+from jaxdistill.data.arrays import PARTS
+from jaxdistill.data.dataset import Raw
+from jaxdistill.data.pictures import BROKEN, SUFFIXES, decode
+from jaxdistill.data.trees import Entry, Tree, tree
+
+VERSION = "pictures-1"
+"""Of the cache; count up when what is in it changes."""
+CHUNK = 256
+"""Pictures that one thread decodes at a time."""
+MOST_NAMED = 3
+"""A message names this many files."""
+
+
+class Labelled(NamedTuple):
+    """A picture and where it belongs."""
+
+    entry: Entry
+    part: str
+    """`train`, `validation` or `test`."""
+    label: str
+    """The name of its class."""
+
+
+class Decoded(NamedTuple):
+    """Pictures as arrays, and what was found out about them."""
+
+    x: dict[str, np.ndarray]
+    """[N, H, W, C] by part."""
+    y: dict[str, np.ndarray]
+    """[N] by part."""
+    class_names: tuple[str, ...]
+    digest: str
+    """SHA-256 of the names and contents of all files."""
+    cautions: tuple[str, ...]
+
+
+def load_pictures(
+    path: str | os.PathLike,
+    cache_dir: Path,
+    *,
+    image_size: int | None = None,
+    fit: str = "crop",
+    skip_broken: bool = False,
+) -> Raw:
+    """A data set from a folder, `.zip` or `.tar` with one folder of pictures per class.
+
+    Above the classes there may be `train`, `val` (or `validation`) and `test`. Folders below a class count as
+    that class. Classes are sorted by name.
+
+    Args:
+      path: of the folder or archive.
+      cache_dir: folder of the decoded arrays; they are found again by names, sizes and times of change of all
+        files.
+      image_size: side in pixels that pictures are resized to; needed if they differ in size.
+      fit: how pictures that are no squares become squares, see `jaxdistill.data.pictures.decode`.
+      skip_broken: leave files out that cannot be decoded.
+
+    Returns:
+      The raw set, named as the folder. If any picture has colours, all have; if all are grey, none has.
+
+    Raises:
+      UserError: no pictures, pictures beside the folders of classes, fewer than two classes, names that
+        differ by case, broken files, pictures that differ in size, and what `trees.tree` refuses.
+    """
+    path = Path(path).expanduser()
+    where = f"load({path.name or path})"
+    files = tree(path, where)
+    found = _labelled(files)
+    settings = {"image_size": image_size, "fit": fit, "skip_broken": skip_broken, "version": VERSION}
+    key = _key(files, settings)
+    decoded = _cached(cache_dir / key)
+    if decoded is None:
+        decoded = _decoded(files, found, image_size, fit, skip_broken)
+        _save(cache_dir / key, decoded)
+        decoded = _cached(cache_dir / key) or decoded  # the arrays then stay on the disk
+    for line in decoded.cautions:
+        warnings.warn(f"{where}: {line}", Caution, stacklevel=4)
+    x, y = decoded.x, decoded.y
+    stem = path.resolve().name
+    return Raw(
+        name=stem.split(".")[0] if path.is_file() else stem,
+        x=x["train"],
+        y=y["train"],
+        class_names=decoded.class_names,
+        scale=float(np.iinfo(x["train"].dtype).max),
+        x_validation=x.get("validation"),
+        y_validation=y.get("validation"),
+        x_test=x.get("test"),
+        y_test=y.get("test"),
+        digest=decoded.digest,
+    )
+
+
+def _labelled(files: Tree) -> list[Labelled]:
+    """The pictures of a tree with their parts and classes, sorted by part, class and path."""
+    pictures = [entry for entry in files.entries if entry.path.suffix.lower() in SUFFIXES]
+    where = files.where
+    if not pictures:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise fail(where, f"pictures ({kinds})", f"none among {len(files.entries)} files")
+    depth = _above_classes([entry.path.parts[:-1] for entry in pictures])
+    tops = {entry.path.parts[depth] for entry in pictures if len(entry.path.parts) > depth + 1}
+    with_parts = "train" in {_part(name) for name in tops} and all(_part(name) for name in tops)
+    found = []
+    for entry in pictures:
+        folders = entry.path.parts[depth:-1]
+        if len(folders) < 1 + with_parts:
+            expected = "a folder for each class, with its pictures in it"
+            raise fail(where, expected, f"{entry.path}, which is in none")
+        part = _part(folders[0]) if with_parts else "train"
+        found.append(Labelled(entry, str(part), folders[with_parts]))
+    names = sorted({each.label for each in found})
+    by_case: dict[str, str] = {}
+    for name in names:
+        other = by_case.setdefault(name.casefold(), name)
+        if other != name:
+            raise fail(where, "classes whose names differ by more than case", f"{other} and {name}")
+    train = {each.label for each in found if each.part == "train"}
+    if len(train) < 2:
+        raise fail(where, "folders of at least two classes", f"only {', '.join(train)}")
+    for part in PARTS:
+        classes = {each.label for each in found if each.part == part}
+        if classes and classes != train:
+            one = sorted(classes ^ train)[0]
+            got = f"{one} in {part if one in classes else 'train'} alone"
+            raise fail(where, f"the same classes in train and {part}", got)
+    return sorted(found, key=lambda each: (list(PARTS).index(each.part), each.label, each.entry.path))
+
+
+def _above_classes(folders: Sequence[tuple[str, ...]]) -> int:
+    """How many folders all pictures lie in that are neither a part nor a class."""
+    depth = 0
+    while all(len(each) > depth + 1 for each in folders):
+        names = {each[depth] for each in folders}
+        if len(names) > 1 or _part(next(iter(names))) is not None:
+            break
+        depth += 1
+    return depth
+
+
+def _part(name: str) -> str | None:
+    """The part of a set that a folder's name means."""
+    return next((part for part, names in PARTS.items() if name.lower() in names), None)
+
+
+def _decoded(
+    files: Tree, found: Sequence[Labelled], size: int | None, fit: str, skip_broken: bool
+) -> Decoded:
+    """Decodes all pictures, a chunk in each thread."""
+    pixels: list[np.ndarray | str] = []
+    digests: list[str] = []
+    contents = files.read([each.entry for each in found])
+    for each in _in_threads(contents, size, fit):
+        pixels += each[0]
+        digests += each[1]
+        report("decoding pictures", len(pixels), len(found))
+    broken = [i for i, each in enumerate(pixels) if isinstance(each, str)]
+    if broken and not skip_broken:
+        first = "; ".join(f"{found[i].entry.path} ({pixels[i]})" for i in broken[:MOST_NAMED])
+        more = f" and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
+        remedy = "skip_broken leaves them out."
+        raise fail(
+            files.where, "pictures that can be decoded", f"{len(broken)} broken: {first}{more}", remedy
+        )
+    kept = [(label, image) for label, image in zip(found, pixels, strict=True) if not isinstance(image, str)]
+    cautions = [f"{len(broken)} broken pictures are left out"] if broken else []
+    _check_sizes(kept, files.where)
+    images, told = _alike([image for _, image in kept])
+    labels = [label for label, _ in kept]
+    names = tuple(sorted({label.label for label in labels if label.part == "train"}))
+    parts = [part for part in PARTS if any(label.part == part for label in labels)]
+    x, y = {}, {}
+    for part in parts:
+        here = [i for i, label in enumerate(labels) if label.part == part]
+        x[part] = np.stack([images[i] for i in here])
+        y[part] = np.searchsorted(names, [labels[i].label for i in here]).astype(np.int64)
+        gone = set(names) - {labels[i].label for i in here}
+        if gone:
+            raise fail(files.where, f"a picture of each class in {part}", f"none of {sorted(gone)[0]}")
+    cautions += told + _alike_in_parts(x)
+    empty = [str(folder) for folder in files.folders]
+    cautions += [f"no picture in {', '.join(empty[:MOST_NAMED])}"] if empty else []
+    lines = sorted(f"{e.part}/{e.label}/{e.entry.path.name} {d}" for e, d in zip(found, digests, strict=True))
+    digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    return Decoded(x, y, names, digest, tuple(cautions))
+
+
+def _in_threads(
+    contents: Iterator[bytes], size: int | None, fit: str
+) -> Iterator[tuple[list[np.ndarray | str], list[str]]]:
+    """(pictures, or what is wrong with them; SHA-256 of the files), chunk by chunk in their order."""
+    threads = os.cpu_count() or 1
+
+    def work(chunk: list[bytes]) -> tuple[list[np.ndarray | str], list[str]]:
+        return [_one(content, size, fit) for content in chunk], [
+            hashlib.sha256(content).hexdigest() for content in chunk
+        ]
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: list[Future[Any]] = []
+        while chunk := list(islice(contents, CHUNK)):
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > 2 * threads:
+                yield waiting.pop(0).result()
+        for each in waiting:
+            yield each.result()
+
+
+def _one(content: bytes, size: int | None, fit: str) -> np.ndarray | str:
+    try:
+        return decode(content, size, fit)
+    except BROKEN as error:
+        return " ".join(str(error).split()).split(" <_io")[0] or type(error).__name__
+
+
+def _check_sizes(kept: Sequence[tuple[Labelled, np.ndarray]], where: str) -> None:
+    (first, image), *_ = kept
+    for label, other in kept:
+        if other.shape[:2] != image.shape[:2]:
+            shapes = [
+                f"{each.shape[0]}x{each.shape[1]} of {of.entry.path}"
+                for of, each in ((first, image), (label, other))
+            ]
+            remedy = "Pass image_size, say 64; fit says whether they are cropped, padded or stretched."
+            raise fail(where, "pictures of one size", " and ".join(shapes), remedy)
+
+
+def _alike(images: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
+    """The images with one type and one number of channels, and what was changed."""
+    told = []
+    wide = [image.dtype == np.uint16 for image in images]
+    if any(wide) and not all(wide):
+        told.append(f"{sum(wide)} of {len(images)} pictures have 16 bits; they are rounded to 8")
+        images = [np.rint(i / 257).astype(np.uint8) if w else i for i, w in zip(images, wide, strict=True)]
+    colour = [image.shape[2] == 3 for image in images]
+    if any(colour) and not all(colour):
+        told.append(f"{len(images) - sum(colour)} of {len(images)} pictures are grey; they become colour")
+        images = [i if c else np.repeat(i, 3, axis=2) for i, c in zip(images, colour, strict=True)]
+    return images, told
+
+
+def _alike_in_parts(x: dict[str, np.ndarray]) -> list[str]:
+    """A caution for images that stand in the training part and in another one alike."""
+    train = {image.tobytes() for image in x["train"]} if len(x) > 1 else set()
+    told = []
+    for part in [part for part in x if part != "train"]:
+        count = sum(image.tobytes() in train for image in x[part])
+        if count:
+            told.append(f"{count} of {len(x[part])} {part} images stand in train, too")
+    return told
+
+
+def _key(files: Tree, settings: dict[str, Any]) -> str:
+    """The name of the cache of these files under these settings."""
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for path, size, changed in files.entries:
+        found.update(f"{path}\0{size}\0{changed}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()[:24]
+
+
+def _cached(folder: Path) -> Decoded | None:
+    """The arrays of an earlier call, on the disk until they are used; None if there are none."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        x, y = ({p: np.load(folder / f"{k}_{p}.npy", mmap_mode="r") for p in about["parts"]} for k in "xy")
+        return Decoded(x, y, tuple(about["class_names"]), about["digest"], tuple(about["cautions"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged or missing: it is only a cache, and is written anew
+
+
+def _save(folder: Path, decoded: Decoded) -> None:
+    """Writes the cache, whole or not at all; a disk that is full or cannot be written to has none."""
+    about = {"parts": list(decoded.x), "class_names": decoded.class_names, "digest": decoded.digest}
+    about |= {"cautions": decoded.cautions}
+    part = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        for name in decoded.x:
+            np.save(part / f"x_{name}.npy", decoded.x[name])
+            np.save(part / f"y_{name}.npy", decoded.y[name])
+        (part / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except OSError:
+        pass
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def looks_like_a_path(name: str) -> bool:
+    """Whether the name of a set is a folder or an archive, there or not."""
+    return name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()

@@ -1,0 +1,91 @@
+"""One picture, from the bytes of its file to an array: any mode, upright, of one size."""
+
+import io
+import struct
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+MOST_PIXELS = 100_000_000
+"""A larger picture is refused before it is decoded."""
+BACKGROUND = (255, 255, 255)
+"""What transparent pictures are shown on: white."""
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, TypeError)
+"""What Pillow raises on damaged files."""
+WIDE = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+"""Pillow's modes of 16-bit grey pictures."""
+FILTER = Image.Resampling.BILINEAR
+
+
+def decode(content: bytes, size: int | None = None, fit: str = "crop") -> np.ndarray:
+    """The pixels of a picture.
+
+    It is turned upright as its EXIF data say. Palettes become colours. What is transparent is composited on
+    white.
+
+    Args:
+      content: of the file: PNG, JPEG, WebP, BMP and what else Pillow reads; of an animation the first frame.
+      size: side in pixels to resize to (antialiased bilinear); None keeps the size.
+      fit: how a picture that is no square becomes one, with `size`: `crop`, the middle is kept; `pad`, black
+        is added; `stretch`.
+
+    Returns:
+      [H, W, 1] or [H, W, 3], uint8; uint16 of a grey picture of 16 bits.
+
+    Raises:
+      ValueError or another of `BROKEN`: a damaged file, or a picture of more than `MOST_PIXELS`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image: Any = Image.open(io.BytesIO(content))
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width}x{height} pixels, more than {MOST_PIXELS:,}")
+    image = _plain(ImageOps.exif_transpose(image))
+    if size is not None:
+        image = _fitted(image, size, fit)
+    pixels = np.asarray(image)
+    if pixels.dtype not in (np.uint8, np.uint16):  # mode I or, after a resize, F
+        if pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max:
+            raise ValueError(f"values from {pixels.min()} to {pixels.max()}, more than 16 bits")
+        pixels = np.rint(pixels).astype(np.uint16)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _plain(image: Any) -> Any:
+    """The same picture in a mode without palette or transparency: L, RGB or one of `WIDE`."""
+    if image.mode in WIDE or (image.mode in ("L", "RGB") and "transparency" not in image.info):
+        return image
+    if image.mode == "F":
+        raise ValueError("a picture of floats")
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        grey = image.mode in ("L", "LA", "La")
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image)
+        return image.convert("L" if grey else "RGB")
+    return image.convert("RGB")
+
+
+def _fitted(image: Any, size: int, fit: str) -> Any:
+    width, height = image.size
+    if (width, height) == (size, size):
+        return image
+    if image.mode in WIDE:
+        image = image.convert("F")
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    if fit == "crop":
+        return image.resize((size, size), FILTER, box=(left, top, left + side, top + side))
+    if fit == "stretch":
+        return image.resize((size, size), FILTER)
+    longer = max(width, height)
+    inner = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
+    padded = Image.new(image.mode, (size, size), 0)
+    padded.paste(image.resize(inner, FILTER), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    return padded

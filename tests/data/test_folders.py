@@ -1,0 +1,291 @@
+"""Folders and archives of pictures as data sets."""
+
+import io
+import os
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdistill import data
+from jaxdistill.core.checks import Caution, UserError
+from jaxdistill.core.reporting import listening
+from jaxdistill.data import folders, pictures
+from jaxdistill.data.pictures import decode
+
+
+def pixels(seed, shape=(6, 6, 3)):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def png(array, **options):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "png", **options)
+    return file.getvalue()
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def write(root, files):
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def some(parts=("",), classes=("cat", "dog"), count=4, shape=(6, 6, 3)):
+    """Path to content, every picture another one."""
+    names = [f"{part}{c}/{i}.png" for part in parts for c in classes for i in range(count)]
+    return {name: png(pixels(seed, shape)) for seed, name in enumerate(names)}
+
+
+def load(path, tmp_path, **options):
+    return data.load(str(path), data_dir=tmp_path / "cache", **options)
+
+
+def shown(part, info):
+    return [np.rint(x).astype(np.uint8) for x in data.to_pixels(np.asarray(part.x), info)]
+
+
+# One picture.
+
+
+def test_pictures_of_every_mode():
+    grey, colour = Image.fromarray(pixels(0, (4, 6))), Image.fromarray(pixels(1, (4, 6, 3)))
+    exact = {
+        "PNG": (encoded(grey, "png"), np.asarray(grey)[..., None]),
+        "BMP": (encoded(colour, "bmp"), np.asarray(colour)),
+        "WebP": (encoded(colour, "webp", lossless=True), np.asarray(colour)),
+        "palette": (encoded(colour.quantize(24), "png"), np.asarray(colour.quantize(24).convert("RGB"))),
+        "ink": (encoded(grey.convert("1"), "png"), np.asarray(grey.convert("1").convert("L"))[..., None]),
+    }
+    for name, (content, expected) in exact.items():
+        np.testing.assert_array_equal(decode(content), expected, err_msg=name)
+    jpeg = decode(encoded(Image.fromarray(np.full((8, 8, 3), 90, np.uint8)), "jpeg"))
+    assert jpeg.shape == (8, 8, 3) and np.abs(jpeg.astype(int) - 90).max() <= 2
+    wide = np.array([[0, 1, 257, 65535]], np.uint16)
+    found = decode(encoded(Image.fromarray(wide), "png"))
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found[..., 0], wide)
+
+
+def test_transparent_pictures_lie_on_white():
+    colour = np.zeros((1, 3, 4), np.uint8)
+    colour[0, :, 3] = 0, 255, 128
+    np.testing.assert_array_equal(decode(png(colour))[0, :, 0], [255, 0, 127])
+    grey = Image.merge("LA", [Image.new("L", (1, 1), 10), Image.new("L", (1, 1), 0)])
+    np.testing.assert_array_equal(decode(encoded(grey, "png")), [[[255]]])
+    keyed = Image.new("L", (2, 1), 7)
+    keyed.putpixel((1, 0), 9)
+    np.testing.assert_array_equal(decode(encoded(keyed, "png", transparency=9))[0, :, 0], [7, 255])
+
+
+def test_pictures_are_turned_upright():
+    """6: the first row is the right side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = pixels(2, (2, 3, 3))
+    turned = decode(encoded(Image.fromarray(picture), "png", exif=exif))
+    np.testing.assert_array_equal(turned, np.rot90(picture, -1))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_pictures_are_fitted_into_squares(wide):
+    picture = np.zeros((4, 8), np.uint8)
+    picture[:, 2:6] = 200
+    factor = 257 if wide else 1
+    content = encoded(Image.fromarray((picture.astype(np.uint16) * 257) if wide else picture), "png")
+    assert (decode(content, 4, "crop") == 200 * factor).all()
+    padded = decode(content, 8, "pad")[..., 0]
+    np.testing.assert_array_equal(padded[2:6], picture.astype(int) * factor)
+    assert padded[:2].max() == padded[6:].max() == 0
+    assert decode(content, 4, "stretch")[0, :, 0].tolist()[1] > 100 * factor
+    assert decode(content, 4, "crop").dtype == (np.uint16 if wide else np.uint8)
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 20)
+    with pytest.raises(ValueError, match="6x6 pixels, more than 20"):
+        decode(png(pixels(0)))
+
+
+# A set.
+
+
+def test_a_folder_is_a_data_set(tmp_path):
+    files = some(("train/", "val/", "test/"))
+    splits = load(write(tmp_path / "pets", files), tmp_path)
+    assert splits.info.name == "pets" and splits.info.class_names == ("cat", "dog")
+    assert splits.info.scale == 255 and splits.info.image_shape == (6, 6, 3)
+    for part, name in zip(splits[:3], ("train", "val", "test"), strict=True):
+        expected = [decode(files[f"{name}/{c}/{i}.png"]) for c in ("cat", "dog") for i in range(4)]
+        np.testing.assert_array_equal(shown(part, splits.info), expected)
+        assert data.labels(part).tolist() == [0] * 4 + [1] * 4
+
+
+def archive(path, files):
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, content in files.items():
+                file.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as file:
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("name", ["pets.zip", "pets.tar", "pets.tar.gz"])
+def test_an_archive_is_the_set_of_its_folder(name, tmp_path):
+    files = {f"top/sub/{path}": content for path, content in some(("train/", "test/")).items()}
+    folder = load(write(tmp_path / "pets", files), tmp_path)
+    found = load(
+        archive(tmp_path / name, {**files, "__MACOSX/top/x.png": b"", "top/notes.txt": b""}), tmp_path
+    )
+    assert found.info == folder.info
+    for ours, theirs in zip(found[:3], folder[:3], strict=True):
+        np.testing.assert_array_equal(ours.x, theirs.x)
+
+
+def test_classes_without_parts_are_split_and_may_have_folders(tmp_path):
+    files = {name.replace("/", "/deeper/"): content for name, content in some().items()}
+    splits = load(write(tmp_path / "pets", files), tmp_path)
+    assert sum(len(part.y) for part in splits[:3]) == 8
+    assert splits.info.class_names == ("cat", "dog")
+
+
+def test_the_cache_is_found_again_until_a_file_changes(tmp_path, monkeypatch):
+    root = write(tmp_path / "pets", some())
+    first = load(root, tmp_path)
+    monkeypatch.setattr(folders, "decode", None)  # cannot be called
+    again = load(root, tmp_path)
+    assert again.info == first.info
+    np.testing.assert_array_equal(again.train.x, first.train.x)
+    monkeypatch.undo()
+    write(root, {"cat/0.png": png(pixels(99))})
+    changed = load(root, tmp_path)
+    assert changed.info.digest != first.info.digest
+    for path in (tmp_path / "cache").rglob("about.json"):
+        path.write_text("{")
+    assert load(root, tmp_path).info == changed.info
+
+
+def test_the_digest_is_that_of_the_files_whatever_is_made_of_them(tmp_path):
+    root = write(tmp_path / "pets", some())
+    digests = {load(root, tmp_path, **o).info.digest for o in ({}, {"image_size": 4}, {"channels": 1})}
+    assert len(digests) == 1
+    os.utime(root / "cat/0.png", (1, 1))
+    assert load(root, tmp_path).info.digest in digests
+
+
+def test_what_is_odd_is_told(tmp_path):
+    files = some(("train/", "test/"))
+    files["test/cat/1.png"] = files["train/cat/2.png"]
+    files["train/cat/0.png"] = png(pixels(50, (6, 6)))
+    files["train/dog/0.png"] = encoded(Image.fromarray(np.full((6, 6), 4000, np.uint16)), "png")
+    files["train/dog/1.png"] = b"no picture"
+    root = write(tmp_path / "pets", files)
+    (root / "train/empty").mkdir()
+    with pytest.raises(
+        UserError, match=r"1 broken: train/dog/1.png \(cannot identify.*skip_broken leaves them"
+    ):
+        load(root, tmp_path)
+    assert not list((tmp_path / "cache").rglob("about.json"))
+    with pytest.warns(Caution) as told:
+        splits = load(root, tmp_path, skip_broken=True)
+    lines = " / ".join(str(each.message) for each in told)
+    for part in (
+        "1 broken pictures are left out",
+        "1 of 15 pictures have 16 bits; they are rounded to 8",
+        "2 of 15 pictures are grey; they become colour",
+        "1 of 8 test images stand in train, too",
+        "no picture in train/empty",
+    ):
+        assert part in lines
+    assert splits.train.counts.sum() + splits.validation.counts.sum() == 7
+    with pytest.warns(Caution, match="left out"):  # from the cache, too
+        load(root, tmp_path, skip_broken=True)
+
+
+def _link(root):
+    write(root, some())
+    (root / "cat/out.png").symlink_to(root.parent / "elsewhere.png")
+
+
+BAD = {
+    "empty": (lambda root: root.mkdir(), "pictures (.*), got none among 0 files"),
+    "text": (lambda root: write(root, {"cat/a.txt": b""}), "got none among 1 files"),
+    "one class": (lambda root: write(root, some(classes=("cat",))), "at least two classes, got only cat"),
+    "beside": (lambda root: write(root, {**some(), "a.png": b""}), "a folder for each class.*got a.png"),
+    "flat": (
+        lambda root: write(root, {"train/a.png": b"", "test/b.png": b""}),
+        "got test/b.png, which is in none",
+    ),
+    "one image": (
+        lambda root: write(root, {**some(), "fox/a.png": png(pixels(9))}),
+        "3 images of each class.*got 1 of class fox",
+    ),
+    "case": (lambda root: write(root, some(classes=("Cat", "cat"))), "more than case, got Cat and cat"),
+    "link": (_link, "cat/out.png, which leads out of it"),
+    "sizes": (
+        lambda root: write(root, {**some(), "dog/z.png": png(pixels(1, (5, 7, 3)))}),
+        r"one size, got 6x6 of cat/0.png and 5x7 of dog/z.png. Pass image_size",
+    ),
+    "class in test alone": (
+        lambda root: write(root, {**some(("train/", "test/")), "test/fox/a.png": png(pixels(9))}),
+        "the same classes in train and test, got fox in test alone",
+    ),
+    "no labels": (
+        lambda root: write(root, {**some(("train/",)), "test/1.png": png(pixels(9))}),
+        "a folder for each class.*got test/1.png",
+    ),
+    "cut": (
+        lambda root: write(root, {**some(), "dog/cut.png": png(pixels(1))[:60]}),
+        "1 broken: dog/cut.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_folder_is_one_clear_line(case, tmp_path):
+    make, message = BAD[case]
+    make(tmp_path / "pets")
+    with pytest.raises(UserError, match=message) as error:
+        load(tmp_path / "pets", tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_archive_is_one_clear_line(tmp_path):
+    path = archive(tmp_path / "pets.zip", some())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    with pytest.raises(UserError, match=r"load\(pets.zip\): expected files that can be read, got pets.zip"):
+        load(path, tmp_path)
+    place = whole.index(b"cat/1.png") + 20
+    path.write_bytes(whole[:place] + b"\0\0\0\0" + whole[place + 4 :])
+    with pytest.raises(UserError, match=r"got cat/1.png \("):
+        load(path, tmp_path)
+    bomb = archive(tmp_path / "bomb.zip", {**some(), "cat/bomb.png": bytes(20_000_000)})
+    with pytest.raises(UserError, match=r"grow by at most a factor of 1000, got cat/bomb.png: .* 20,000,000"):
+        load(bomb, tmp_path)
+    with pytest.raises(UserError, match=r"got nothing at .*gone.zip"):
+        load(tmp_path / "gone.zip", tmp_path)
+    with pytest.raises(UserError, match="no layout with this kind of data set, got nchw"):
+        load(bomb, tmp_path, layout="nchw")
+
+
+def test_decoding_tells_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "CHUNK", 3)
+    told = []
+    with listening(lambda *how_far: told.append(how_far)):
+        load(write(tmp_path / "pets", some()), tmp_path)
+    assert told[-1] == ("decoding pictures", 8, 8) and len(told) == 3
