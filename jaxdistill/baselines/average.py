@@ -32,5 +32,8 @@ def average_real(dataset: Dataset, key: Array, images_per_class: int = 1) -> Bat
     part = label * images_per_class + within % images_per_class
     total = num_classes * images_per_class
     count = jax.ops.segment_sum(jnp.ones(label.shape), part, total)
-    x = jax.ops.segment_sum(dataset.x[place], part, total) / count[:, None, None, None]
+    x = (
+        jax.ops.segment_sum(dataset.standardised(dataset.pixels[place]), part, total)
+        / count[:, None, None, None]
+    )
     return Batch(x, jnp.repeat(jnp.eye(num_classes, dtype=jnp.float32), images_per_class, axis=0))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Params = Any
@@ -31,14 +32,27 @@ class Batch(NamedTuple):
 class Dataset(NamedTuple):
     """A whole split on the device, class by class, so that sampling per class is an index computation."""
 
-    x: Array
-    """[N, H, W, C] float32, standardised, sorted by class."""
+    pixels: Array
+    """[N, H, W, C], sorted by class: standardised float32, or uint8 with a `table`."""
     y: Array
     """[N, classes] float32, one-hot."""
     starts: Array
     """[classes] int32, the index of the first image of each class."""
     counts: Array
     """[classes] int32, how many images each class has."""
+    table: Array | None = None
+    """[256, C] float32: the standardised value of every pixel value, by channel; None for float32 pixels."""
+
+    @property
+    def x(self) -> Array:
+        """[N, H, W, C] float32, standardised, sorted by class: all images."""
+        return self.standardised(self.pixels)
+
+    def standardised(self, pixels: Array) -> Array:
+        """[..., H, W, C] float32 of pixels of this set."""
+        if self.table is None:
+            return pixels
+        return self.table[pixels.astype("int32"), jnp.arange(self.table.shape[1])]
 
 
 class Learner(NamedTuple):

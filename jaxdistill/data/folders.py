@@ -309,4 +309,4 @@ def _save(folder: Path, decoded: Decoded) -> None:
 
 def looks_like_a_path(name: str) -> bool:
     """Whether the name of a set is a folder or an archive, there or not."""
-    return name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()
+    return name.startswith((".", "/", "~")) or (name != "" and Path(name).is_dir())

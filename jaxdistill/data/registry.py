@@ -12,7 +12,7 @@ import numpy as np
 from jaxdistill.core.checks import above, fail
 from jaxdistill.core.registry import Registry
 from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
-from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, from_arrays, standardise, statistics
+from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
 from jaxdistill.data.shaping import check_shaping, fitted, with_channels
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
@@ -136,7 +136,8 @@ def load(
     form = _Form(image_size, fit, channels, validation_fraction, test_fraction, seed)
     form.check("load")  # before any file is read
     folder = Path(data_dir or default_data_dir()).expanduser()
-    if looks_like_a_path(name) or is_archive(name):
+    other = name in DATASETS or name.endswith(".npz")
+    if is_archive(name) or (looks_like_a_path(name) and not other):
         _check_unused(name, layout=layout, scale=scale, manual_dir=manual_dir)
         raw = load_pictures(
             name, folder / "pictures", image_size=image_size, fit=fit, skip_broken=skip_broken
@@ -228,7 +229,7 @@ def _splits_of(raw: Raw, form: _Form, normalisation: Normalisation | None) -> Sp
     mean, std = (value * channels if len(value) < channels else value for value in normalisation)
     info = info._replace(mean=mean, std=std)
     train, validation, test = (
-        from_arrays(standardise(part, info), labels, num_classes)
+        standardised(part, labels, info)
         for part, labels in zip(found, (y, y_validation, y_test), strict=True)
     )
     return Splits(train, validation, test, info)

@@ -27,7 +27,7 @@ def sample(dataset: Dataset, key: Array, batch_size: int) -> Batch:
       UserError: `batch_size` < 1.
     """
     at_least("sample", "batch_size", batch_size, 1)
-    index = jax.random.randint(key, (batch_size,), 0, dataset.x.shape[0])
+    index = jax.random.randint(key, (batch_size,), 0, dataset.pixels.shape[0])
     return take(dataset, index)
 
 
@@ -70,7 +70,7 @@ def choose_per_class(dataset: Dataset, key: Array, num_per_class: int) -> Batch:
     """
     check_per_class(dataset, "choose_per_class", num_per_class)
     counts = np.asarray(dataset.counts)
-    scores = np.asarray(jax.random.uniform(key, dataset.x.shape[:1]))
+    scores = np.asarray(jax.random.uniform(key, dataset.pixels.shape[:1]))
     order = np.lexsort((scores, np.repeat(np.arange(len(counts)), counts)))  # shuffled within each class
     return take(
         dataset, jnp.asarray(order[np.asarray(dataset.starts)[:, None] + np.arange(num_per_class)[None]])
@@ -88,5 +88,5 @@ def check_per_class(dataset: Dataset, where: str, count: int) -> None:
 
 def take(dataset: Dataset, index: Array) -> Batch:
     """The images at `index`, integers of any shape [...]: a `Batch` [..., H, W, C], [..., classes]."""
-    chex.assert_rank([dataset.x, dataset.y], [4, 2])
-    return Batch(x=dataset.x[index], y=dataset.y[index])
+    chex.assert_rank([dataset.pixels, dataset.y], [4, 2])
+    return Batch(x=dataset.standardised(dataset.pixels[index]), y=dataset.y[index])

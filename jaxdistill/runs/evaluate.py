@@ -99,6 +99,7 @@ def evaluate(
     channels: int | None = None,
     layout: str | None = None,
     scale: float | None = None,
+    skip_broken: bool | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
     strategy: str = "auto",
@@ -127,8 +128,8 @@ def evaluate(
       data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
         those of the run or of the file.
       dataset, data_dir, manual_dir: as for `jd.distill`.
-      image_size, fit, channels, layout, scale, validation_fraction, test_fraction: as for `jd.distill`; when
-        None, as for the run that made the file.
+      image_size, fit, channels, layout, scale, skip_broken, validation_fraction, test_fraction: as for
+        `jd.distill`; when None, as for the run that made the file.
       strategy, learner_chunk, mesh, precision: as for `jd.distill`.
       seed: of all networks and draws.
       progress: whether to show how far it is, and the table.
@@ -162,6 +163,7 @@ def evaluate(
         channels=channels,
         layout=layout,
         scale=scale,
+        skip_broken=skip_broken,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         strategy=strategy,

@@ -40,6 +40,9 @@ class TestedOnOptions(ReadingOptions):
         "how images that are no squares become squares, with image_size (default: as for the run)",
         known="jaxdistill.data.shaping:FITS",
     )
+    skip_broken: bool | None = option(
+        None, "leave out pictures of a folder that cannot be decoded (default: as for the run)"
+    )
 
 
 def content(images: Images) -> Synthetic:

@@ -7,6 +7,7 @@ import pytest
 
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
+from jaxdistill.data import dataset
 from jaxdistill.data.dataset import statistics
 from jaxdistill.data.shaping import fitted, with_channels
 from jaxdistill.data.splitting import stratified_split
@@ -281,3 +282,21 @@ def test_a_manual_dir_that_is_not_there_is_refused_for_any_set(tmp_path, name):
     for wrong in (tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(UserError, match=r"manual_dir, a folder, got .*Leave it out"):
             data.load(name, manual_dir=wrong, data_dir=tmp_path)
+
+
+def test_large_sets_of_8_bits_have_the_numbers_of_floats(monkeypatch, key):
+    x = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), np.uint8)
+    given = x, np.arange(60) % 3
+    floats = data.splits(*given)
+    monkeypatch.setattr(dataset, "FLOAT_BYTES", 0)
+    bytes_ = data.splits(*given)
+    assert floats.train.pixels.dtype == jnp.float32 and bytes_.train.pixels.dtype == jnp.uint8
+    np.testing.assert_allclose(bytes_.info.mean, floats.info.mean, rtol=1e-12)
+    np.testing.assert_allclose(bytes_.info.std, floats.info.std, rtol=1e-12)
+    same = dataset.standardised(x, given[1], floats.info)
+    other = data.from_arrays(data.standardise(x, floats.info), given[1], 3)
+    np.testing.assert_array_equal(same.x, other.x)
+    for draw in (data.sample, data.sample_per_class, data.choose_per_class):
+        jax.tree.map(np.testing.assert_array_equal, draw(same, key, 4), draw(other, key, 4))
+    twice = jax.jit(lambda d: data.sample(d, key, 4).x)(same)
+    np.testing.assert_array_equal(twice, data.sample(other, key, 4).x)

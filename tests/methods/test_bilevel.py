@@ -175,7 +175,7 @@ def test_an_update_follows_the_hypergradient(x64):
     optimizer = sgd(num_steps=1)
     data = tiny_data(counts=(1, 1, 1))
     one = data._replace(
-        **{name: np.repeat(np.asarray(getattr(data, name))[:1], 3, axis=0) for name in ("x", "y")}
+        **{name: np.repeat(np.asarray(getattr(data, name))[:1], 3, axis=0) for name in ("pixels", "y")}
     )
     method = dd(
         net,

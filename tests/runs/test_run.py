@@ -202,7 +202,7 @@ def test_own_arrays_are_distilled_and_asked_for_again(here, mine):
     text = refused(jd.load_run, "run")
     assert "expected the data of run: data=SPLITS, or dataset=PATH, got none" in text
     same_bits(jd.load_run("run", data=mine).state, run.state)
-    other = mine._replace(train=mine.train._replace(x=mine.train.x + 1))
+    other = mine._replace(train=mine.train._replace(pixels=mine.train.x + 1))
     assert "the images that run was distilled from, got others in data" in refused(
         jd.load_run, "run", data=other
     )
