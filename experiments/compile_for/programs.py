@@ -53,12 +53,20 @@ def _methods(platform: str) -> dict[str, Program]:
 def _gradients(platform: str) -> dict[str, Program]:
     """Every method that trains inner steps, with every other gradient."""
     return {
-        f"{method}/{gradient}": Program("gradients", {"method": method, **options})
+        f"{method}/{gradient}": Program("gradients", {"method": method, **options} | _plain(method, gradient))
         for method in sorted(METHODS)
         if recipe_of(METHODS[method]).trains
         for gradient, options in NAMED.items()
         if gradient != "unrolled"
     }
+
+
+def _plain(method: str, gradient: str) -> dict[str, Any]:
+    """Options that a gradient needs: `accumulated` takes SGD without momentum, and gtn learns a momentum."""
+    momentum = gradient == "accumulated" and "momentum" in recipe_of(METHODS[method]).defaults.get(
+        "learned", ()
+    )
+    return {"inner_momentum": 0.0, "learned": ("learning_rate",)} if momentum else {}
 
 
 def _memory(platform: str) -> dict[str, Program]:
