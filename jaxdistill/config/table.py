@@ -28,6 +28,9 @@ class Places(Options):
     title: ClassVar[str] = "data"
     data_dir: str | None = option(None, "folder of prepared data sets (default: the user's cache folder)")
     manual_dir: str | None = option(None, "folder with the original files of the set; nothing is downloaded")
+    data_memory: str | None = option(
+        None, "most memory for training images, such as 2GB; a larger set stays on the host or the disk"
+    )
 
 
 @options
@@ -533,6 +536,7 @@ PLACES = (
     "run_dir",
     "data_dir",
     "manual_dir",
+    "data_memory",
     "experts",
     "pool",
     *DeviceOptions.options(),

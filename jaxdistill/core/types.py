@@ -50,9 +50,30 @@ class Dataset(NamedTuple):
 
     def standardised(self, pixels: Array) -> Array:
         """[..., H, W, C] float32 of pixels of this set."""
-        if self.table is None:
-            return pixels
-        return self.table[pixels.astype("int32"), jnp.arange(self.table.shape[1])]
+        return _standardised(pixels, self.table)
+
+
+class Drawn(NamedTuple):
+    """The real batch of an outer step, or of several, from images that are on the host."""
+
+    pixels: Array
+    """[..., H, W, C], as those of the `Dataset`."""
+    y: Array
+    """[..., classes] float32, one-hot."""
+    table: Array | None
+    """Of the `Dataset`."""
+
+    @property
+    def batch(self) -> Batch:
+        """The batch, standardised."""
+        return Batch(_standardised(self.pixels, self.table), self.y)
+
+
+def _standardised(pixels: Array, table: Array | None) -> Array:
+    """The barrier keeps XLA from fusing the table with what follows, which would change the last bits."""
+    if table is None:
+        return pixels
+    return jax.lax.optimization_barrier(table[pixels.astype("int32"), jnp.arange(table.shape[1])])
 
 
 class Learner(NamedTuple):
@@ -187,7 +208,7 @@ Objective = Callable[[Meta, Any, Batch, Any, Array], tuple[Array, Metrics]]
 class Data(NamedTuple):
     """Arguments of the compiled outer step that do not change within a chunk."""
 
-    real: Dataset
+    real: Dataset | Drawn
     bank: Params
     """A pool of pre-trained networks or expert segments; None where the population needs none."""
 
@@ -228,3 +249,5 @@ class Method(NamedTuple):
     """(state, key) -> Batch [T, B, ...], the synthetic batches in training order."""
     hyperparameters: Callable[[DistillState], dict[str, Array]]
     """state -> inner hyper-parameters as used, each [T] or [1]."""
+    draw: Callable[[Dataset, Array, Array], Batch] | None = None
+    """(data set, root key of the run, outer step) -> the real batch of that step; None if it sees none."""

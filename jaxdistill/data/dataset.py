@@ -4,6 +4,7 @@ Loaders return `Raw`; `jaxdistill.data.load` turns it into `Splits`. Everything 
 `jaxdistill.core.types.Dataset` only: standardised, sorted by class, one-hot labels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.types import Array, Dataset
 from jaxdistill.data.splitting import stratified_split
+from jaxdistill.data.streaming import HostImages
 
 CHUNK = 8192  # images per step of a host computation in float32: bounds the temporaries
 FLOAT_BYTES = 2**26
@@ -142,7 +144,7 @@ def from_arrays(x: chex.Array, y: chex.Array, num_classes: int, table: np.ndarra
     )
 
 
-def standardised(x: np.ndarray, y: np.ndarray, info: DatasetInfo) -> Dataset:
+def standardised(x: np.ndarray | HostImages, y: np.ndarray, info: DatasetInfo) -> Dataset:
     """A `Dataset` of images in the units of a set.
 
     8-bit integers that would take more than `FLOAT_BYTES` as floats stay as they are: an outer step
@@ -153,11 +155,15 @@ def standardised(x: np.ndarray, y: np.ndarray, info: DatasetInfo) -> Dataset:
       y: [N] integers.
       info: of the set.
     """
-    if x.dtype != np.uint8 or 4 * x.size <= FLOAT_BYTES:
+    streamed = isinstance(x, HostImages)
+    if not streamed and (x.dtype != np.uint8 or 4 * x.size <= FLOAT_BYTES):
         return from_arrays(standardise(x, info), y, info.num_classes)
     values = np.repeat(np.arange(256, dtype=np.uint8)[:, None], x.shape[-1], axis=1)
-    table = np.asarray(standardise(values[:, None, None], info))
-    return from_arrays(x, y, info.num_classes, table[:, 0, 0])
+    table = np.asarray(standardise(values[:, None, None], info))[:, 0, 0]
+    if not streamed:
+        return from_arrays(x, y, info.num_classes, table)
+    tiny = from_arrays(np.zeros((len(y), 1, 1, 1), np.uint8), y, info.num_classes, table)
+    return tiny._replace(pixels=x.reordered(np.argsort(y, kind="stable")))
 
 
 def labels(dataset: Dataset) -> Array:
@@ -175,18 +181,18 @@ def check_labels(y: np.ndarray, where: str, *, num_classes: int | None = None) -
         raise fail(where, f"labels in 0..{num_classes - 1}", int(y.max()), "Number the classes from 0.")
 
 
-def statistics(pixels: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(pixels: np.ndarray | HostImages, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of [N, H, W, C] pixels / scale, in float64.
 
     Raises:
       UserError: a channel that is constant cannot be standardised.
     """
+    if pixels.dtype == np.uint8 and 4 * math.prod(pixels.shape) > FLOAT_BYTES:
+        return _counted(pixels, scale)
+    pixels = np.asarray(pixels[np.arange(len(pixels))]) if isinstance(pixels, HostImages) else pixels
     constant = pixels.min((0, 1, 2)) == pixels.max((0, 1, 2))
     if constant.any():
-        got = f"a constant channel {constant.argmax()}"
-        raise fail("standardise", "pixels that vary in each channel", got)
-    if pixels.dtype == np.uint8 and 4 * pixels.size > FLOAT_BYTES:
-        return _counted(pixels, scale)
+        raise _constant(int(constant.argmax()))
     starts = range(0, len(pixels), CHUNK)
     size = pixels[..., 0].size
 
@@ -199,14 +205,23 @@ def statistics(pixels: np.ndarray, scale: float) -> tuple[tuple[float, ...], tup
     return tuple(map(float, mean)), tuple(map(float, np.sqrt(variance)))
 
 
-def _counted(pixels: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _counted(pixels: np.ndarray | HostImages, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The statistics of uint8 pixels from how often each value occurs: ten times as fast."""
-    values = np.arange(256) / scale
-    found = []
-    for channel in range(pixels.shape[-1]):
-        parts = (pixels[i : i + CHUNK, ..., channel].ravel() for i in range(0, len(pixels), CHUNK))
-        shares = sum(np.bincount(part, minlength=256) for part in parts) / pixels[..., 0].size
+    channels, count = pixels.shape[-1], pixels.shape[0]
+    counts = np.zeros((channels, 256), np.int64)
+    for i in range(0, count, CHUNK):
+        part = np.asarray(pixels[np.arange(i, min(i + CHUNK, count))])
+        for channel in range(channels):
+            counts[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
+    values, found = np.arange(256) / scale, []
+    for channel, shares in enumerate(counts / counts[0].sum()):
+        if shares.max() == 1:
+            raise _constant(channel)
         mean = float(shares @ values)
         found.append((mean, float(np.sqrt(shares @ (values - mean) ** 2))))
     means, deviations = zip(*found, strict=True)
     return means, deviations
+
+
+def _constant(channel: int) -> UserError:
+    return fail("standardise", "pixels that vary in each channel", f"a constant channel {channel}")

@@ -15,6 +15,7 @@ from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
 from jaxdistill.data.shaping import check_shaping, fitted, with_channels
+from jaxdistill.data.streaming import HostImages
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
 from jaxdistill.data.trees import is_archive
 
@@ -87,6 +88,7 @@ def load(
     *,
     data_dir: str | os.PathLike | None = None,
     manual_dir: str | os.PathLike | None = None,
+    data_memory: int | None = None,
     image_size: int | None = None,
     fit: str = "crop",
     channels: int | None = None,
@@ -111,6 +113,8 @@ def load(
       manual_dir: folder with the original files of `mnist`, `fashion_mnist` or `kmnist`, used when the
         set is not prepared yet, instead of the network, and of `usps`, always. Where it is given, it has
         to be there for any set.
+      data_memory: most bytes of training images on the device; those of a larger set stay on the host, or on
+        the disk (pictures of a folder), and what outer steps draw is fetched ahead of them.
       image_size: side in pixels to resize to (square, antialiased bilinear); None keeps the size.
       fit: how images that are no squares become squares, with image_size: `crop`, `pad` or `stretch`.
       channels: 1 for grey images, 3 for colour; None keeps them as they are.
@@ -145,7 +149,7 @@ def load(
     else:
         _check_unused(name, skip_broken=skip_broken or None)
         raw = _read(name, folder, manual_dir, image_size, Reading(layout, scale))
-    return _splits_of(raw, form, NORMALISATION.get(name))
+    return _splits_of(raw, form, NORMALISATION.get(name), data_memory)
 
 
 def splits(
@@ -200,19 +204,32 @@ def splits(
     return _splits_of(raw_of_arrays(content, name, f"splits({name})", Reading(layout, scale)), form, None)
 
 
-def _splits_of(raw: Raw, form: _Form, normalisation: Normalisation | None) -> Splits:
+def _splits_of(
+    raw: Raw, form: _Form, normalisation: Normalisation | None, data_memory: int | None = None
+) -> Splits:
     """Splits, resizes and standardises a set as a loader found it."""
+    if data_memory is not None:  # rows of it are then taken without a copy of the others
+        raw = raw._replace(x=_shaped(raw.x, form, raw.name))
     num_classes = len(raw.class_names)
     x, y, x_test, y_test = raw.x, raw.y, raw.x_test, raw.y_test
     x_validation, y_validation = raw.x_validation, raw.y_validation
     _check_counts(raw, form)
+    rows = np.arange(len(y))
     if x_test is None or y_test is None:
         rest, taken = _split(raw, y, form.test_fraction or TEST_FRACTION, form.seed)
-        x, y, x_test, y_test = x[rest], y[rest], x[taken], y[taken]
+        x_test, y_test, rows = x[rows[taken]], y[rows[taken]], rows[rest]
     if x_validation is None or y_validation is None:
-        rest, taken = _split(raw, y, form.validation_fraction or VALIDATION_FRACTION, form.seed)
-        x, y, x_validation, y_validation = x[rest], y[rest], x[taken], y[taken]
-    found = [_shaped(part, form, raw.name) for part in (x, x_validation, x_test)]
+        rest, taken = _split(raw, y[rows], form.validation_fraction or VALIDATION_FRACTION, form.seed)
+        x_validation, y_validation, rows = x[rows[taken]], y[rows[taken]], rows[rest]
+    y, size = y[rows], len(rows) * x[0].size
+    streamed = data_memory is not None and size * x.dtype.itemsize > data_memory
+    if streamed and x.dtype != np.uint8:
+        raise fail(f"load({raw.name}) data_memory", "images of 8 bits, not resized", x.dtype)
+    x = HostImages(x, rows) if streamed else x[rows]
+    found = [
+        part if isinstance(part, HostImages) else _shaped(part, form, raw.name)
+        for part in (x, x_validation, x_test)
+    ]
     height, width, channels = found[0].shape[1:]
     info = DatasetInfo(
         name=raw.name,

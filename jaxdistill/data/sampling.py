@@ -89,4 +89,5 @@ def check_per_class(dataset: Dataset, where: str, count: int) -> None:
 def take(dataset: Dataset, index: Array) -> Batch:
     """The images at `index`, integers of any shape [...]: a `Batch` [..., H, W, C], [..., classes]."""
     chex.assert_rank([dataset.pixels, dataset.y], [4, 2])
-    return Batch(x=dataset.standardised(dataset.pixels[index]), y=dataset.y[index])
+    pixels = dataset.pixels[index]
+    return Batch(x=dataset.standardised(jnp.asarray(pixels)), y=dataset.y[index])

@@ -16,6 +16,7 @@ from jaxdistill.core.types import (
     Data,
     Dataset,
     DistillState,
+    Drawn,
     InnerOptimizer,
     Made,
     Meta,
@@ -134,7 +135,7 @@ def bilevel(
 
     def differentiated(state: DistillState, data: Data, key: Array) -> tuple[Meta, Metrics, Params]:
         """(hypergradient, metrics, where the next linear solves start); `key` is that of the outer step."""
-        real = None if draw is None else over_data(draw(data.real, stream(key, "real")))
+        real = None if draw is None else over_data(_real_batch(draw, data.real, key))
         contexts = population.context(state.population, data.bank, stream(key, "learners"), num_learners)
 
         meta, pull = _made(teacher, state.meta, stream(key, "made"))
@@ -197,4 +198,10 @@ def bilevel(
         gradient=gradient,
         synthesize=synthesize,
         hyperparameters=lambda state: inner_optimizer.values(state.meta.inner),
+        draw=None if draw is None else lambda data, key, step: _real_batch(draw, data, at_step(key, step)),
     )
+
+
+def _real_batch(draw: Callable[[Dataset, Array], Batch], real: Dataset | Drawn, key: Array) -> Batch:
+    """The real batch of the outer step with that key."""
+    return real.batch if isinstance(real, Drawn) else draw(real, stream(key, "real"))

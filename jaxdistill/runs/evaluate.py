@@ -94,6 +94,7 @@ def evaluate(
     dataset: str | None = None,
     data_dir: str | None = None,
     manual_dir: str | None = None,
+    data_memory: str | None = None,
     image_size: int | None = None,
     fit: str | None = None,
     channels: int | None = None,
@@ -127,7 +128,7 @@ def evaluate(
       num_epochs: of the papers' protocols; 300 when None, with augmentation 1000.
       data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
         those of the run or of the file.
-      dataset, data_dir, manual_dir: as for `jd.distill`.
+      dataset, data_dir, manual_dir, data_memory: as for `jd.distill`.
       image_size, fit, channels, layout, scale, skip_broken, validation_fraction, test_fraction: as for
         `jd.distill`; when None, as for the run that made the file.
       strategy, learner_chunk, mesh, precision: as for `jd.distill`.
@@ -158,6 +159,7 @@ def evaluate(
         dataset=dataset,
         data_dir=data_dir,
         manual_dir=manual_dir,
+        data_memory=data_memory,
         image_size=image_size,
         fit=fit,
         channels=channels,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.config.option import option, options
-from jaxdistill.config.table import PLACES, DataOptions, ReadingOptions
+from jaxdistill.config.table import PLACES, DataOptions, Places, ReadingOptions
 from jaxdistill.core.checks import UserError, fail, lookup
 from jaxdistill.core.types import Batch
 from jaxdistill.data import DatasetInfo, Splits, standardise
@@ -94,7 +94,7 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
     if "reading" not in file.metadata and file.order is not None and height == width:
         saved = {"image_size": height}  # of an older version: a run's own images tell the size
     reading = {n: v for n, v in saved.items() if v is not None} | _reading(chosen)
-    places = {"data_dir": chosen.data_dir, "manual_dir": chosen.manual_dir}
+    places = {name: getattr(chosen, name) for name in Places.options()}
     try:
         data = splits(DataOptions(dataset=name, **places, **reading))
     except UserError as error:

@@ -24,13 +24,14 @@ from jaxdistill.core.keys import stream
 from jaxdistill.core.platform import choices, platform, precision
 from jaxdistill.core.types import Array, Data, Learner, Method
 from jaxdistill.data import DatasetInfo, Splits, load
+from jaxdistill.data.streaming import on_host
 from jaxdistill.learners.spec import check_fits
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import budget
 from jaxdistill.runs.banks import Bank, bank_digest, bank_option, load_bank
 from jaxdistill.runtime import hosts, mesh, progress
 from jaxdistill.runtime.loop import compiled_chunk
-from jaxdistill.runtime.memory import total_bytes
+from jaxdistill.runtime.memory import parse_bytes, total_bytes
 from jaxdistill.runtime.metrics import require_tensorboard
 
 FIRST = ("method", "dataset", "teacher", "learner", "gradient", "population")
@@ -150,6 +151,8 @@ def planned(
             _bytes_of, data=changed, arguments=arguments, network=network, key=key, devices=devices
         )
         config = budget.within_budget(chosen, facts, needs, progress.say)
+    if on_host(changed.train):
+        _check_on_host(config)
     networks = build.shapes(config, changed.info) if config.num_shapes else [network]
     methods = [build.method(config, changed, each, stream(key, "teacher start")) for each in networks]
     if not opening:  # a method that does not trace starts no run
@@ -163,6 +166,8 @@ def splits(config: DataOptions) -> Splits:
     """The data set that the options name, on the device; the same in every process of a run."""
     chosen = config.chosen()
     reading = {name: chosen[name] for name in ReadingOptions.options() if name in chosen}
+    if reading.get("data_memory") is not None:
+        reading["data_memory"] = parse_bytes(reading["data_memory"], "data_memory")
     with progress.counting():
         data = load(chosen.get("dataset", type(config).options()["dataset"].default), **reading)
     if jax.process_count() > 1:
@@ -237,6 +242,16 @@ def learner_digest(learner: Learner, info: DatasetInfo) -> str:
         init, params = jax.make_jaxpr(learner.init, return_shape=True)(key)
         text = f"{init} {jax.make_jaxpr(learner.apply)(params, image)}"
     return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", text).encode()).hexdigest()  # no addresses
+
+
+def _check_on_host(config: Config) -> None:
+    """Raises if a run needs all training images on the device, which they are too large for."""
+    where = f"images larger than data_memory={config.data_memory}"
+    for name in ("num_baseline_learners", "full_data_epochs"):
+        if getattr(config, name):
+            raise fail(where, f"{name} 0, which trains on images on the device", getattr(config, name))
+    if config.gradient == "auto":
+        raise fail(where, "another gradient", "auto")
 
 
 def _check_beside_data(chosen: Config, opening: bool) -> None:

@@ -6,6 +6,7 @@ equals the uninterrupted one bit for bit.
 """
 
 import contextlib
+import itertools
 import math
 import signal
 import threading
@@ -21,7 +22,8 @@ from jax import lax
 from jaxdistill.core.checks import UserError, at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.platform import choices
-from jaxdistill.core.types import Array, Data, DistillState, Method, Metrics
+from jaxdistill.core.types import Array, Data, Dataset, DistillState, Drawn, Method, Metrics
+from jaxdistill.data.streaming import Chunks, fetched, on_host
 from jaxdistill.runtime import hosts, mesh
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.memory import temporary_bytes, total_bytes
@@ -87,10 +89,14 @@ def compiled_chunk(
     def chunk(
         state: DistillState, data: Data, key: Array, length: int
     ) -> tuple[DistillState, Metrics, Array]:
-        def step(state: DistillState, _: None) -> tuple[DistillState, Metrics]:
-            return method.update(state, data, key)
+        table = data.real.table if isinstance(data.real, Drawn) else None
+        drawn = (data.real.pixels, data.real.y) if isinstance(data.real, Drawn) else None
 
-        state, metrics = lax.scan(step, state, None, length=length)
+        def step(state: DistillState, now: tuple[Array, Array] | None) -> tuple[DistillState, Metrics]:
+            given = data if now is None else data._replace(real=Drawn(now[0], now[1], table))
+            return method.update(state, given, key)
+
+        state, metrics = lax.scan(step, state, drawn, length=length)
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.meta)]
         return state, metrics, jnp.all(jnp.stack(finite))
 
@@ -167,10 +173,15 @@ def distill(
             log = stack.enter_context(MetricsLog(run.metrics, step if step else -1, tensorboard_dir=board))
             rows = read_metrics(run.metrics) if step else []
         spent = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
-        given = (data, key)
         if devices is not None:
             state = mesh.placed(state, mesh.state_shardings(devices, state))
-            given = mesh.placed(given, mesh.whole_everywhere(devices))
+
+        def placed(real: Any) -> tuple[Data, Array]:
+            given = (data._replace(real=real), key)
+            return given if devices is None else mesh.placed(given, mesh.whole_everywhere(devices))
+
+        streamed = _streamed(method, data.real, key, step, num_steps, length)
+        given = placed(data.real) if streamed is None else None
         chunks, compiled = [compiled_chunk(each, devices) for each in methods], {}
         compile_seconds, skipped = 0.0, hosts.from_primary(lambda: _skipped_before(rows, step))
         stop = stack.enter_context(_signals())
@@ -189,13 +200,14 @@ def distill(
 
         while step < num_steps and not hosts.signal_of_all(stop):
             which, size = _drawn(key, step, len(methods)), min(length, num_steps - step)
+            now = given or placed(next(streamed or iter(())))
             if (which, size) not in compiled:
                 began = time.perf_counter()
                 with mesh.spread(devices):
-                    compiled[which, size] = chunks[which].lower(state, *given, size).compile()
+                    compiled[which, size] = chunks[which].lower(state, *now, size).compile()
                 compile_seconds += time.perf_counter() - began
             began = time.perf_counter()
-            new, metrics, finite = jax.block_until_ready(compiled[which, size](state, *given))
+            new, metrics, finite = jax.block_until_ready(compiled[which, size](state, *now))
             spent += time.perf_counter() - began
             metrics = jax.device_get(metrics)
             _check_faults(metrics, step, checkpoints, faults or {})
@@ -215,6 +227,17 @@ def distill(
             checkpoints.save(step, state)
             raise Interrupted(finished(), number, saved=run is not None)
     return finished()
+
+
+def _streamed(
+    method: Method, real: Any, key: Array, step: int, num_steps: int, length: int
+) -> Iterator[Drawn | None] | None:
+    """What each chunk of outer steps draws of real images on the host; None if they are on the device."""
+    if not (isinstance(real, Dataset) and on_host(real)):
+        return None
+    if method.draw is None:  # it sees no real data
+        return itertools.repeat(None)
+    return fetched(Chunks(method.draw, real, key, step, num_steps, length), real.table)
 
 
 class _Nowhere(contextlib.nullcontext):

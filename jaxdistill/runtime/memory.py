@@ -30,7 +30,7 @@ def total_bytes(compiled: Any) -> int:
     return about.temp_size_in_bytes + about.argument_size_in_bytes + about.output_size_in_bytes - shared
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, where: str = "memory_budget") -> int:
     """A size in bytes, from `2GB`, `512 MiB`, `1.5g` or `2000000`.
 
     Raises:
@@ -39,7 +39,7 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
     size = float(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else 0.0
     if not 1 <= size < math.inf:
-        raise fail("memory_budget", "a size such as 2GB, 512MiB or 2000000 (bytes)", repr(text))
+        raise fail(where, "a size such as 2GB, 512MiB or 2000000 (bytes)", repr(text))
     return int(size)
 
 

@@ -1,0 +1,125 @@
+"""Images that stay on the host or on the disk: what a chunk of outer steps draws is fetched ahead of it.
+
+The draws are those of a set on the device, from the same keys, so numbers are the same to the last bit and a
+resumed run goes on exactly.
+"""
+
+import contextlib
+import mmap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdistill.core.checks import fail
+from jaxdistill.core.types import Array, Batch, Dataset, Drawn
+
+AHEAD = 2
+"""Chunks that are fetched before they are needed."""
+Draw = Callable[[Dataset, Array, Array], Batch]
+"""(data set, root key, outer step) -> its real batch."""
+
+
+class HostImages:
+    """Some rows of an array of images on the host; of a memory map no page is kept.
+
+    Attributes:
+      shape, dtype: of the images, [N, H, W, C].
+    """
+
+    def __init__(self, images: np.ndarray, rows: np.ndarray):
+        self._images, self._rows = images, rows
+        self.shape = (len(rows), *images.shape[1:])
+        self.dtype = images.dtype
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def reordered(self, order: np.ndarray) -> "HostImages":
+        """The same images in another order."""
+        return HostImages(self._images, self._rows[order])
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """The images at `index`, integers of any shape [...]: [..., H, W, C]."""
+        rows = self._rows[np.asarray(index)]
+        found = np.empty((rows.size, *self.shape[1:]), self.dtype)
+        order = np.argsort(rows, axis=None, kind="stable")  # a disk reads forwards
+        found[order] = self._images[rows.ravel()[order]]
+        base = getattr(self._images, "_mmap", None)
+        if isinstance(base, mmap.mmap):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                base.madvise(mmap.MADV_DONTNEED)
+        return found.reshape(*rows.shape, *self.shape[1:])
+
+
+def on_host(dataset: Dataset) -> bool:
+    """Whether the images of a set are on the host."""
+    return isinstance(dataset.pixels, HostImages)
+
+
+def indices(draw: Draw, dataset: Dataset, key: Array, step: int, length: int) -> np.ndarray:
+    """[length, ...] int32: the images that these outer steps draw.
+
+    A set whose images are their own numbers goes through the same function that draws images.
+    """
+    count = dataset.pixels.shape[0]
+
+    def drawn(starts: Array, counts: Array, key: Array, step: Array) -> Array:
+        numbers = jnp.arange(count, dtype=jnp.int32).reshape(count, 1, 1, 1)
+        stub = Dataset(numbers, jnp.zeros((count, 1)), starts, counts)
+        steps = step + jnp.arange(length, dtype=jnp.int32)
+        return lax.map(lambda s: draw(stub, key, s).x[..., 0, 0, 0], steps)
+
+    return np.asarray(jax.jit(drawn)(dataset.starts, dataset.counts, key, jnp.int32(step)))
+
+
+class Chunks:
+    """The drawn images of every chunk from `step` on: a source for Grain.
+
+    Args:
+      draw: the method's.
+      dataset: with images on the host.
+      key: root key of the run.
+      step: where the run starts or goes on.
+      num_steps: outer steps of the whole run.
+      length: outer steps of a chunk.
+    """
+
+    def __init__(self, draw: Draw, dataset: Dataset, key: Array, step: int, num_steps: int, length: int):
+        self._arguments = (draw, dataset, key)
+        self._step, self._num_steps, self._length = step, num_steps, length
+        self._wide = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __len__(self) -> int:
+        return -(-(self._num_steps - self._step) // self._length)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(images [length, ..., H, W, C], labels [length, ..., classes]) of a chunk."""
+        draw, dataset, key = self._arguments
+        step = self._step + index * self._length
+        with jax.enable_x64(self._wide):  # threads of Grain have JAX's defaults
+            rows = indices(draw, dataset, key, step, min(self._length, self._num_steps - step))
+        classes = np.searchsorted(np.asarray(dataset.starts), rows, side="right") - 1
+        labels = np.eye(dataset.counts.shape[0], dtype=np.float32)[classes]
+        return np.asarray(dataset.pixels[rows]), labels
+
+
+def fetched(chunks: Chunks, table: Array | None) -> Iterator[Drawn]:
+    """What `chunks` has, in order, `AHEAD` chunks before it is asked for.
+
+    Raises:
+      UserError: Grain is not installed.
+    """
+    try:
+        import grain
+    except ImportError as error:
+        raise fail(
+            "data_memory", "grain", f"an import error ({error})", 'pip install "jaxdistill[stream]" adds it.'
+        ) from None
+    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
+    for pixels, labels in grain.MapDataset.source(chunks).to_iter_dataset(ahead):
+        yield Drawn(jnp.asarray(pixels), jnp.asarray(labels), table)

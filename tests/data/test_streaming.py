@@ -1,0 +1,88 @@
+"""Training images that stay on the host."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdistill as jd
+from jaxdistill import data
+from jaxdistill.core.checks import UserError
+from jaxdistill.data import dataset
+from jaxdistill.data.streaming import HostImages, indices, on_host
+
+pytest.importorskip("grain")
+SMALL = {"num_outer_steps": 7, "chunk_length": 3, "num_learners": 2, "full_data_epochs": 0, "progress": False}
+SMALL |= {"num_baseline_learners": 0, "real_batch_size": 5, "learner": "linear"}
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    path = tmp_path_factory.mktemp("streaming") / "mine.npz"
+    x = np.random.default_rng(0).integers(0, 256, (90, 8, 8, 1), np.uint8)
+    np.savez(path, x=x, y=np.arange(90) % 3)
+    return str(path)
+
+
+def same_bits(left, right):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(left), jax.device_get(right))
+
+
+@pytest.mark.parametrize("method", ["dm"])
+def test_a_run_on_the_host_has_the_bits_of_one_on_the_device(method, mine, monkeypatch):
+    monkeypatch.setattr(dataset, "FLOAT_BYTES", 0)  # the set on the device is one of 8 bits, too
+    chosen = SMALL | {"method": method, "dataset": mine}
+    here = jd.distill(**chosen)
+    there = jd.distill(**chosen, data_memory="1kB")
+    assert on_host(there.data.train) and not on_host(here.data.train)
+    same_bits(there.state, here.state)
+    assert there.plan.identity == here.plan.identity
+
+
+def test_a_run_on_the_host_is_resumed_and_goes_on_the_same(mine, tmp_path, monkeypatch):
+    chosen = SMALL | {"dataset": mine, "data_memory": "1kB", "schedule": "constant"}
+    whole = jd.distill(**chosen)
+    monkeypatch.setattr("jaxdistill.runtime.loop._check_end", lambda *_: None)
+    jd.distill(**chosen | {"num_outer_steps": 3}, run_dir=tmp_path / "run")
+    text = (tmp_path / "run/config.json").read_text()
+    (tmp_path / "run/config.json").write_text(text.replace('"num_outer_steps": 3', '"num_outer_steps": 7'))
+    same_bits(jd.distill(**chosen, run_dir=tmp_path / "run").state.meta, whole.state.meta)
+
+
+def test_host_images_are_rows_of_an_array(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (20, 2, 2, 1), np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    rows = np.array([7, 3, 11, 0])
+    images = HostImages(np.load(tmp_path / "x.npy", mmap_mode="r"), rows)
+    assert images.shape == (4, 2, 2, 1)
+    index = np.array([[3, 0, 0], [1, 2, 3]])
+    np.testing.assert_array_equal(images[index], x[rows][index])
+    np.testing.assert_array_equal(images.reordered(np.array([2, 0]))[np.array([0])], x[[11]])
+
+
+def test_indices_are_those_that_are_drawn(mine, key):
+    on_device, host = data.load(mine).train, data.load(mine, data_memory=100).train
+
+    def draw(real, key, step):
+        return data.sample_per_class(real, jax.random.fold_in(key, step), 4)
+
+    found = indices(draw, host, key, 5, 2)
+    assert found.shape == (2, 3, 4)
+    for i, step in enumerate((5, 6)):
+        np.testing.assert_array_equal(on_device.pixels[found[i]], draw(on_device, key, step).x)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        (
+            {"num_baseline_learners": 2},
+            "num_baseline_learners 0, which trains on images on the dev",
+        ),
+        ({"full_data_epochs": 1}, "full_data_epochs 0"),
+        ({"data_memory": "much"}, "data_memory: expected a size such as 2GB"),
+        ({"image_size": 4}, "images of 8 bits, not resized, got float32"),
+    ],
+)
+def test_what_cannot_be_on_the_host_is_one_line(chosen, says, mine):
+    with pytest.raises(UserError, match=says):
+        jd.distill(**SMALL | {"dataset": mine, "data_memory": "1kB"} | chosen)
