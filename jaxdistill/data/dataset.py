@@ -149,10 +149,10 @@ def from_arrays(x: chex.Array, y: chex.Array, num_classes: int) -> Dataset:
         )
     order = np.argsort(y, kind="stable")
     return Dataset(
-        x=jnp.asarray(np.asarray(x, np.float32)[order]),
-        y=jnp.asarray(np.eye(num_classes, dtype=np.float32)[y[order]]),
-        starts=jnp.asarray((np.cumsum(counts) - counts).astype(np.int32)),
-        counts=jnp.asarray(counts.astype(np.int32)),
+        x=jax.device_put(np.asarray(x, np.float32)[order]),
+        y=jax.device_put(np.eye(num_classes, dtype=np.float32)[y[order]]),
+        starts=jax.device_put((np.cumsum(counts) - counts).astype(np.int32)),
+        counts=jax.device_put(counts.astype(np.int32)),
     )
 
 
@@ -194,7 +194,7 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
         return pixels
 
     def weights(length: int) -> np.ndarray:
-        return np.asarray(jax.image.resize(jnp.eye(length, dtype=jnp.float32), (size, length), "bilinear"))
+        return np.asarray(jax.image.resize(np.eye(length, dtype=np.float32), (size, length), "bilinear"))
 
     rows, columns = weights(pixels.shape[1]), weights(pixels.shape[2])
     out = np.empty((len(pixels), size, size, pixels.shape[3]), np.float32)

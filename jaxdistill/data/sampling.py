@@ -5,7 +5,6 @@ The `Dataset` is an argument, never closed over: XLA would fold a captured one i
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.checks import at_least, fail
@@ -72,9 +71,8 @@ def choose_per_class(dataset: Dataset, key: Array, num_per_class: int) -> Batch:
     counts = np.asarray(dataset.counts)
     scores = np.asarray(jax.random.uniform(key, dataset.x.shape[:1]))
     order = np.lexsort((scores, np.repeat(np.arange(len(counts)), counts)))  # shuffled within each class
-    return take(
-        dataset, jnp.asarray(order[np.asarray(dataset.starts)[:, None] + np.arange(num_per_class)[None]])
-    )
+    index = order[np.asarray(dataset.starts)[:, None] + np.arange(num_per_class)[None]]
+    return jax.jit(take)(dataset, index)
 
 
 def check_per_class(dataset: Dataset, where: str, count: int) -> None:
