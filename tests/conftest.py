@@ -1,16 +1,19 @@
 """Test session: fast compilation, a compilation cache shared by all tests, and no silent rank promotion."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
 
 # Compiling is most of what the tests cost, and they run what they compile for milliseconds. XLA's fusion
-# emitters for the CPU alone take two thirds of it.
+# emitters for the CPU alone take two thirds of it; a program split into parts, to be compiled on more cores
+# than the workers leave, takes a tenth more.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=0",
         "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
     )
 ).strip()
 
@@ -24,7 +27,15 @@ CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
 )
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_traceback_in_locations_limit", 0)  # no program names the lines that it comes from
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_finish():
+    """Imported modules and collected tests stay: garbage is looked for among what tests make, less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def tiny_batch(size: int, seed: int = 0) -> Batch:
     """Random images with random soft labels."""
     generator = np.random.default_rng(seed)
     y = generator.dirichlet(np.ones(CLASSES), size)
-    return Batch(jnp.asarray(generator.normal(size=(size, *SHAPE))), jnp.asarray(y))
+    return Batch(*jax.device_put((generator.normal(size=(size, *SHAPE)), y)))
 
 
 def fixed_sgd(learning_rate: float = 0.5, momentum: float = 0.0, num_steps: int = 1) -> InnerOptimizer:
@@ -71,7 +71,7 @@ def to_float64(tree):
 
     def widened(leaf):
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(np.asarray(leaf, np.float64)) if floating else leaf  # NumPy's, to compile nothing
+        return jax.device_put(np.asarray(leaf, np.float64)) if floating else leaf  # to compile nothing
 
     return jax.tree.map(widened, tree)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -136,11 +137,11 @@ def from_arrays(x: chex.Array, y: chex.Array, num_classes: int, table: np.ndarra
         )
     order = np.argsort(y, kind="stable")
     return Dataset(
-        pixels=jnp.asarray(np.asarray(x, np.float32 if table is None else np.uint8)[order]),
-        y=jnp.asarray(np.eye(num_classes, dtype=np.float32)[y[order]]),
-        starts=jnp.asarray((np.cumsum(counts) - counts).astype(np.int32)),
-        counts=jnp.asarray(counts.astype(np.int32)),
-        table=None if table is None else jnp.asarray(table),
+        pixels=jax.device_put(np.asarray(x, np.float32 if table is None else np.uint8)[order]),
+        y=jax.device_put(np.eye(num_classes, dtype=np.float32)[y[order]]),
+        starts=jax.device_put((np.cumsum(counts) - counts).astype(np.int32)),
+        counts=jax.device_put(counts.astype(np.int32)),
+        table=None if table is None else jax.device_put(table),
     )
 
 

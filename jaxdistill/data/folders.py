@@ -111,17 +111,17 @@ def load_pictures(
 
 def _labelled(files: Tree) -> list[Labelled]:
     """The pictures of a tree with their parts and classes, sorted by part, class and path."""
-    pictures = [entry for entry in files.entries if entry.path.suffix.lower() in SUFFIXES]
+    pictures = [(e, e.path.split("/")) for e in files.entries if e.path.lower().endswith(SUFFIXES)]
     where = files.where
     if not pictures:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         raise fail(where, f"pictures ({kinds})", f"none among {len(files.entries)} files")
-    depth = _above_classes([entry.path.parts[:-1] for entry in pictures])
-    tops = {entry.path.parts[depth] for entry in pictures if len(entry.path.parts) > depth + 1}
+    depth = _above_classes({tuple(parts[:-1]) for _, parts in pictures})
+    tops = {parts[depth] for _, parts in pictures if len(parts) > depth + 1}
     with_parts = "train" in {_part(name) for name in tops} and all(_part(name) for name in tops)
     found = []
-    for entry in pictures:
-        folders = entry.path.parts[depth:-1]
+    for entry, parts in pictures:
+        folders = parts[depth:-1]
         if len(folders) < 1 + with_parts:
             expected = "a folder for each class, with its pictures in it"
             raise fail(where, expected, f"{entry.path}, which is in none")
@@ -142,10 +142,11 @@ def _labelled(files: Tree) -> list[Labelled]:
             one = sorted(classes ^ train)[0]
             got = f"{one} in {part if one in classes else 'train'} alone"
             raise fail(where, f"the same classes in train and {part}", got)
-    return sorted(found, key=lambda each: (list(PARTS).index(each.part), each.label, each.entry.path))
+    place = {part: number for number, part in enumerate(PARTS)}
+    return sorted(found, key=lambda each: (place[each.part], each.label, each.entry.path))
 
 
-def _above_classes(folders: Sequence[tuple[str, ...]]) -> int:
+def _above_classes(folders: set[tuple[str, ...]]) -> int:
     """How many folders all pictures lie in that are neither a part nor a class."""
     depth = 0
     while all(len(each) > depth + 1 for each in folders):
@@ -198,7 +199,10 @@ def _decoded(
     cautions += told + _alike_in_parts(x)
     empty = [str(folder) for folder in files.folders]
     cautions += [f"no picture in {', '.join(empty[:MOST_NAMED])}"] if empty else []
-    lines = sorted(f"{e.part}/{e.label}/{e.entry.path.name} {d}" for e, d in zip(found, digests, strict=True))
+    lines = sorted(
+        f"{e.part}/{e.label}/{e.entry.path.rsplit('/', 1)[-1]} {d}"
+        for e, d in zip(found, digests, strict=True)
+    )
     digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     return Decoded(x, y, names, digest, tuple(cautions))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.types import Array, Batch, Dataset
+from jaxdistill.data.streaming import on_host
 
 
 def sample(dataset: Dataset, key: Array, batch_size: int) -> Batch:
@@ -72,9 +73,8 @@ def choose_per_class(dataset: Dataset, key: Array, num_per_class: int) -> Batch:
     counts = np.asarray(dataset.counts)
     scores = np.asarray(jax.random.uniform(key, dataset.pixels.shape[:1]))
     order = np.lexsort((scores, np.repeat(np.arange(len(counts)), counts)))  # shuffled within each class
-    return take(
-        dataset, jnp.asarray(order[np.asarray(dataset.starts)[:, None] + np.arange(num_per_class)[None]])
-    )
+    index = order[np.asarray(dataset.starts)[:, None] + np.arange(num_per_class)[None]]
+    return take(dataset, index) if on_host(dataset) else jax.jit(take)(dataset, index)
 
 
 def check_per_class(dataset: Dataset, where: str, count: int) -> None:
@@ -86,7 +86,7 @@ def check_per_class(dataset: Dataset, where: str, count: int) -> None:
         raise fail(where, f"images_per_class <= {counts.min()}", smallest, "Ask for fewer.")
 
 
-def take(dataset: Dataset, index: Array) -> Batch:
+def take(dataset: Dataset, index: Array | np.ndarray) -> Batch:
     """The images at `index`, integers of any shape [...]: a `Batch` [..., H, W, C], [..., classes]."""
     chex.assert_rank([dataset.pixels, dataset.y], [4, 2])
     pixels = dataset.pixels[index]

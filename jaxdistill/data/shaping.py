@@ -2,7 +2,6 @@
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.checks import at_least, fail, one_of
@@ -71,7 +70,7 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
         return pixels
 
     def weights(length: int) -> np.ndarray:
-        return np.asarray(jax.image.resize(jnp.eye(length, dtype=jnp.float32), (size, length), "bilinear"))
+        return np.asarray(jax.image.resize(np.eye(length, dtype=np.float32), (size, length), "bilinear"))
 
     rows, columns = weights(pixels.shape[1]), weights(pixels.shape[2])
     out = np.empty((len(pixels), size, size, pixels.shape[3]), np.float32)

@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import re
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxdistill.core.checks import fail
@@ -17,14 +18,14 @@ MOST_BYTES = 256 * 2**20
 MOST_RATIO = 1000
 """A file of an archive that grows by more than this factor is refused, from a megabyte on."""
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error, RuntimeError)
-IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
 
 
 class Entry(NamedTuple):
     """A file."""
 
-    path: PurePosixPath
-    """Relative to the folder, or within the archive."""
+    path: str
+    """Relative to the folder, or within the archive; parts are separated by `/`."""
     size: int
     """In bytes."""
     changed: float
@@ -39,7 +40,7 @@ class Tree(NamedTuple):
     """For errors."""
     entries: list[Entry]
     """Sorted by path; hidden files are left out."""
-    folders: list[PurePosixPath]
+    folders: list[str]
     """Folders that hold no file; known of folders only."""
 
     def read(self, wanted: Sequence[Entry]) -> Iterator[bytes]:
@@ -52,7 +53,7 @@ class Tree(NamedTuple):
             opened = None if self.root.is_dir() else stack.enter_context(_open(self.root))
             for entry in wanted:
                 try:
-                    yield self._read_one(opened, str(entry.path))
+                    yield self._read_one(opened, entry.path)
                 except DAMAGED as error:
                     raise _damaged(self.where, f"{entry.path} ({error})") from None
 
@@ -91,7 +92,7 @@ def tree(path: Path, where: str) -> Tree:
         raise fail(where, f"a folder, or a file that ends in {', '.join(ARCHIVES)}", path.name)
     else:
         entries, folders = _of_archive(path, where), []
-    kept = [e for e in entries if not any(p.startswith(".") or p in IGNORED for p in e.path.parts)]
+    kept = [entry for entry in entries if not HIDDEN.search(entry.path)]
     for entry in kept:
         if entry.size > MOST_BYTES:
             raise fail(
@@ -100,28 +101,30 @@ def tree(path: Path, where: str) -> Tree:
     return Tree(path, where, sorted(kept), folders)
 
 
-def _of_folder(root: Path, where: str) -> tuple[list[Entry], list[PurePosixPath]]:
-    entries, folders, inside = [], [], root.resolve()
-
-    def unreadable(error: OSError) -> None:
-        raise fail(where, "a folder that can be read", f"{error.filename} ({error.strerror})") from None
-
-    for at, names, files in os.walk(root, onerror=unreadable):
-        names.sort()
-        here = PurePosixPath(Path(at).relative_to(root).as_posix())
-        if not names and not files:
-            folders.append(here)
-        for name in (*names, *files):
-            path = Path(at, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise fail(where, "links that stay in the folder", f"{here / name}, which leads out of it")
-        for name in files:
-            try:
-                about = Path(at, name).stat()
-            except OSError as error:
-                raise fail(where, "files that can be read", f"{here / name} ({error.strerror})") from None
-            entries.append(Entry(here / name, about.st_size, about.st_mtime_ns))
-    return entries, folders
+def _of_folder(root: Path, where: str) -> tuple[list[Entry], list[str]]:
+    """(all files, all folders that hold nothing)."""
+    entries, empty, inside = [], [], root.resolve()
+    waiting = [""]
+    while waiting:
+        here = waiting.pop()
+        at = root / here
+        try:
+            with os.scandir(at) as found:
+                items = list(found)
+            for item in items:
+                path = f"{here}{item.name}"
+                if item.is_symlink() and not Path(item.path).resolve().is_relative_to(inside):
+                    raise fail(where, "links that stay in the folder", f"{path}, which leads out of it")
+                if item.is_dir(follow_symlinks=False):
+                    waiting.append(f"{path}/")
+                elif item.is_file():
+                    about = item.stat()
+                    entries.append(Entry(path, about.st_size, about.st_mtime_ns))
+        except OSError as error:
+            raise fail(where, "a folder that can be read", f"{error.filename} ({error.strerror})") from None
+        if not items:
+            empty.append(here.rstrip("/"))
+    return entries, empty
 
 
 def _of_archive(path: Path, where: str) -> list[Entry]:
@@ -130,7 +133,7 @@ def _of_archive(path: Path, where: str) -> list[Entry]:
         with _open(path) as archive:
             if isinstance(archive, tarfile.TarFile):
                 members = [m for m in archive.getmembers() if m.isfile()]
-                return [Entry(PurePosixPath(m.name), m.size, changed) for m in members]
+                return [Entry(m.name, m.size, changed) for m in members]
             infos = [info for info in archive.infolist() if not info.is_dir()]
     except DAMAGED as error:
         raise _damaged(where, f"{path.name} ({error})") from None
@@ -138,7 +141,7 @@ def _of_archive(path: Path, where: str) -> list[Entry]:
         if info.file_size > max(2**20, MOST_RATIO * info.compress_size):
             got = f"{info.filename}: {info.compress_size:,} bytes that become {info.file_size:,}"
             raise fail(where, f"files that grow by at most a factor of {MOST_RATIO}", got)
-    return [Entry(PurePosixPath(info.filename), info.file_size, changed) for info in infos]
+    return [Entry(info.filename, info.file_size, changed) for info in infos]
 
 
 def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
@@ -116,7 +117,7 @@ def everything(num_images: int) -> Subsets:
     """Every network is trained on all N images."""
 
     def subsets(key: Array, num_networks: int) -> Array:
-        return jnp.broadcast_to(jnp.arange(num_images, dtype=jnp.int32)[None], (num_networks, num_images))
+        return jax.device_put(np.tile(np.arange(num_images, dtype=np.int32), (num_networks, 1)))
 
     return subsets
 
@@ -126,9 +127,9 @@ def one_part_each(size: int, num_parts: int | None = None) -> Subsets:
 
     def subsets(key: Array, num_networks: int) -> Array:
         del key
-        parts = jnp.arange(num_networks, dtype=jnp.int32)[:, None]
+        parts = np.arange(num_networks, dtype=np.int32)[:, None]
         parts = (parts if num_parts is None else parts % num_parts) * size
-        return parts + jnp.arange(size, dtype=jnp.int32)[None]
+        return jax.device_put(parts + np.arange(size, dtype=np.int32)[None])
 
     return subsets
 
@@ -143,7 +144,8 @@ def random_of_each_class(dataset: Dataset, images_per_class: int) -> Subsets:
     """
     check_per_class(dataset, "random_of_each_class", images_per_class)
     label = jnp.argmax(dataset.y, axis=-1)
-    picks = (dataset.starts[:, None] + jnp.arange(images_per_class, dtype=jnp.int32)[None]).reshape(-1)
+    starts = np.asarray(dataset.starts)
+    picks = jax.device_put((starts[:, None] + np.arange(images_per_class, dtype=np.int32)[None]).reshape(-1))
     return lambda key, num_networks: _draw(label, picks, jax.random.split(key, num_networks))
 
 

@@ -116,7 +116,8 @@ def generator(
     )
     count = distill_steps * batch_size
     classes = np.arange(count) % num_classes
-    hard = jnp.asarray(np.eye(num_classes, dtype=np.float32)[classes].reshape(distill_steps, batch_size, -1))
+    one_hot = np.eye(num_classes, dtype=np.float32)[classes]
+    hard = jax.device_put(one_hot.reshape(distill_steps, batch_size, -1))
     scale = logit_scale("generator", label_confidence, num_classes) if soft_labels else 1.0
     shape = (distill_steps, batch_size, noise_size)
 

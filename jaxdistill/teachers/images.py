@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.linalg import widened
@@ -65,7 +66,8 @@ def images(
     if start is not None and start.shape != shape:
         raise fail("images", f"start of shape {shape}", start.shape)
     scale = logit_scale("images", label_confidence, num_classes) if soft_labels else 1.0
-    hard = jnp.tile(jnp.repeat(jnp.eye(num_classes), per_step, axis=0)[None], (distill_steps, 1, 1))
+    one_hot = np.eye(num_classes, dtype=jax.dtypes.canonicalize_dtype(float))
+    hard = jax.device_put(np.tile(np.repeat(one_hot, per_step, axis=0), (distill_steps, 1, 1)))
 
     def init(key: Array) -> Params:
         if start is None:
