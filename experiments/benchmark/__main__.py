@@ -5,9 +5,9 @@ learners and T inner steps, what does `remat` save, how long should a compiled c
 formulation of the convolution is right for this backend, how many images at a time, and how exact products
 have to be on an accelerator (emulated)?
 
-    python -m experiments.benchmark                         all parts but those for a GPU, 15 minutes on 2 cores
-    python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
-    python -m experiments.benchmark --what=methods,gradients,evaluation   for a GPU; an hour or more on 2 cores
+    python -m experiments.benchmark                  all parts but those for a GPU, 15 minutes on 2 cores
+    python -m experiments.benchmark --what=torch     needs pip install -e ".[torch]"
+    python -m experiments.benchmark --what=methods,gradients,evaluation               for a GPU
 
 Expected on 2 cores: `torch` takes about 0.7 times PyTorch's time, at most 0.8. `conv`: with this backend's
 own formulation, gradients inside a scan take less than twice the time of those outside. Rows are appended to
@@ -80,7 +80,11 @@ def run(options: Options) -> list[Row]:
     if load > 0.25 * (os.cpu_count() or 1):
         progress.say(f"note: the machine is busy (load {load:g}): these times mean little")
     rows = []
-    done = {(each["what"], each["variant"]) for each in saved} if options.resume else set()
+    done = (
+        {(each["what"], each["variant"]) for each in saved if each.get("finite", True)}
+        if options.resume
+        else set()
+    )
     for name in options.what or [name for name in PARTS if name not in LARGE]:
         if name == "torch" and not available():
             progress.say(f"torch: left out, PyTorch is not installed. {REMEDY}")

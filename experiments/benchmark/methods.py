@@ -10,6 +10,7 @@ from experiments.benchmark.options import Options
 from experiments.measure import Row, compiled, outer_steps, ratio_of_medians, row, timed
 from experiments.programs import SMOKE, data, problem, programs, tiny, trajectories
 from jaxdistill.core.checks import fail
+from jaxdistill.core.platform import present
 from jaxdistill.core.types import Batch, Data, Learner, Params
 from jaxdistill.evaluation import evaluator
 from jaxdistill.evaluation.protocols import epochs
@@ -36,7 +37,7 @@ def _rows(what: str, options: Options, done: Collection[str]) -> Iterator[Row]:
       UserError: at the end, names the programs that failed.
     """
     kinds = ("methods",) if what == "methods" else ("methods", "gradients")
-    found = programs(kinds, jax.default_backend())
+    found = programs(kinds, present())
     if options.smoke:
         found = {name: each for name, each in found.items() if name in SMOKE}
     if options.smoke or what == "gradients":
@@ -89,5 +90,10 @@ def evaluation(options: Options) -> Iterator[Row]:
     }
     times = timed(made, options.repeats)
     for strategy, program in made.items():
-        more = {"learner": "convnet", "K": count, "T": passes, "ratio": ratio_of_medians(times, strategy, "map")}
+        more = {
+            "learner": "convnet",
+            "K": count,
+            "T": passes,
+            "ratio": ratio_of_medians(times, strategy, "map"),
+        }
         yield row("evaluation", strategy, times[strategy], program, **more)

@@ -9,11 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
-from rich.text import Text
-
 from jaxdistill.core.reporting import listening
 
 WIDTH = 80
