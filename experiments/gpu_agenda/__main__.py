@@ -17,8 +17,10 @@ has `dataset_sha256`, since a file may hold anything.
 
 Every item is a command of another script in a process of its own, with a log. When `piece_seconds` are over,
 the process is asked to stop and saves its state; it is killed if that takes longer than `grace_seconds`. So a
-call takes at most both together, and some seconds to write the archives. An evaluation that is stopped starts
-anew: a piece should be longer than one (some minutes). The next call goes on, and tries failed items again.
+call takes at most both together, and some seconds to write the archives. A run listens between its compiled
+chunks of outer steps, so the grace should be longer than a chunk (on 2 cores, at these sizes, it is not), and
+a piece longer than an evaluation (some minutes), which starts anew if it is stopped. The next call goes on,
+and tries failed items again.
 
 RUN_DIR/results has NAME.json and NAME.png, named as in experiments/results; results.zip holds them all.
 state.zip holds what another machine needs to go on: --resume_from=FILE takes it there. Some 80 MB of it are a

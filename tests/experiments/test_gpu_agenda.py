@@ -122,6 +122,8 @@ def test_an_item_waits_for_the_one_it_needs(agenda, tmp_path):
     state = agenda(*fakes, items=["mtt"], says="experts: exit 3")
     assert list(state) == ["experts"] and state["experts"]["state"] == "failed"
     assert (tmp_path / "agenda/logs/experts.log").read_text().count("$ ") == 1
+    assert list(agenda(*fakes, says="experts: exit 3")) == ["experts"]
+    assert (tmp_path / "agenda/logs/experts.log").read_text().count("$ ") == 2
     fakes = fake("experts", ENDS), fakes[1]
     assert [each["state"] for each in agenda(*fakes, items=["mtt"]).values()] == ["done", "done"]
 
