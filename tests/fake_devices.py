@@ -3,15 +3,10 @@
 import json
 
 import numpy as np
+from conftest import FLAGS
 from tiny_runs import command
 
-FAKE = " ".join(
-    (
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false",
-        "--xla_force_host_platform_device_count=",
-    )
-)
+FAKE = f"{FLAGS} --xla_force_host_platform_device_count="
 """XLA's flags; the number of devices follows."""
 CLOSE = 1e-5
 

@@ -5,8 +5,9 @@ learners and T inner steps, what does `remat` save, how long should a compiled c
 formulation of the convolution is right for this backend, how many images at a time, and how exact products
 have to be on an accelerator (emulated)?
 
-    python -m experiments.benchmark                         all parts, about 15 minutes on 2 cores
-    python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
+    python -m experiments.benchmark                  all parts but those for a GPU, 15 minutes on 2 cores
+    python -m experiments.benchmark --what=torch     needs pip install -e ".[torch]"
+    python -m experiments.benchmark --what=methods,gradients,evaluation               for a GPU
 
 Expected on 2 cores: `torch` takes about 0.7 times PyTorch's time, at most 0.8. `conv`: with this backend's
 own formulation, gradients inside a scan take less than twice the time of those outside. Rows are appended to
@@ -18,11 +19,13 @@ us there; `load` in a row says how busy it was at the start.
 import contextlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from experiments import cli
 from experiments.benchmark.convolutions import conv
 from experiments.benchmark.matching_steps import matching
+from experiments.benchmark.methods import evaluation, gradients, methods
 from experiments.benchmark.microbatches import microbatches
 from experiments.benchmark.options import Options
 from experiments.benchmark.pool_training import pool
@@ -46,7 +49,14 @@ PARTS = {
     "microbatch": microbatches,
     "pool": pool,
     "precision": precisions,
+    "methods": methods,
+    "gradients": gradients,
+    "evaluation": evaluation,
 }
+LARGE = ("methods", "gradients", "evaluation")
+"""Parts that are left out unless they are asked for: they are meant for a GPU."""
+RESUMED = ("methods", "gradients")
+"""Parts with a row per program, which `resume` goes on with."""
 
 
 def run(options: Options) -> list[Row]:
@@ -70,13 +80,20 @@ def run(options: Options) -> list[Row]:
     if load > 0.25 * (os.cpu_count() or 1):
         progress.say(f"note: the machine is busy (load {load:g}): these times mean little")
     rows = []
-    for name in options.what or PARTS:
+    done = (
+        {(each["what"], each["variant"]) for each in saved if each.get("finite", True)}
+        if options.resume
+        else set()
+    )
+    for name in options.what or [name for name in PARTS if name not in LARGE]:
         if name == "torch" and not available():
             progress.say(f"torch: left out, PyTorch is not installed. {REMEDY}")
             continue
         progress.say(f"{name}: measuring ...")
         with contextlib.nullcontext() if options.smoke else no_compile_cache():
-            for found in PARTS[name](options):
+            finished = [variant for what, variant in done if what == name]
+            part = partial(PARTS[name], done=finished) if name in RESUMED else PARTS[name]
+            for found in part(options):
                 rows.append(found | told)
                 saved = append_rows(file, rows[-1:])
         show(name, [r for r in rows if r["what"] == name])
@@ -90,6 +107,7 @@ def show(name: str, rows: Sequence[Row]) -> None:
     titles = {"variant": "variant", "learner": "learner", "K": "K", "T": "T", "seconds_median": "median ms"}
     titles |= {"seconds_min": "min ms", "compile_seconds": "compile s", "temp_bytes": "MiB", "ratio": "ratio"}
     titles |= {"gflops": "GFLOP/s", "cosine": "cosine", "error": "relative error"}
+    titles |= {"finite": "finite"}
     columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
 
     scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]

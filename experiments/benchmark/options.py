@@ -23,8 +23,12 @@ class Options(SeedOptions):
             "microbatch",
             "pool",
             "precision",
+            "methods",
+            "gradients",
+            "evaluation",
         ),
     )
     repeats: int = option(7, "rounds of each comparison, after one that warms up", low=1)
     run_dir: str = option("runs/benchmark", "folder of rows.json, which new rows are appended to")
+    resume: bool = option(False, "leave out the methods and gradients that have a row there already")
     smoke: bool = option(False, "everything tiny, 2 rounds: does it run?")

@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 from experiments import cli
 from experiments.compile_for.chips import CHIPS, check_there
 from experiments.compile_for.figure import draw
-from experiments.compile_for.programs import SETS, programs, tiny
-from experiments.compile_for.rows import COLUMNS, data, lines, row
+from experiments.compile_for.rows import COLUMNS, lines, row
+from experiments.programs import SETS, SMOKE, data, programs, tiny
 from experiments.tables import as_csv, as_markdown
 from jaxdistill.config.option import Options as Base
 from jaxdistill.config.option import option, options
@@ -35,8 +35,6 @@ from jaxdistill.core.checks import fail, one_of
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import open_run
-
-SMOKE = ("dd", "dd/implicit_cg", "dm")
 
 
 @options

@@ -13,33 +13,19 @@ import numpy as np
 import jaxdistill as jd
 from experiments.compile_for.chips import CHIPS, layout
 from experiments.compile_for.flops import work_of
-from experiments.compile_for.programs import Program
 from experiments.measure import Row, no_compile_cache
-from jaxdistill.config import build
-from jaxdistill.config.resolve import resolve
-from jaxdistill.config.table import Config
+from experiments.programs import Program, problem, trajectories
 from jaxdistill.core.checks import Caution
 from jaxdistill.core.platform import choices
-from jaxdistill.core.types import Data, Learner, Params
+from jaxdistill.core.types import Data
 from jaxdistill.data import Splits
-from jaxdistill.methods.recipe import Facts
 from jaxdistill.runtime import mesh
 from jaxdistill.runtime.loop import compiled_chunk
 from jaxdistill.runtime.memory import format_bytes, total_bytes
 
-CLASSES = 10
-EXPERTS, SNAPSHOTS = 10, 51
-"""The trained networks that trajectory matching gets, as `experiments.experts` makes them."""
 TOO_LARGE = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 """How XLA's TPU compiler says that a program does not fit."""
 UNIT = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def data(side: int, count: int) -> Splits:
-    """Noise in the shape of a data set: nothing that is compiled depends on the pixels."""
-    x = np.random.default_rng(0).integers(0, 256, (count, side, side, 1), np.uint8)
-    y = np.arange(count) % CLASSES
-    return jd.splits(x, y, x[:1000], y[:1000])
 
 
 def row(name: str, program: Program, chip: str, given: Splits, *, count_work: bool = True) -> Row:
@@ -61,10 +47,9 @@ def row(name: str, program: Program, chip: str, given: Splits, *, count_work: bo
     found |= {"mesh": dict(zip(("learner", "data"), program.mesh, strict=True)), "T": program.steps}
     with jd.platform(about.platform), warnings.catch_warnings():
         warnings.simplefilter("ignore", Caution)
-        config = resolve(Config(**program.options), Facts.of(given.info))
-        net, key = build.learner(config, given.info), jax.random.key(0)
-        method = build.method(config, given, net, key)
-        bank = _trajectories(net) if build.source(config).bank == "trajectories" else None
+        made, key = problem(program, given), jax.random.key(0)
+        config, method = made.config, made.method
+        bank = trajectories(made.learner) if made.follows_experts else None
         arguments = (jax.eval_shape(method.init, key), Data(given.train, bank), key)
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
         found |= {"settings": dict(sorted(config.chosen().items()))}
@@ -86,12 +71,6 @@ def row(name: str, program: Program, chip: str, given: Splits, *, count_work: bo
     found |= {"trace_seconds": round(traced - began, 2)}
     found |= {"compile_seconds": round(time.perf_counter() - traced, 2)}
     return found | _memory(compiled, about.memory) | _sent(compiled)
-
-
-def _trajectories(net: Learner) -> Params:
-    """Shapes of experts' weights, [experts, snapshots, ...]."""
-    one = jax.eval_shape(net.init, jax.random.key(0))
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((EXPERTS, SNAPSHOTS, *a.shape), a.dtype), one)
 
 
 def _memory(compiled: Any, there: int) -> Row:

@@ -53,6 +53,7 @@ def load_npz(path: str | os.PathLike, reading: Reading = Reading()) -> Raw:  # n
     | `x_validation`, `y_validation` | optional, the validation part; else a sixth of the rest |
     | `class_names` | optional, [classes] strings |
     | `scale` | optional, the pixel value of white |
+    | `name` | optional, the named set that the images are, such as `mnist` |
 
     Other people's keys are read too: `x_train`, `train_images`, `val_images`, `train_labels`, `test_targets`,
     `images`, `labels` and the like.
@@ -68,7 +69,11 @@ def load_npz(path: str | os.PathLike, reading: Reading = Reading()) -> Raw:  # n
       UserError: as `raw_of_arrays`, or a file that is missing, damaged or no `.npz`.
     """
     where = f"load({path})"
-    return raw_of_arrays(read_npz(path, where), Path(path).name, where, reading)
+    content = read_npz(path, where)
+    name = content.get("name", np.asarray(Path(path).name))
+    if name.dtype.kind != "U" or name.ndim:
+        raise fail(where, "name as one string", f"dtype {name.dtype}, shape {name.shape}")
+    return raw_of_arrays(content, str(name), where, reading)
 
 
 def raw_of_arrays(

@@ -108,7 +108,8 @@ def load(
     Args:
       name: `digits` (bundled with scikit-learn), the name of a TFDS image classification set (`mnist`,
         `emnist/balanced`, ...), a path that ends in `.npz` (see `load_npz` for what is in it), or a folder,
-        `.zip` or `.tar` with a folder of pictures per class (see `load_pictures`).
+        `.zip` or `.tar` with a folder of pictures per class (see `load_pictures`). An `.npz` that says that
+        it is a named set is standardised as that set.
       data_dir: folder of prepared TFDS sets; by default `jaxdistill/data` in the user's cache folder.
       manual_dir: folder with the original files of `mnist`, `fashion_mnist` or `kmnist`, used when the
         set is not prepared yet, instead of the network, and of `usps`, always. Where it is given, it has
@@ -149,7 +150,8 @@ def load(
     else:
         _check_unused(name, skip_broken=skip_broken or None)
         raw = _read(name, folder, manual_dir, image_size, Reading(layout, scale))
-    return _splits_of(raw, form, NORMALISATION.get(name), data_memory)
+    named = raw.name if name.endswith(".npz") else name
+    return _splits_of(raw, form, NORMALISATION.get(named), data_memory)
 
 
 def splits(
@@ -270,7 +272,11 @@ def _read(
         remedy = "Leave it out where the set is prepared already."
         raise fail(f"load({name})", "manual_dir, a folder", f"{files}, where there is none", remedy)
     if name.endswith(".npz"):
-        return load_npz(name, reading)
+        raw = load_npz(name, reading)
+        if raw.name not in (Path(name).name, *DATASETS):
+            expected = f"as its name the set that the images are, one of {', '.join(sorted(DATASETS))}"
+            raise fail(f"load({name})", expected, repr(raw.name), "Or leave name out.")
+        return raw
     _check_unused(name, **reading._asdict())
     source = Source(name, folder, files, image_size)
     if name in DATASETS:

@@ -1,16 +1,13 @@
-"""The progress of a run: a bar on a terminal, a few lines in a log."""
+"""The progress of a run: a bar on a terminal, a few lines in a log; plain lines alone without `rich`."""
 
 import contextlib
 import contextvars
+import importlib.util
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
-
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
-from rich.text import Text
 
 from jaxdistill.core.reporting import listening
 
@@ -88,13 +85,17 @@ class Progress:
         self._began = clock()
         self._first: tuple[float, int] | None = None
         self._spoke = -float("inf")
-        self._bar: Bar | None = None
+        self._bar: Any = None
 
     def __enter__(self) -> "Progress":
         self._began = self._clock()
         if self.start >= self.total or _silent.get():
             return self
-        if self._file.isatty():
+        if self._file.isatty() and _has_rich():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
             columns = (
                 TextColumn("[bold]{task.description}"),
                 BarColumn(None),
@@ -128,7 +129,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Prints a line of its own, above the bar where there is one."""
         if self._bar is not None:
-            self._bar.console.print(Text(text))
+            self._bar.console.print(text, markup=False, emoji=False, highlight=False)
         else:
             self._line(text)
 
@@ -171,10 +172,11 @@ def table(
     if _silent.get():
         return
     out = file or sys.stdout
-    console = Console(file=out, width=None if out.isatty() else WIDTH, highlight=False)
+    room = shutil.get_terminal_size().columns if out.isatty() else WIDTH
+    put = _printer(out)
     cells = [list(map(str, columns)), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    while sum(widths) + 2 * (len(widths) - 1) > console.width and max(widths) > 4:
+    while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > 4:
         widths[widths.index(max(widths))] -= 1
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
 
@@ -190,15 +192,31 @@ def table(
             for cell, width, to_right in zip(cut, widths, right, strict=True)
         ).rstrip()
 
-    def put(text: str, style: str = "") -> None:
-        console.print(Text(text, style=style), no_wrap=True, overflow="ignore", crop=False)
-
     if title:
         put(title, "bold")
     put(line(cells[0]), "bold cyan")
     put("-" * (sum(widths) + 2 * (len(widths) - 1)), "dim")
     for row in cells[1:]:
         put(line(row))
+
+
+def _has_rich() -> bool:
+    return importlib.util.find_spec("rich") is not None
+
+
+def _printer(out: TextIO) -> Callable[..., None]:
+    """(line, style) -> None: prints one line, in colours on a terminal if `rich` is there."""
+    if not out.isatty() or not _has_rich():
+        return lambda text, style="": print(text, file=out)
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=out)
+
+    def put(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style), no_wrap=True, overflow="ignore", crop=False)
+
+    return put
 
 
 def _metric(item: tuple[str, Any]) -> str:

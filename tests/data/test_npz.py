@@ -264,3 +264,15 @@ def test_a_file_that_is_no_intact_npz_is_one_clear_line(kind, tmp_path):
         data.load(str(path))
     assert "\n" not in str(error.value)
     assert "file.npz" in str(error.value)
+
+
+def test_a_file_that_says_what_it_is_is_standardised_as_that_set(tmp_path):
+    splits = data.load(write(tmp_path / "mine.npz", **arrays(), name="mnist"))
+    assert splits.info.name == "mnist" and splits.info.digest
+    assert (splits.info.mean, splits.info.std) == ((0.1307,), (0.3081,))
+
+
+@pytest.mark.parametrize(("name", "says"), [("letters", "one of cifar10"), (3, "name as one string")])
+def test_a_name_that_is_no_named_set_is_an_error(tmp_path, name, says):
+    with pytest.raises(UserError, match=says):
+        data.load(write(tmp_path / "mine.npz", **arrays(), name=name))

@@ -127,7 +127,7 @@ def test_torch_part_runs_where_it_is_asked_for(tmp_path, capsys):
     [
         (
             {"what": ["foo"]},
-            "one of chunk, conv, generator, matching",
+            "one of chunk, conv, evaluation, generator",
         ),
         ({"repeats": 0}, "repeats >= 1"),
         ({"rounds": 3}, "an option, got .rounds."),
@@ -178,6 +178,32 @@ def test_a_gradient_in_a_scan_costs_less_than_twice_the_one_outside(order):
     # rounds are interleaved, so a busy moment hits both; the issue to catch was a factor of 10
     ratios = [inside / outside for inside, outside in zip(times["scan"], times["outside"], strict=True)]
     assert statistics.median(ratios) < 2
+
+
+def test_rows_are_gone_on_with_and_a_failure_is_told_at_the_end(tmp_path, monkeypatch):
+    ran = []
+
+    def part(options, done=()):
+        for name in ("a", "b"):
+            if name not in done:
+                ran.append(name)
+                yield measure.row("methods", name)
+        if "b" not in done:
+            raise UserError("benchmark methods: expected programs that run, got b: out of luck.")
+
+    monkeypatch.setitem(benchmark.PARTS, "methods", part)
+    with pytest.raises(UserError, match="out of luck"):
+        benchmark.run(Options(what=["methods"], run_dir=str(tmp_path), smoke=True))
+    assert benchmark.run(Options(what=["methods"], run_dir=str(tmp_path), smoke=True, resume=True)) == []
+    assert ran == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_methods_gradients_and_evaluation(tmp_path):
+    what = ["methods", "gradients", "evaluation"]
+    rows = benchmark.run(Options(what=what, run_dir=str(tmp_path), smoke=True, repeats=1))
+    assert [r["variant"] for r in rows] == ["dd", "dm", "dd", "dm", "dd/implicit_cg", "map", "vmap"]
+    assert all(r["seconds_median"] > 0 for r in rows) and all(r["finite"] for r in rows[:5])
 
 
 def test_every_part_can_be_asked_for():

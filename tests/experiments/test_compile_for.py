@@ -12,7 +12,7 @@ from jax import lax
 from experiments.compile_for import __main__ as script
 from experiments.compile_for import chips, rows
 from experiments.compile_for.flops import work_of
-from experiments.compile_for.programs import SETS, Program, programs, tiny
+from experiments.programs import SETS, Program, data, programs, tiny
 from jaxdistill.config.gradients import NAMED
 from jaxdistill.core.checks import UserError
 from jaxdistill.layers.conv import conv2d
@@ -157,7 +157,7 @@ def test_bad_input_compiles_nothing(made_up, tmp_path, chosen, says):
 def test_tiny_programs_compile(chip):
     for name in script.SMOKE:
         program = tiny(programs(("methods", "gradients"), chips.CHIPS[chip].platform)[name])
-        row = rows.row(name, program, chip, rows.data(8, 2000))
+        row = rows.row(name, program, chip, data(8, 2000))
         assert row["fits"] and row["all_bytes"] > row["argument_bytes"] > 0 and row["flops_per_step"] > 0
 
 
@@ -165,9 +165,9 @@ def test_tiny_programs_compile(chip):
 @needs("tpu_v5e")
 def test_a_pod_of_256_chips_sends_one_sum_and_keeps_a_learner_each():
     options = {"method": "dd", "num_learners": 256, "learner": "lenet", "real_batch_size": 64}
-    data = rows.data(28, 2000)
-    pod = rows.row("pod", Program("pods", options, (256, 1)), "tpu_v5e", data, count_work=False)
-    one = rows.row("one", Program("pods", {**options, "num_learners": 1}), "tpu_v5e", data, count_work=False)
+    given = data(28, 2000)
+    pod = rows.row("pod", Program("pods", options, (256, 1)), "tpu_v5e", given, count_work=False)
+    one = rows.row("one", Program("pods", {**options, "num_learners": 1}), "tpu_v5e", given, count_work=False)
     learned = 4 * (10 * 28 * 28 + 3)  # images and step sizes
     assert list(pod["sent"]) == ["all-reduce"]
     assert learned <= pod["sent"]["all-reduce"]["bytes"] < 1.05 * learned

@@ -99,6 +99,19 @@ def test_table_never_wraps(capsys):
     assert lines[4].endswith("-   1200")
 
 
+def test_without_rich_a_terminal_gets_plain_lines(monkeypatch):
+    monkeypatch.setitem(progress.sys.modules, "rich", None)
+    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
+    out = Terminal()
+    with progress.Progress(2, label="dd", file=out) as shown:
+        shown.say("a note")
+        shown.update(2, loss=1.0)
+    progress.table("title", ["name", "number"], [["a", 1.5]], file=out)
+    lines = out.getvalue().splitlines()
+    assert lines[:2] == ["dd: compiling ...", "a note"] and lines[2].startswith("dd: 2/2")
+    assert lines[3:] == ["title", "name  number", "------------", "a        1.5"]
+
+
 def test_duration():
     assert [progress.duration(s) for s in (0.04, 59.96, 185, 7620)] == [
         "0.0 s",

@@ -1,11 +1,27 @@
-"""The programs that are compiled: outer steps, by name."""
+"""Programs by name: outer steps of every method and gradient on noise in the shape of a data set.
+
+`experiments.compile_for` compiles them for machines that are not there, `experiments.benchmark` runs them.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
+import jaxdistill as jd
+from jaxdistill.config import build
 from jaxdistill.config.gradients import NAMED
+from jaxdistill.config.resolve import resolve
+from jaxdistill.config.table import Config
+from jaxdistill.core.types import Learner, Method, Params
+from jaxdistill.data import Splits
 from jaxdistill.methods import METHODS
-from jaxdistill.methods.recipe import recipe_of
+from jaxdistill.methods.recipe import Facts, recipe_of
+
+CLASSES = 10
+EXPERTS, SNAPSHOTS = 10, 51
+"""The trained networks that trajectory matching gets, as `experiments.experts` makes them."""
 
 CONVNET = {"learner": "convnet", "width": 128, "depth": 3, "norm": "instance"}
 STEPS = (1, 10, 100, 1000)
@@ -24,10 +40,12 @@ PODS = {
 }
 SETS = ("methods", "gradients", "memory", "pods")
 TINY = {"learner": "convnet", "width": 4, "depth": 1, "real_batch_size": 16, "num_learners": 2}
+SMOKE = ("dd", "dd/implicit_cg", "dm")
+"""The programs of a trial."""
 
 
 class Program(NamedTuple):
-    """An outer step that is compiled."""
+    """An outer step."""
 
     kind: str
     """One of `SETS`."""
@@ -37,6 +55,38 @@ class Program(NamedTuple):
     """Chips along `learner`, chips along `data`."""
     steps: int | None = None
     """T, of the comparison of memory."""
+
+
+class Problem(NamedTuple):
+    """A program's parts."""
+
+    config: Config
+    """Every option."""
+    learner: Learner
+    method: Method
+    follows_experts: bool
+    """Whether it needs a bank of experts, see `trajectories`."""
+
+
+def problem(program: Program, given: Splits) -> Problem:
+    """The method that a program is an outer step of."""
+    config = resolve(Config(**program.options), Facts.of(given.info))
+    learner = build.learner(config, given.info)
+    method = build.method(config, given, learner, jax.random.key(0))
+    return Problem(config, learner, method, build.source(config).bank == "trajectories")
+
+
+def data(side: int, count: int) -> Splits:
+    """Noise in the shape of a data set: nothing that is compiled depends on the pixels."""
+    x = np.random.default_rng(0).integers(0, 256, (count, side, side, 1), np.uint8)
+    y = np.arange(count) % CLASSES
+    return jd.splits(x, y, x[:1000], y[:1000])
+
+
+def trajectories(learner: Learner) -> Params:
+    """Shapes of experts' weights, [experts, snapshots, ...]."""
+    one = jax.eval_shape(learner.init, jax.random.key(0))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((EXPERTS, SNAPSHOTS, *a.shape), a.dtype), one)
 
 
 def programs(kinds: tuple[str, ...], platform: str) -> dict[str, Program]:
