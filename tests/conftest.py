@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 # Compiling is most of what the tests cost, and they run what they compile for milliseconds. XLA's fusion
-# emitters for the CPU alone take two thirds of it (jaxlib 0.11 ends the process at that flag); a program split
+# emitters for the CPU alone take two thirds of it (jaxlib 0.11 ends at that flag); a program that is split
 # into parts, to be compiled on more cores than the workers leave, takes a tenth more.
 os.environ["XLA_FLAGS"] = " ".join(
     (
