@@ -5,7 +5,6 @@
 
 import contextlib
 import logging
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdistill.core.checks import UserError, fail
-from jaxdistill.data.arrays import read_npz
+from jaxdistill.data.cache import CACHE, read_cache, write_cache
 from jaxdistill.data.dataset import Raw
 
 NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
-CACHE = "jaxdistill-1"  # count up when what is in it changes
 CHUNK = 4096
 
 
@@ -130,7 +128,7 @@ def read_prepared(folder: Path, source: Source) -> Raw:
     """
     sized = f"{CACHE}-{source.image_size}.npz"  # of sets whose images differ in size
     for cache in (folder / f"{CACHE}.npz", folder / sized):
-        raw = _read_cache(cache)
+        raw = read_cache(cache)
         if raw is not None:
             return raw
     try:
@@ -141,7 +139,7 @@ def read_prepared(folder: Path, source: Source) -> Raw:
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         remedy = "Remove the folder, and prepare the set anew."
         raise fail(f"load({source.name})", f"an intact set in {folder}", got, remedy) from None
-    _write_cache(folder / (sized if resized else f"{CACHE}.npz"), raw)
+    write_cache(folder / (sized if resized else f"{CACHE}.npz"), raw)
     return raw
 
 
@@ -209,36 +207,3 @@ def _resize_one(image: np.ndarray, size: int) -> np.ndarray:
     channels = [Image.fromarray(image[..., c]) for c in range(image.shape[-1])]
     filtered = [np.asarray(c.resize((size, size), Image.Resampling.BILINEAR)) for c in channels]
     return np.stack(filtered, axis=-1)
-
-
-def _read_cache(path: Path) -> Raw | None:
-    if not path.is_file():
-        return None
-    try:
-        content = read_npz(path, "load")
-        return Raw(
-            name=str(content["name"]),
-            x=content["x"],
-            y=content["y"],
-            class_names=tuple(map(str, content["class_names"])),
-            scale=float(content["scale"]),
-            x_test=content.get("x_test"),
-            y_test=content.get("y_test"),
-        )
-    except (UserError, KeyError):
-        return None  # damaged: it is only a cache, and is written anew
-
-
-def _write_cache(path: Path, raw: Raw) -> None:
-    kept = ("name", "x", "y", "class_names", "scale", "x_test", "y_test")
-    content = {key: getattr(raw, key) for key in kept if getattr(raw, key) is not None}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **content)
-        part.replace(path)
-    except OSError:
-        pass  # a read-only or full disk: the set is usable without its cache
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

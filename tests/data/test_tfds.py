@@ -1,20 +1,12 @@
 """Named sets: TFDS without TensorFlow or network, names, downloads, caches."""
 
-import gzip
-import hashlib
-import io
-import struct
-import threading
-import urllib.error
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import pytest
 
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
-from jaxdistill.data import idx_sets, registry, tfds_sets
+from jaxdistill.data import idx_sets, original_files, registry, tfds_sets
 
 
 def rows(*parts):
@@ -40,7 +32,7 @@ def test_the_default_folder_is_in_the_users_cache(monkeypatch, tmp_path):
     assert registry.default_data_dir() == tmp_path / ".cache" / "jaxdistill" / "data"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "stl10"])
+@pytest.mark.parametrize("name", ["stl10", "cifar10:3.0.2"])
 def test_a_set_that_needs_tensorflow_says_what_to_run(name, tmp_path):
     pytest.importorskip("tensorflow_datasets")
     command = (
@@ -223,74 +215,8 @@ def test_a_damaged_file_is_named_and_nothing_is_written(size, tmp_path):
 
 def test_offline_is_one_clear_line(tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setattr(idx_sets, "probe", lambda url, seconds: "No route to host")
+    monkeypatch.setattr(original_files, "probe", lambda url, seconds: "No route to host")
     message = r"to storage.googleapis.com to download the set, got No route to host\. Or pass manual_dir"
     with pytest.raises(UserError, match=message):
         data.load("mnist", data_dir=tmp_path / "data")
     assert not (tmp_path / "data").exists()
-
-
-def test_probe_reports_failures_and_gives_up_in_time(monkeypatch):
-    def no_name(url, timeout):
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", no_name)
-    assert idx_sets.probe("http://nowhere.invalid/", 1.0) == "Name or service not known"
-    release = threading.Event()
-
-    def hang(url, timeout):
-        release.wait(30)
-        return io.BytesIO()
-
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", hang)
-    assert "no answer" in idx_sets.probe("http://nowhere.invalid/", 0.01)  # a name server that hangs
-    release.set()
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", lambda url, timeout: io.BytesIO())
-    assert idx_sets.probe("http://nowhere.invalid/", 1.0) == ""
-
-
-def idx(values):
-    return gzip.compress(
-        struct.pack(">BBBB", 0, 0, 8, values.ndim)
-        + struct.pack(f">{values.ndim}I", *values.shape)
-        + values.tobytes()
-    )
-
-
-def test_download_checks_what_arrives_and_fetches_only_what_is_missing(tmp_path, monkeypatch):
-    url = "http://example.invalid/set/"
-    served = {url + name: idx(np.full((3, 2, 2), i, np.uint8)) for i, name in enumerate(idx_sets.NAMES)}
-    infos = {
-        u: SimpleNamespace(size=len(content), checksum=hashlib.sha256(content).hexdigest())
-        for u, content in served.items()
-    }
-    base = SimpleNamespace(URL=url, url_infos=infos)
-    asked = []
-
-    def serve(address, timeout):
-        asked.append(address)
-        return io.BytesIO(served[address])
-
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", serve)
-    source = tfds_sets.Source("mnist", tmp_path, None, None)
-    last = url + idx_sets.NAMES[-1]
-    intact, served[last] = served[last], served[last][:-4]
-    with pytest.raises(UserError, match=f"the registered {idx_sets.NAMES[-1]} from example.invalid, got"):
-        idx_sets.download(source, base)
-    assert not list(tmp_path.rglob("*.part"))
-
-    served[last] = intact
-    asked.clear()
-    folder = idx_sets.download(source, base)
-    assert set(asked) == {last}
-    assert sorted(path.name for path in folder.iterdir()) == sorted(idx_sets.NAMES)
-    np.testing.assert_array_equal(idx_sets.read_idx(folder / idx_sets.NAMES[2]), np.full((3, 2, 2), 2))
-
-    def cut(address, timeout):
-        raise TimeoutError("timed out")
-
-    (folder / idx_sets.NAMES[0]).unlink()
-    monkeypatch.setattr(idx_sets, "probe", lambda address, seconds: "")
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", cut)
-    with pytest.raises(UserError, match=r"a complete download of train-images.*timed out"):
-        idx_sets.download(source, base)
