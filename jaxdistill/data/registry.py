@@ -31,9 +31,10 @@ DATASETS: Registry[Callable[[Source], Raw]] = Registry(
         "mnist": "jaxdistill.data.idx_sets:load_idx",
         "fashion_mnist": "jaxdistill.data.idx_sets:load_idx",
         "kmnist": "jaxdistill.data.idx_sets:load_idx",
-        "cifar10": "jaxdistill.data.tfds_sets:load_prepared",
-        "cifar100": "jaxdistill.data.tfds_sets:load_prepared",
-        "svhn_cropped": "jaxdistill.data.tfds_sets:load_prepared",
+        "cifar10": "jaxdistill.data.cifar:load_cifar",
+        "cifar100": "jaxdistill.data.cifar:load_cifar",
+        "svhn_cropped": "jaxdistill.data.svhn:load_svhn",
+        "tiny_imagenet": "jaxdistill.data.tiny_imagenet:load_tiny_imagenet",
         "usps": "jaxdistill.data.usps:load_usps",
     },
 )
@@ -56,6 +57,7 @@ MIRRORS: dict[str, bool] = {
     "kmnist": False,
     "mnist": False,
     "svhn_cropped": False,
+    "tiny_imagenet": True,
     "usps": False,
 }
 """Whether the mirror image of an image is one of its class; not known of other sets."""
@@ -110,9 +112,9 @@ def load(
         `emnist/balanced`, ...), a path that ends in `.npz` (see `load_npz` for what is in it), or a folder,
         `.zip` or `.tar` with a folder of pictures per class (see `load_pictures`).
       data_dir: folder of prepared TFDS sets; by default `jaxdistill/data` in the user's cache folder.
-      manual_dir: folder with the original files of `mnist`, `fashion_mnist` or `kmnist`, used when the
-        set is not prepared yet, instead of the network, and of `usps`, always. Where it is given, it has
-        to be there for any set.
+      manual_dir: folder with the original files of a set that is not prepared yet: `mnist`, `fashion_mnist`,
+        `kmnist`, `cifar10`, `cifar100` and `svhn_cropped`, which are downloaded without it, `tiny_imagenet`
+        and `usps`, which are not. Where it is given, it has to be there for any set.
       data_memory: most bytes of training images on the device; those of a larger set stay on the host, or on
         the disk (pictures of a folder), and what outer steps draw is fetched ahead of them.
       image_size: side in pixels to resize to (square, antialiased bilinear); None keeps the size.
