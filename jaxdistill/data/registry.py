@@ -14,6 +14,7 @@ from jaxdistill.core.registry import Registry
 from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
+from jaxdistill.data.hugging_face import is_hugging_face, load_hugging_face
 from jaxdistill.data.shaping import check_shaping, fitted, with_channels
 from jaxdistill.data.streaming import HostImages
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
@@ -109,8 +110,9 @@ def load(
 
     Args:
       name: `digits` (bundled with scikit-learn), the name of a TFDS image classification set (`mnist`,
-        `emnist/balanced`, ...), a path that ends in `.npz` (see `load_npz` for what is in it), or a folder,
-        `.zip` or `.tar` with a folder of pictures per class (see `load_pictures`).
+        `emnist/balanced`, ...), a path that ends in `.npz` (see `load_npz` for what is in it), a folder,
+        `.zip` or `.tar` with a folder of pictures per class (see `load_pictures`), or a folder or parquet
+        file of Hugging Face `datasets` (see `load_hugging_face`).
       data_dir: folder of prepared TFDS sets; by default `jaxdistill/data` in the user's cache folder.
       manual_dir: folder with the original files of a set that is not prepared yet: `mnist`, `fashion_mnist`,
         `kmnist`, `cifar10`, `cifar100` and `svhn_cropped`, which are downloaded without it, `tiny_imagenet`
@@ -143,7 +145,11 @@ def load(
     form.check("load")  # before any file is read
     folder = Path(data_dir or default_data_dir()).expanduser()
     other = name in DATASETS or name.endswith(".npz")
-    if is_archive(name) or (looks_like_a_path(name) and not other):
+    if not other and is_hugging_face(name):
+        unused = {"skip_broken": skip_broken or None, "layout": layout, "scale": scale}
+        _check_unused(name, **unused, manual_dir=manual_dir)
+        raw = load_hugging_face(name, image_size=image_size, fit=fit)
+    elif is_archive(name) or (looks_like_a_path(name) and not other):
         _check_unused(name, layout=layout, scale=scale, manual_dir=manual_dir)
         raw = load_pictures(
             name, folder / "pictures", image_size=image_size, fit=fit, skip_broken=skip_broken
@@ -279,7 +285,9 @@ def _read(
         return DATASETS[name](source)
     if not (prepared_folder(folder, name) or configured_names(folder, name) or known_to_tfds(name)):
         names = ", ".join(sorted(DATASETS))
-        expected = f"one of {names}, any prepared TFDS set, a folder of pictures, a .zip, .tar or .npz"
+        expected = (
+            f"one of {names}, any prepared TFDS set, a folder of pictures, a .zip, .tar, .npz or .parquet"
+        )
         raise fail("load", expected, repr(name))
     return load_prepared(source)
 
