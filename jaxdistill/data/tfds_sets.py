@@ -1,6 +1,7 @@
-"""TensorFlow Datasets sets without TensorFlow: `array_record` files, read once, then cached as arrays.
+"""TensorFlow Datasets sets without TensorFlow: files that are read once, then cached as arrays.
 
-`tensorflow_datasets` is imported only when a set is read for the first time.
+TFDS itself reads `array_record` files, and `grain` those of `tfrecord`. Both are imported only when a set is
+read for the first time.
 """
 
 import contextlib
@@ -174,11 +175,12 @@ def _read_records(folder: Path, source: Source) -> tuple[Raw, bool]:
             if split not in info.splits:
                 raise fail(where, "a split named train", ", ".join(info.splits) or "none")
             try:
-                records = builder.as_data_source(split)
+                examples = _examples(builder, split, where)
             except NotImplementedError:
                 got = f"another file format in {folder}"
-                raise fail(where, "array_record files", got, "Remove it. " + _how_to_build(source)) from None
-            parts[split] = _read_split(records, image_key, label_key, size)
+                remedy = "Remove it. " + _how_to_build(source)
+                raise fail(where, "array_record or tfrecord files", got, remedy) from None
+            parts[split] = _read_split(examples, image_key, label_key, size)
     x, y = parts["train"]
     x_test, y_test = parts[test] if test else (None, None)
     scale = float(np.iinfo(x.dtype).max) if np.issubdtype(x.dtype, np.integer) else 1.0
@@ -188,16 +190,50 @@ def _read_records(folder: Path, source: Source) -> tuple[Raw, bool]:
     return Raw(name, x, y, tuple(label.names), scale, x_test, y_test), size is not None
 
 
+def _examples(builder: Any, split: str, where: str) -> Iterator[dict[str, Any]]:
+    """The examples of a split in TFDS's own order, which is stable.
+
+    Raises:
+      NotImplementedError: files of a format that nothing reads without TensorFlow.
+      UserError: tfrecord files, and `grain` is missing.
+    """
+    if builder.info.file_format.value == "tfrecord":
+        return _of_tfrecords(builder.info, split, _import_grain(where))
+    records = builder.as_data_source(split)
+    starts = range(0, len(records), CHUNK)
+    chunks = (records.__getitems__(list(range(i, min(i + CHUNK, len(records))))) for i in starts)
+    return (example for chunk in chunks for example in chunk)
+
+
+def _import_grain(where: str) -> Any:
+    try:
+        import grain.experimental  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        remedy = 'Run: pip install "jaxdistill[tfrecord]"'
+        raise fail(where, "grain, which reads tfrecord files", f"an import error ({error})", remedy) from None
+    return grain.experimental
+
+
+def _of_tfrecords(info: Any, split: str, grain: Any) -> Iterator[dict[str, Any]]:
+    """The examples in the tfrecord files of a split, shard by shard."""
+    count = 0
+    for path in info.splits[split].filepaths:
+        for record in grain.TFRecordIterDataset(str(path)):
+            yield info.features.deserialize_example_np(record)
+            count += 1
+    if count != info.splits[split].num_examples:
+        raise ValueError(f"{count} of {info.splits[split].num_examples} examples in {split}")
+
+
 def _read_split(
-    records: Any, image_key: str, label_key: str, size: int | None
+    examples: Iterator[dict[str, Any]], image_key: str, label_key: str, size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[N, H, W, C] and [N] in TFDS's own order, which is stable."""
+    """[N, H, W, C] and [N]."""
     images, labels = [], []
-    for start in range(0, len(records), CHUNK):
-        for example in records.__getitems__(list(range(start, min(start + CHUNK, len(records))))):
-            image = example[image_key]
-            images.append(image if size is None else _resize_one(image, size))
-            labels.append(example[label_key])
+    for example in examples:
+        image = example[image_key]
+        images.append(image if size is None else _resize_one(image, size))
+        labels.append(example[label_key])
     return np.stack(images), np.asarray(labels, np.int64)
 
 

@@ -1,5 +1,8 @@
 """Named sets: TFDS without TensorFlow or network, names, downloads, caches."""
 
+import struct
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -147,9 +150,61 @@ def test_a_prepared_set_that_does_not_fit_is_one_clear_line(tmp_path):
         data.load("tiny_set", data_dir=tmp_path / "b")
     prepare_tiny(tmp_path / "c")
     info = tmp_path / "c" / "tiny_set" / "1.0.0" / "dataset_info.json"
-    info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match=r"array_record files, got another file format.*tfds build tiny_set"):
+    info.write_text(info.read_text().replace("array_record", "riegeli"))
+    with pytest.raises(UserError, match=r"tfrecord files, got another file format.*tfds build tiny_set"):
         data.load("tiny_set", data_dir=tmp_path / "c")
+
+
+def checksum(content):
+    """The masked CRC-32C of tfrecord files."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def to_tfrecords(folder):
+    """The prepared set in `folder` with its records in tfrecord files."""
+    reader = pytest.importorskip("array_record.python.array_record_module").ArrayRecordReader
+    for path in folder.glob("*.array_record*"):
+        out = b""
+        for record in reader(str(path)).read_all():
+            size = struct.pack("<Q", len(record))
+            out += size + checksum(size) + record + checksum(record)
+        path.with_name(path.name.replace("array_record", "tfrecord")).write_bytes(out)
+        path.unlink()
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+
+
+def test_tfrecord_files_give_the_same_set(tmp_path):
+    pytest.importorskip("grain", reason="the extra tfrecord is not installed")
+    prepare_tiny(tmp_path / "a")
+    prepare_tiny(tmp_path / "b")
+    folder = tmp_path / "b" / "tiny_set" / "1.0.0"
+    to_tfrecords(folder)
+    (path,) = folder.glob("*train*")
+    whole = path.read_bytes()
+    first = 16 + struct.unpack("<Q", whole[:8])[0]
+    for damaged in (whole[:-9], whole[first:]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"an intact set in {folder}"):
+            data.load("tiny_set", data_dir=tmp_path / "b")
+    path.write_bytes(whole)
+    first, second = (data.load("tiny_set", data_dir=tmp_path / place) for place in "ab")
+    jax.tree.map(np.testing.assert_array_equal, first[:3], second[:3])
+    assert first.info == second.info
+
+
+def test_tfrecord_files_without_grain_say_what_to_install(tmp_path, monkeypatch):
+    prepare_tiny(tmp_path)
+    to_tfrecords(tmp_path / "tiny_set" / "1.0.0")
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(UserError, match=r'grain, which reads tfrecord.*pip install "jaxdistill\[tfrecord\]"'):
+        data.load("tiny_set", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "metadata"])
