@@ -44,6 +44,7 @@ KNOWN: dict[str, Facts] = {
     "cifar10": Facts((32, 32, 3), 10),
     "cifar100": Facts((32, 32, 3), 100),
     "svhn_cropped": Facts((32, 32, 3), 10),
+    "tiny_imagenet": Facts((64, 64, 3), 200),
     "usps": Facts((16, 16, 1), 10),
 }
 """Image shape and number of classes of a named set, known before it is loaded."""

@@ -73,8 +73,9 @@ class DataOptions(ReadingOptions):
     title: ClassVar[str] = "data"
     dataset: str = option(
         "digits",
-        "the data set: digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, usps; any "
-        "prepared TFDS set; a folder, .zip or .tar with a folder of pictures per class; an .npz with x and y",
+        "the data set: digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, tiny_imagenet, "
+        "usps; any prepared TFDS set; a folder, .zip or .tar with a folder of pictures per class; an .npz "
+        "with x and y; a parquet file or folder of Hugging Face datasets",
     )
 
 

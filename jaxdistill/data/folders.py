@@ -169,7 +169,7 @@ def _decoded(
     pixels: list[np.ndarray | str] = []
     digests: list[str] = []
     contents = files.read([each.entry for each in found])
-    for each in _in_threads(contents, size, fit):
+    for each in decoded_in_threads(contents, size, fit):
         pixels += each[0]
         digests += each[1]
         report("decoding pictures", len(pixels), len(found))
@@ -183,8 +183,8 @@ def _decoded(
         )
     kept = [(label, image) for label, image in zip(found, pixels, strict=True) if not isinstance(image, str)]
     cautions = [f"{len(broken)} broken pictures are left out"] if broken else []
-    _check_sizes(kept, files.where)
-    images, told = _alike([image for _, image in kept])
+    check_sizes([image for _, image in kept], [str(of.entry.path) for of, _ in kept], files.where)
+    images, told = alike([image for _, image in kept])
     labels = [label for label, _ in kept]
     names = tuple(sorted({label.label for label in labels if label.part == "train"}))
     parts = [part for part in PARTS if any(label.part == part for label in labels)]
@@ -207,7 +207,7 @@ def _decoded(
     return Decoded(x, y, names, digest, tuple(cautions))
 
 
-def _in_threads(
+def decoded_in_threads(
     contents: Iterator[bytes], size: int | None, fit: str
 ) -> Iterator[tuple[list[np.ndarray | str], list[str]]]:
     """(pictures, or what is wrong with them; SHA-256 of the files), chunk by chunk in their order."""
@@ -235,19 +235,17 @@ def _one(content: bytes, size: int | None, fit: str) -> np.ndarray | str:
         return " ".join(str(error).split()).split(" <_io")[0] or type(error).__name__
 
 
-def _check_sizes(kept: Sequence[tuple[Labelled, np.ndarray]], where: str) -> None:
-    (first, image), *_ = kept
-    for label, other in kept:
-        if other.shape[:2] != image.shape[:2]:
-            shapes = [
-                f"{each.shape[0]}x{each.shape[1]} of {of.entry.path}"
-                for of, each in ((first, image), (label, other))
-            ]
+def check_sizes(images: Sequence[np.ndarray], names: Sequence[str], where: str) -> None:
+    """Raises unless all pictures have the height and width of the first; the error names two."""
+    for name, image in zip(names, images, strict=True):
+        if image.shape[:2] != images[0].shape[:2]:
+            pair = ((names[0], images[0].shape), (name, image.shape))
+            shapes = [f"{height}x{width} of {of}" for of, (height, width, _) in pair]
             remedy = "Pass image_size, say 64; fit says whether they are cropped, padded or stretched."
             raise fail(where, "pictures of one size", " and ".join(shapes), remedy)
 
 
-def _alike(images: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
+def alike(images: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
     """The images with one type and one number of channels, and what was changed."""
     told = []
     wide = [image.dtype == np.uint16 for image in images]

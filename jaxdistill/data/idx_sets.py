@@ -6,22 +6,19 @@ standard library and hands over PIL images does not, and gives the same set.
 
 import contextlib
 import gzip
-import hashlib
 import io
 import struct
 import tempfile
-import threading
-import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import numpy as np
 
 from jaxdistill.core.checks import fail
 from jaxdistill.data.dataset import Raw
+from jaxdistill.data.original_files import Original, folder_of
 from jaxdistill.data.tfds_sets import Source, import_tfds, prepared_folder, quiet, read_prepared
 
 FILES = {
@@ -29,8 +26,6 @@ FILES = {
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
 NAMES = [name for pair in FILES.values() for name in pair]
-PROBE_SECONDS = 10.0
-READ_SECONDS = 30.0
 
 
 def load_idx(source: Source) -> Raw:
@@ -52,88 +47,12 @@ def prepare(source: Source) -> Path:
     Raises:
       UserError: as `load_idx`.
     """
-    where = f"load({source.name})"
-    base = _base_class(source.name, where)
-    if source.manual_dir is None:
-        files = download(source, base)
-    else:
-        files = source.manual_dir
-        missing = [name for name in NAMES if not (files / name).is_file()]
-        if missing:
-            remedy = f"They come from {base.URL}"
-            raise fail(where, f"{', '.join(NAMES)} in {files}", f"no {', '.join(missing)}", remedy)
-        for name in NAMES:
-            problem = damage(files / name, _registered(base, name))
-            if problem:
-                remedy = f"Take it anew from {urljoin(base.URL, name)} (each set in a folder of its own)."
-                raise fail(where, f"the registered file {files / name}", problem, remedy)
+    base = _base_class(source.name, f"load({source.name})")
+    files = folder_of(source, originals(base))
     _build(source, base, files)
     folder = prepared_folder(source.data_dir, source.name)
     assert folder is not None
     return folder
-
-
-def download(source: Source, base: Any) -> Path:
-    """Fetches the four files into `data_dir/downloads/<name>`, unless they are there and intact.
-
-    Raises:
-      UserError: no connection (said within `PROBE_SECONDS`), or what arrives is not the registered file.
-    """
-    where = f"load({source.name})"
-    folder = source.data_dir / "downloads" / source.name
-    wanted = [name for name in NAMES if damage(folder / name, _registered(base, name))]
-    host = urlsplit(base.URL).hostname
-    remedy = f"Or pass manual_dir, a folder with {', '.join(NAMES)} (from {base.URL})."
-    if wanted:
-        problem = probe(urljoin(base.URL, wanted[0]), PROBE_SECONDS)
-        if problem:
-            raise fail(where, f"a connection to {host} to download the set", problem, remedy)
-    for name in wanted:
-        part = folder / f"{name}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with urllib.request.urlopen(urljoin(base.URL, name), timeout=READ_SECONDS) as response:
-                part.write_bytes(response.read())
-            problem = damage(part, _registered(base, name))
-            if problem:
-                raise fail(where, f"the registered {name} from {host}", problem, remedy)
-            part.replace(folder / name)
-        except (OSError, HTTPException) as error:
-            raise fail(where, f"a complete download of {name} from {host}", repr(error), remedy) from None
-        finally:
-            part.unlink(missing_ok=True)
-    return folder
-
-
-def probe(url: str, seconds: float) -> str:
-    """Why `url` cannot be fetched, in words; empty if it can. Takes `seconds` at most.
-
-    In a thread, since looking up a name heeds no timeout; through the proxies of the environment.
-    """
-    answer = [f"no answer in {seconds:.0f} s"]
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=seconds):
-                answer[0] = ""
-        except (OSError, HTTPException) as error:
-            answer[0] = str(getattr(error, "reason", error)) or repr(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answer[0]
-
-
-def damage(path: Path, registered: tuple[int, str]) -> str:
-    """How a file differs from its registered (bytes, SHA-256), in words; empty if it does not."""
-    if not path.is_file():
-        return "no such file"
-    size, checksum = registered
-    if path.stat().st_size != size:
-        return f"{path.stat().st_size} bytes in place of {size}"
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    return "" if actual == checksum else f"SHA-256 {actual[:12]}... in place of {checksum[:12]}..."
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -149,9 +68,10 @@ def _base_class(name: str, where: str) -> Any:
         return import_tfds(where).builder_cls(name)
 
 
-def _registered(base: Any, name: str) -> tuple[int, str]:
-    info = base.url_infos[urljoin(base.URL, name)]
-    return int(info.size), info.checksum
+def originals(base: Any) -> list[Original]:
+    """The four files as TFDS has registered them."""
+    infos = {url: base.url_infos[url] for url in (urljoin(base.URL, name) for name in NAMES)}
+    return [Original(url, int(info.size), info.checksum) for url, info in infos.items()]
 
 
 def _build(source: Source, base: Any, files: Path) -> None:

@@ -14,6 +14,7 @@ from jaxdistill.core.registry import Registry
 from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
+from jaxdistill.data.hugging_face import is_hugging_face, load_hugging_face
 from jaxdistill.data.shaping import check_shaping, fitted, with_channels
 from jaxdistill.data.streaming import HostImages
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
@@ -31,9 +32,10 @@ DATASETS: Registry[Callable[[Source], Raw]] = Registry(
         "mnist": "jaxdistill.data.idx_sets:load_idx",
         "fashion_mnist": "jaxdistill.data.idx_sets:load_idx",
         "kmnist": "jaxdistill.data.idx_sets:load_idx",
-        "cifar10": "jaxdistill.data.tfds_sets:load_prepared",
-        "cifar100": "jaxdistill.data.tfds_sets:load_prepared",
-        "svhn_cropped": "jaxdistill.data.tfds_sets:load_prepared",
+        "cifar10": "jaxdistill.data.cifar:load_cifar",
+        "cifar100": "jaxdistill.data.cifar:load_cifar",
+        "svhn_cropped": "jaxdistill.data.svhn:load_svhn",
+        "tiny_imagenet": "jaxdistill.data.tiny_imagenet:load_tiny_imagenet",
         "usps": "jaxdistill.data.usps:load_usps",
     },
 )
@@ -56,6 +58,7 @@ MIRRORS: dict[str, bool] = {
     "kmnist": False,
     "mnist": False,
     "svhn_cropped": False,
+    "tiny_imagenet": True,
     "usps": False,
 }
 """Whether the mirror image of an image is one of its class; not known of other sets."""
@@ -107,13 +110,14 @@ def load(
 
     Args:
       name: `digits` (bundled with scikit-learn), the name of a TFDS image classification set (`mnist`,
-        `emnist/balanced`, ...), a path that ends in `.npz` (see `load_npz` for what is in it), or a folder,
-        `.zip` or `.tar` with a folder of pictures per class (see `load_pictures`). An `.npz` that says that
-        it is a named set is standardised as that set.
+        `emnist/balanced`, ...), a path that ends in `.npz` (see `load_npz` for what is in it), a folder,
+        `.zip` or `.tar` with a folder of pictures per class (see `load_pictures`), or a folder or parquet
+        file of Hugging Face `datasets` (see `load_hugging_face`). An `.npz` that says that it is a named set
+        is standardised as that set.
       data_dir: folder of prepared TFDS sets; by default `jaxdistill/data` in the user's cache folder.
-      manual_dir: folder with the original files of `mnist`, `fashion_mnist` or `kmnist`, used when the
-        set is not prepared yet, instead of the network, and of `usps`, always. Where it is given, it has
-        to be there for any set.
+      manual_dir: folder with the original files of a set that is not prepared yet: `mnist`, `fashion_mnist`,
+        `kmnist`, `cifar10`, `cifar100` and `svhn_cropped`, which are downloaded without it, `tiny_imagenet`
+        and `usps`, which are not. Where it is given, it has to be there for any set.
       data_memory: most bytes of training images on the device; those of a larger set stay on the host, or on
         the disk (pictures of a folder), and what outer steps draw is fetched ahead of them.
       image_size: side in pixels to resize to (square, antialiased bilinear); None keeps the size.
@@ -142,7 +146,11 @@ def load(
     form.check("load")  # before any file is read
     folder = Path(data_dir or default_data_dir()).expanduser()
     other = name in DATASETS or name.endswith(".npz")
-    if is_archive(name) or (looks_like_a_path(name) and not other):
+    if not other and is_hugging_face(name):
+        unused = {"skip_broken": skip_broken or None, "layout": layout, "scale": scale}
+        _check_unused(name, **unused, manual_dir=manual_dir)
+        raw = load_hugging_face(name, image_size=image_size, fit=fit)
+    elif is_archive(name) or (looks_like_a_path(name) and not other):
         _check_unused(name, layout=layout, scale=scale, manual_dir=manual_dir)
         raw = load_pictures(
             name, folder / "pictures", image_size=image_size, fit=fit, skip_broken=skip_broken
@@ -283,7 +291,9 @@ def _read(
         return DATASETS[name](source)
     if not (prepared_folder(folder, name) or configured_names(folder, name) or known_to_tfds(name)):
         names = ", ".join(sorted(DATASETS))
-        expected = f"one of {names}, any prepared TFDS set, a folder of pictures, a .zip, .tar or .npz"
+        expected = (
+            f"one of {names}, any prepared TFDS set, a folder of pictures, a .zip, .tar, .npz or .parquet"
+        )
         raise fail("load", expected, repr(name))
     return load_prepared(source)
 

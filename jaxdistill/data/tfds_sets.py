@@ -1,11 +1,11 @@
-"""TensorFlow Datasets sets without TensorFlow: `array_record` files, read once, then cached as arrays.
+"""TensorFlow Datasets sets without TensorFlow: files that are read once, then cached as arrays.
 
-`tensorflow_datasets` is imported only when a set is read for the first time.
+TFDS itself reads `array_record` files, and `grain` those of `tfrecord`. Both are imported only when a set is
+read for the first time.
 """
 
 import contextlib
 import logging
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdistill.core.checks import UserError, fail
-from jaxdistill.data.arrays import read_npz
+from jaxdistill.data.cache import CACHE, read_cache, write_cache
 from jaxdistill.data.dataset import Raw
 
 NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
-CACHE = "jaxdistill-1"  # count up when what is in it changes
 CHUNK = 4096
 
 
@@ -130,7 +129,7 @@ def read_prepared(folder: Path, source: Source) -> Raw:
     """
     sized = f"{CACHE}-{source.image_size}.npz"  # of sets whose images differ in size
     for cache in (folder / f"{CACHE}.npz", folder / sized):
-        raw = _read_cache(cache)
+        raw = read_cache(cache)
         if raw is not None:
             return raw
     try:
@@ -141,7 +140,7 @@ def read_prepared(folder: Path, source: Source) -> Raw:
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         remedy = "Remove the folder, and prepare the set anew."
         raise fail(f"load({source.name})", f"an intact set in {folder}", got, remedy) from None
-    _write_cache(folder / (sized if resized else f"{CACHE}.npz"), raw)
+    write_cache(folder / (sized if resized else f"{CACHE}.npz"), raw)
     return raw
 
 
@@ -176,11 +175,12 @@ def _read_records(folder: Path, source: Source) -> tuple[Raw, bool]:
             if split not in info.splits:
                 raise fail(where, "a split named train", ", ".join(info.splits) or "none")
             try:
-                records = builder.as_data_source(split)
+                examples = _examples(builder, split, where)
             except NotImplementedError:
                 got = f"another file format in {folder}"
-                raise fail(where, "array_record files", got, "Remove it. " + _how_to_build(source)) from None
-            parts[split] = _read_split(records, image_key, label_key, size)
+                remedy = "Remove it. " + _how_to_build(source)
+                raise fail(where, "array_record or tfrecord files", got, remedy) from None
+            parts[split] = _read_split(examples, image_key, label_key, size)
     x, y = parts["train"]
     x_test, y_test = parts[test] if test else (None, None)
     scale = float(np.iinfo(x.dtype).max) if np.issubdtype(x.dtype, np.integer) else 1.0
@@ -190,16 +190,50 @@ def _read_records(folder: Path, source: Source) -> tuple[Raw, bool]:
     return Raw(name, x, y, tuple(label.names), scale, x_test, y_test), size is not None
 
 
+def _examples(builder: Any, split: str, where: str) -> Iterator[dict[str, Any]]:
+    """The examples of a split in TFDS's own order, which is stable.
+
+    Raises:
+      NotImplementedError: files of a format that nothing reads without TensorFlow.
+      UserError: tfrecord files, and `grain` is missing.
+    """
+    if builder.info.file_format.value == "tfrecord":
+        return _of_tfrecords(builder.info, split, _import_grain(where))
+    records = builder.as_data_source(split)
+    starts = range(0, len(records), CHUNK)
+    chunks = (records.__getitems__(list(range(i, min(i + CHUNK, len(records))))) for i in starts)
+    return (example for chunk in chunks for example in chunk)
+
+
+def _import_grain(where: str) -> Any:
+    try:
+        import grain.experimental  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        remedy = 'Run: pip install "jaxdistill[tfrecord]"'
+        raise fail(where, "grain, which reads tfrecord files", f"an import error ({error})", remedy) from None
+    return grain.experimental
+
+
+def _of_tfrecords(info: Any, split: str, grain: Any) -> Iterator[dict[str, Any]]:
+    """The examples in the tfrecord files of a split, shard by shard."""
+    count = 0
+    for path in info.splits[split].filepaths:
+        for record in grain.TFRecordIterDataset(str(path)):
+            yield info.features.deserialize_example_np(record)
+            count += 1
+    if count != info.splits[split].num_examples:
+        raise ValueError(f"{count} of {info.splits[split].num_examples} examples in {split}")
+
+
 def _read_split(
-    records: Any, image_key: str, label_key: str, size: int | None
+    examples: Iterator[dict[str, Any]], image_key: str, label_key: str, size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[N, H, W, C] and [N] in TFDS's own order, which is stable."""
+    """[N, H, W, C] and [N]."""
     images, labels = [], []
-    for start in range(0, len(records), CHUNK):
-        for example in records.__getitems__(list(range(start, min(start + CHUNK, len(records))))):
-            image = example[image_key]
-            images.append(image if size is None else _resize_one(image, size))
-            labels.append(example[label_key])
+    for example in examples:
+        image = example[image_key]
+        images.append(image if size is None else _resize_one(image, size))
+        labels.append(example[label_key])
     return np.stack(images), np.asarray(labels, np.int64)
 
 
@@ -209,36 +243,3 @@ def _resize_one(image: np.ndarray, size: int) -> np.ndarray:
     channels = [Image.fromarray(image[..., c]) for c in range(image.shape[-1])]
     filtered = [np.asarray(c.resize((size, size), Image.Resampling.BILINEAR)) for c in channels]
     return np.stack(filtered, axis=-1)
-
-
-def _read_cache(path: Path) -> Raw | None:
-    if not path.is_file():
-        return None
-    try:
-        content = read_npz(path, "load")
-        return Raw(
-            name=str(content["name"]),
-            x=content["x"],
-            y=content["y"],
-            class_names=tuple(map(str, content["class_names"])),
-            scale=float(content["scale"]),
-            x_test=content.get("x_test"),
-            y_test=content.get("y_test"),
-        )
-    except (UserError, KeyError):
-        return None  # damaged: it is only a cache, and is written anew
-
-
-def _write_cache(path: Path, raw: Raw) -> None:
-    kept = ("name", "x", "y", "class_names", "scale", "x_test", "y_test")
-    content = {key: getattr(raw, key) for key in kept if getattr(raw, key) is not None}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **content)
-        part.replace(path)
-    except OSError:
-        pass  # a read-only or full disk: the set is usable without its cache
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -1,12 +1,7 @@
 """Named sets: TFDS without TensorFlow or network, names, downloads, caches."""
 
-import gzip
-import hashlib
-import io
 import struct
-import threading
-import urllib.error
-from types import SimpleNamespace
+import sys
 
 import jax
 import numpy as np
@@ -14,7 +9,7 @@ import pytest
 
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
-from jaxdistill.data import idx_sets, registry, tfds_sets
+from jaxdistill.data import idx_sets, original_files, registry, tfds_sets
 
 
 def rows(*parts):
@@ -40,7 +35,7 @@ def test_the_default_folder_is_in_the_users_cache(monkeypatch, tmp_path):
     assert registry.default_data_dir() == tmp_path / ".cache" / "jaxdistill" / "data"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "stl10"])
+@pytest.mark.parametrize("name", ["stl10", "cifar10:3.0.2"])
 def test_a_set_that_needs_tensorflow_says_what_to_run(name, tmp_path):
     pytest.importorskip("tensorflow_datasets")
     command = (
@@ -155,9 +150,61 @@ def test_a_prepared_set_that_does_not_fit_is_one_clear_line(tmp_path):
         data.load("tiny_set", data_dir=tmp_path / "b")
     prepare_tiny(tmp_path / "c")
     info = tmp_path / "c" / "tiny_set" / "1.0.0" / "dataset_info.json"
-    info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match=r"array_record files, got another file format.*tfds build tiny_set"):
+    info.write_text(info.read_text().replace("array_record", "riegeli"))
+    with pytest.raises(UserError, match=r"tfrecord files, got another file format.*tfds build tiny_set"):
         data.load("tiny_set", data_dir=tmp_path / "c")
+
+
+def checksum(content):
+    """The masked CRC-32C of tfrecord files."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def to_tfrecords(folder):
+    """The prepared set in `folder` with its records in tfrecord files."""
+    reader = pytest.importorskip("array_record.python.array_record_module").ArrayRecordReader
+    for path in folder.glob("*.array_record*"):
+        out = b""
+        for record in reader(str(path)).read_all():
+            size = struct.pack("<Q", len(record))
+            out += size + checksum(size) + record + checksum(record)
+        path.with_name(path.name.replace("array_record", "tfrecord")).write_bytes(out)
+        path.unlink()
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+
+
+def test_tfrecord_files_give_the_same_set(tmp_path):
+    pytest.importorskip("grain", reason="the extra tfrecord is not installed")
+    prepare_tiny(tmp_path / "a")
+    prepare_tiny(tmp_path / "b")
+    folder = tmp_path / "b" / "tiny_set" / "1.0.0"
+    to_tfrecords(folder)
+    (path,) = folder.glob("*train*")
+    whole = path.read_bytes()
+    first = 16 + struct.unpack("<Q", whole[:8])[0]
+    for damaged in (whole[:-9], whole[first:]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"an intact set in {folder}"):
+            data.load("tiny_set", data_dir=tmp_path / "b")
+    path.write_bytes(whole)
+    first, second = (data.load("tiny_set", data_dir=tmp_path / place) for place in "ab")
+    jax.tree.map(np.testing.assert_array_equal, first[:3], second[:3])
+    assert first.info == second.info
+
+
+def test_tfrecord_files_without_grain_say_what_to_install(tmp_path, monkeypatch):
+    prepare_tiny(tmp_path)
+    to_tfrecords(tmp_path / "tiny_set" / "1.0.0")
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(UserError, match=r'grain, which reads tfrecord.*pip install "jaxdistill\[tfrecord\]"'):
+        data.load("tiny_set", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "metadata"])
@@ -223,74 +270,8 @@ def test_a_damaged_file_is_named_and_nothing_is_written(size, tmp_path):
 
 def test_offline_is_one_clear_line(tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setattr(idx_sets, "probe", lambda url, seconds: "No route to host")
+    monkeypatch.setattr(original_files, "probe", lambda url, seconds: "No route to host")
     message = r"to storage.googleapis.com to download the set, got No route to host\. Or pass manual_dir"
     with pytest.raises(UserError, match=message):
         data.load("mnist", data_dir=tmp_path / "data")
     assert not (tmp_path / "data").exists()
-
-
-def test_probe_reports_failures_and_gives_up_in_time(monkeypatch):
-    def no_name(url, timeout):
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", no_name)
-    assert idx_sets.probe("http://nowhere.invalid/", 1.0) == "Name or service not known"
-    release = threading.Event()
-
-    def hang(url, timeout):
-        release.wait(30)
-        return io.BytesIO()
-
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", hang)
-    assert "no answer" in idx_sets.probe("http://nowhere.invalid/", 0.01)  # a name server that hangs
-    release.set()
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", lambda url, timeout: io.BytesIO())
-    assert idx_sets.probe("http://nowhere.invalid/", 1.0) == ""
-
-
-def idx(values):
-    return gzip.compress(
-        struct.pack(">BBBB", 0, 0, 8, values.ndim)
-        + struct.pack(f">{values.ndim}I", *values.shape)
-        + values.tobytes()
-    )
-
-
-def test_download_checks_what_arrives_and_fetches_only_what_is_missing(tmp_path, monkeypatch):
-    url = "http://example.invalid/set/"
-    served = {url + name: idx(np.full((3, 2, 2), i, np.uint8)) for i, name in enumerate(idx_sets.NAMES)}
-    infos = {
-        u: SimpleNamespace(size=len(content), checksum=hashlib.sha256(content).hexdigest())
-        for u, content in served.items()
-    }
-    base = SimpleNamespace(URL=url, url_infos=infos)
-    asked = []
-
-    def serve(address, timeout):
-        asked.append(address)
-        return io.BytesIO(served[address])
-
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", serve)
-    source = tfds_sets.Source("mnist", tmp_path, None, None)
-    last = url + idx_sets.NAMES[-1]
-    intact, served[last] = served[last], served[last][:-4]
-    with pytest.raises(UserError, match=f"the registered {idx_sets.NAMES[-1]} from example.invalid, got"):
-        idx_sets.download(source, base)
-    assert not list(tmp_path.rglob("*.part"))
-
-    served[last] = intact
-    asked.clear()
-    folder = idx_sets.download(source, base)
-    assert set(asked) == {last}
-    assert sorted(path.name for path in folder.iterdir()) == sorted(idx_sets.NAMES)
-    np.testing.assert_array_equal(idx_sets.read_idx(folder / idx_sets.NAMES[2]), np.full((3, 2, 2), 2))
-
-    def cut(address, timeout):
-        raise TimeoutError("timed out")
-
-    (folder / idx_sets.NAMES[0]).unlink()
-    monkeypatch.setattr(idx_sets, "probe", lambda address, seconds: "")
-    monkeypatch.setattr(idx_sets.urllib.request, "urlopen", cut)
-    with pytest.raises(UserError, match=r"a complete download of train-images.*timed out"):
-        idx_sets.download(source, base)
