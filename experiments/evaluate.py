@@ -1,4 +1,4 @@
-"""Evaluate synthetic images, ours or a user's `.npz`, on any set of architectures.
+"""Evaluate synthetic images, ours, a user's or those of the papers' code, on any set of architectures.
 
 Question: how accurate are networks of each architecture after training on these images alone, and how much
 better is that than the same number of random real images?
@@ -32,7 +32,9 @@ SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": (0.01, 0.1),
 @options
 class Options(EvaluateOptions, HostOptions):
     title: ClassVar[str] = "evaluation"
-    synthetic: str | None = option(None, "the images: RUN/synthetic.npz, or any .npz with x and y")
+    synthetic: str | None = option(
+        None, "the images: RUN/synthetic.npz, any .npz with x and y, or a .pt such as images_best.pt"
+    )
     learners: tuple[str, ...] = option(
         ("convnet", "mlp", "linear"),
         f"table rows, among {', '.join(LEARNERS)}; options with colons: convnet:width=32",

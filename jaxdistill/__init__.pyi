@@ -101,6 +101,7 @@ from .runs.bank_training import pretrain as pretrain
 from .runs.bank_training import train_experts as train_experts
 from .runs.distill import distill as distill
 from .runs.evaluate import evaluate as evaluate
+from .runs.export import export as export
 from .runs.generate import Generated as Generated
 from .runs.generate import generate as generate
 from .runs.run import Run as Run
@@ -172,6 +173,7 @@ __all__ = [
     "evaluator",
     "everything",
     "experts",
+    "export",
     "fixed",
     "fixed_pretrained",
     "fresh",

@@ -102,7 +102,7 @@ def _pyarrow(where: str) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        remedy = 'Run: pip install "jaxdistill[hugging-face]"'
+        remedy = 'Run: pip install "jaxdistill[hf]"'
         raise fail(where, "pyarrow", f"an import error ({error})", remedy) from None
     return pyarrow
 

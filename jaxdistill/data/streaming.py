@@ -118,7 +118,7 @@ def fetched(chunks: Chunks, table: Array | None) -> Iterator[Drawn]:
         import grain
     except ImportError as error:
         raise fail(
-            "data_memory", "grain", f"an import error ({error})", 'pip install "jaxdistill[stream]" adds it.'
+            "data_memory", "grain", f"an import error ({error})", 'pip install "jaxdistill[grain]" adds it.'
         ) from None
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
     for pixels, labels in grain.MapDataset.source(chunks).to_iter_dataset(ahead):

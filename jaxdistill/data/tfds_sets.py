@@ -209,7 +209,7 @@ def _import_grain(where: str) -> Any:
     try:
         import grain.experimental  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        remedy = 'Run: pip install "jaxdistill[tfrecord]"'
+        remedy = 'Run: pip install "jaxdistill[grain]"'
         raise fail(where, "grain, which reads tfrecord files", f"an import error ({error})", remedy) from None
     return grain.experimental
 

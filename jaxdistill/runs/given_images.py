@@ -12,7 +12,8 @@ from jaxdistill.config.option import option, options
 from jaxdistill.config.table import PLACES, DataOptions, Places, ReadingOptions
 from jaxdistill.core.checks import UserError, fail, lookup
 from jaxdistill.core.types import Batch
-from jaxdistill.data import DatasetInfo, Splits, standardise
+from jaxdistill.data import DatasetInfo, Splits, standardise, to_pixels
+from jaxdistill.data.registry import NORMALISATION
 from jaxdistill.evaluation import Protocol, as_distilled, published
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.populations import POPULATIONS
@@ -23,9 +24,15 @@ from jaxdistill.runs.protocols import ORDERS, other_shuffle
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import Synthetic, read_synthetic, synthetic
+from jaxdistill.runtime.torch_files import SUFFIXES, read_torch
 
 Images = Run | str | os.PathLike[str]
-"""A run, or the path of an `.npz`."""
+"""A run, or the path of an `.npz` or of a PyTorch file."""
+AUTHORS = NORMALISATION | {
+    "cifar100": NORMALISATION["cifar10"],
+    "svhn_cropped": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+}
+"""Mean and standard deviation per channel in the code of DC, DSA, DM, MTT and DATM, by set."""
 C = TypeVar("C", bound="TestedOnOptions")
 
 
@@ -53,7 +60,7 @@ def content(images: Images) -> Synthetic:
     """
     if isinstance(images, Run):
         return synthetic(**content_of(images))
-    expected = "images as a Run or the path of an .npz"
+    expected = "images as a Run or the path of an .npz or .pt"
     if not isinstance(images, str | os.PathLike):
         remedy = "numpy.savez(path, x=..., y=...) makes one of arrays."
         raise fail("evaluate", expected, type(images).__name__, remedy)
@@ -61,7 +68,7 @@ def content(images: Images) -> Synthetic:
     if (folder / "config.json").is_file():
         remedy = f"Take {folder / 'synthetic.npz'}; in Python jd.load_run opens the folder."
         raise fail("evaluate", expected, f"the run folder {folder}", remedy)
-    return read_synthetic(images)
+    return read_torch(images) if folder.suffix in SUFFIXES else read_synthetic(images)
 
 
 def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) -> tuple[C, Splits]:
@@ -114,25 +121,46 @@ def _reading(chosen: TestedOnOptions) -> dict[str, Any]:
 def standardised(file: Synthetic, info: DatasetInfo) -> Batch:
     """The images of a file as networks see them, checked against the data set.
 
-    Standardised ones are taken as they are. Others are in the units that the file's `scale` says (white), in
-    0..1 where none lies outside of it, and otherwise in those of the data set.
+    Standardised ones are taken as they are, or from the authors' standardisation to ours. Others are in the
+    units that the file's `scale` says (white), in 0..1 where none lies outside of it, and otherwise in those
+    of the data set.
 
     Raises:
-      UserError: images of another shape, or of more classes.
+      UserError: images of another shape, or of more classes; a file of the authors of a set they lack.
     """
     if file.pixels.shape[1:] != info.image_shape:
         got = "x".join(map(str, file.pixels.shape[1:]))
         raise fail("evaluate", f"images {'x'.join(map(str, info.image_shape))} as in {info.name}", got)
+    if "standardised_by" in file.metadata:
+        return Batch(jnp.asarray(_from_authors(file.pixels, info)), jnp.asarray(_classes(file, info)))
     pixels, scale = file.pixels, file.metadata.get("scale", info.scale)
     if "scale" not in file.metadata and pixels.min() >= 0 and pixels.max() <= 1 < info.scale:
         progress.say(f"note: images lie in 0..1; white is 1 in the file and {info.scale:g} in {info.name}")
         scale = 1.0
     x = file.images if file.images is not None else standardise(pixels * (info.scale / scale), info)
+    return Batch(jnp.asarray(x, jnp.float32), jnp.asarray(_classes(file, info)))
+
+
+def _from_authors(x: np.ndarray, info: DatasetInfo) -> np.ndarray:
+    """Images that the authors' statistics standardised, standardised by ours."""
+    mean, std = lookup("evaluate: a PyTorch file of the set", info.name, AUTHORS)
+    if (mean, std) == (info.mean, info.std):
+        return x
+    return np.asarray(standardise(to_pixels(x, info._replace(mean=mean, std=std)), info))
+
+
+def _classes(file: Synthetic, info: DatasetInfo) -> np.ndarray:
+    """Labels [N, classes]; a user's file may lack the last classes, one of the authors all labels."""
     y = file.labels
     if y.shape[1] > info.num_classes:
         raise fail("evaluate", f"labels of {info.num_classes} classes as in {info.name}", y.shape[1])
-    y = np.pad(y, ((0, 0), (0, info.num_classes - y.shape[1])))  # a user's file may lack the last classes
-    return Batch(jnp.asarray(x, jnp.float32), jnp.asarray(y))
+    if y.shape[1] == 0:
+        each, left = divmod(len(y), info.num_classes)
+        if left:
+            expected = f"labels beside the images, or as many images of each of {info.num_classes} classes"
+            raise fail("evaluate", expected, f"{len(y)} images and no labels")
+        return np.repeat(np.eye(info.num_classes, dtype=np.float32), each, axis=0)
+    return np.pad(y, ((0, 0), (0, info.num_classes - y.shape[1])))
 
 
 def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None) -> dict[str, Protocol]:

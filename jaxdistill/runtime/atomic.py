@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,6 +40,30 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def atomic_folder(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
+    """Makes a folder beside `path` and renames it to `path`; a folder there is removed after that.
+
+    Args:
+      path: the folder to make or replace; its parent is made where it is missing.
+      write: called with the new, empty folder.
+
+    Raises:
+      OSError: the disk is full or the parent not writable; `path` is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        new.mkdir()
+        write(new)
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

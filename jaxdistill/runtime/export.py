@@ -82,7 +82,7 @@ def write_synthetic(path: str | os.PathLike, **content: Unpack[Content]) -> None
     Raises:
       UserError: shapes do not fit, or a value is not finite.
     """
-    arrays = _arrays("write_synthetic", content)
+    arrays = arrays_of("write_synthetic", content)
     atomic_write(path, lambda file: write_arrays(file, arrays))
 
 
@@ -96,11 +96,19 @@ def synthetic(**content: Unpack[Content]) -> Synthetic:
       UserError: as `write_synthetic`.
     """
     where = "synthetic"
-    return _from_arrays(where, _arrays(where, content))
+    return checked(where, arrays_of(where, content))
 
 
-def _arrays(where: str, content: Content) -> dict[str, np.ndarray]:
-    """The arrays of a file."""
+def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
+    """The arrays of a file.
+
+    Args:
+      where: for errors.
+      content: of the file.
+
+    Raises:
+      UserError: as `write_synthetic`.
+    """
     images, labels = np.asarray(content["images"], np.float32), np.asarray(content["labels"], np.float32)
     order, info = np.asarray(content["order"], np.int32), content["info"]
     _check(where, images, labels, order)
@@ -145,11 +153,20 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
       UserError: the file is missing, damaged, lacks images or labels, or they do not fit together.
     """
     where = f"read_synthetic({Path(*Path(path).parts[-2:])})"  # of many runs, the folder tells which
-    return _from_arrays(where, read_npz(path, where), num_classes)
+    return checked(where, read_npz(path, where), num_classes)
 
 
-def _from_arrays(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | None = None) -> Synthetic:
-    """The content of a file with those arrays, checked."""
+def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | None = None) -> Synthetic:
+    """The content of a file with those arrays, checked.
+
+    Args:
+      where: for errors.
+      arrays: those of an `.npz`, by name.
+      num_classes: as for `read_synthetic`.
+
+    Raises:
+      UserError: as `read_synthetic`.
+    """
     if "x" not in arrays or not {"y", "y_soft"} & set(arrays):
         raise fail(where, "arrays x and y", f"only {', '.join(sorted(arrays)) or 'an empty file'}")
     pixels = _images(where, "x", arrays["x"])

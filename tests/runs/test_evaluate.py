@@ -222,7 +222,7 @@ def test_bad_files_are_one_line(real, save, untrained):
 
 def test_bad_input_is_one_line(run, mine, real, tmp_path, untrained):
     (tmp_path / "config.json").write_text("{}")
-    expected = "evaluate: expected images as a Run or the path of an .npz, got "
+    expected = "evaluate: expected images as a Run or the path of an .npz or .pt, got "
     text = refused(tmp_path)
     assert text.startswith(f"{expected}the run folder {tmp_path}.")
     assert f"Take {tmp_path / 'synthetic.npz'}; in Python jd.load_run opens the folder." in text

@@ -1,0 +1,238 @@
+"""Synthetic data as others read them: an `.npz` of pictures, a folder of PNGs, a Hugging Face data set.
+
+Pictures have 8 bits: pixels are rounded, and clipped to the range from black to white, which learned images
+often leave. The exact images stand beside them where a format has room for it.
+"""
+
+import importlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jaxdistill.core.checks import fail
+from jaxdistill.runtime.atomic import jsonable
+from jaxdistill.runtime.export import Synthetic, write_arrays
+from jaxdistill.runtime.training_code import from_hf_folder, training_code
+
+METADATA = "distillation.json"
+"""In a folder that is an export: what pictures do not say. Only a folder that has it is ever replaced."""
+HOW = ("dataset", "method", "learner", "inner", "class_names", "mean", "std")
+"""What of a file's metadata stands there too."""
+CARD = """---
+# license: fill it in; the images were learned from {dataset}, whose licence applies to them too
+task_categories:
+- image-classification
+tags:
+- dataset-distillation
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*.parquet
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: label
+    dtype:
+      class_label:
+        names:
+{names}
+  - name: soft_label
+    sequence: float32
+  - name: standardised
+    sequence:
+      sequence:
+        sequence: float32
+---
+
+# {dataset}, distilled into {count} images
+
+Images to train networks on in place of the training set of {dataset}. They were learned by `{method}` for
+the network `{learner}`, with jaxdistill.
+{accuracy}
+`image` is for people, in 8 bits: {clipped}. Networks train on `standardised`,
+[H, W, C] floats, with `soft_label`. `{metadata}` has the order of the batches and the step sizes.
+Standardised is (pixels / white - mean) / std with mean {mean} and std {std}; white is 255 in 8 bits.
+
+## Training on them
+
+```python
+{code}
+```
+
+## Licence
+
+To be filled in by who publishes this. The images were learned from {dataset}: see what its licence asks of
+works that are made from it.
+"""
+
+
+class Pictures(NamedTuple):
+    """Images in 8 bits."""
+
+    x: np.ndarray
+    """[N, H, W, C] uint8."""
+    clipped: str
+    """How many pixels lay outside of the range, in words."""
+
+
+def pictures(file: Synthetic) -> Pictures:
+    """The images of a file, of which `scale` is known, rounded and clipped to 8 bits."""
+    x = file.pixels * (255 / file.metadata["scale"])
+    outside = int(((x < -0.5) | (x >= 255.5)).sum())
+    return Pictures(
+        np.clip(np.rint(x), 0, 255).astype(np.uint8),
+        f"{outside:,} of {x.size:,} values clipped to the range from black to white",
+    )
+
+
+def write_npz(opened: BinaryIO, file: Synthetic, arrays: Mapping[str, np.ndarray]) -> None:
+    """All arrays of `synthetic.npz`, but `x` as uint8 and white as 255, as most programs read them."""
+    write_arrays(opened, {**arrays, "x": pictures(file).x, "scale": np.float32(255)})
+
+
+def write_folder(folder: Path, file: Synthetic) -> None:
+    """A PNG per image, in a folder per class that picture-folder readers number as the classes are."""
+    names = class_folders(file.metadata["class_names"])
+    classes, shown = file.labels.argmax(axis=1), pictures(file)
+    places = [f"{names[c]}/{row:05d}.png" for row, c in enumerate(classes)]
+    for place, x in zip(places, shown.x, strict=True):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_bytes(_png(x))
+    images = [
+        {"file": place, "label": label, "soft_label": soft}
+        for place, label, soft in zip(places, classes.tolist(), file.labels.tolist(), strict=True)
+    ]
+    _write_metadata(folder, file, {"pictures": f"rounded to 8 bits; {shown.clipped}", "images": images})
+
+
+def write_hf(folder: Path, file: Synthetic, name: str, scores: Mapping[str, Any] | None) -> None:
+    """A folder that `datasets.load_dataset` and the Hub read: Parquet and a card.
+
+    Args:
+      folder: to write into.
+      file: the images.
+      name: what the code on the card calls the folder.
+      scores: `result.json` of the run, for the card.
+
+    Raises:
+      UserError: pyarrow is not installed.
+    """
+    pyarrow, parquet = require_pyarrow()
+    shown = pictures(file)
+    classes = file.labels.argmax(axis=1)
+    images = [{"bytes": _png(x), "path": f"{row:05d}.png"} for row, x in enumerate(shown.x)]
+    floats = pyarrow.list_(pyarrow.float32())
+    columns = {
+        "image": pyarrow.array(images),
+        "label": pyarrow.array(classes.astype(np.int64)),
+        "soft_label": pyarrow.array(file.labels.tolist(), floats),
+        "standardised": pyarrow.array(_standardised(file).tolist(), pyarrow.list_(pyarrow.list_(floats))),
+    }
+    (folder / "data").mkdir()
+    parquet.write_table(pyarrow.table(columns), folder / "data" / "train-00000-of-00001.parquet")
+    _write_metadata(folder, file, {})
+    (folder / "README.md").write_text(_card(file, shown, name, scores), encoding="utf-8")
+
+
+def require_pyarrow() -> tuple[Any, Any]:
+    """The modules `pyarrow` and `pyarrow.parquet`.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        remedy = 'pip install "jaxdistill[hf]" installs it.'
+        raise fail("export hf", "pyarrow, for Parquet files", "no such package", remedy) from error
+
+
+def class_folders(class_names: Sequence[str]) -> list[str]:
+    """A folder's name for each class; sorted by name they are in the order of the classes.
+
+    Args:
+      class_names: of all classes.
+
+    Returns:
+      The names themselves, with `_` for what a path does not take; with the number in front where they would
+      sort in another order, or two would be one.
+
+    Example:
+      >>> class_folders(["cat", "dog"]), class_folders(["dog", "cat/kitten"])
+      (['cat', 'dog'], ['0_dog', '1_cat_kitten'])
+    """
+    names = [re.sub(r"[^\w-]+", "_", name) for name in class_names]
+    distinct = len({name.casefold() for name in names}) == len(names)
+    if all(names) and names == sorted(names) and distinct:
+        return names
+    digits = len(str(len(names) - 1))
+    return [f"{number:0{digits}d}_{name}" for number, name in enumerate(names)]
+
+
+def _standardised(file: Synthetic) -> np.ndarray:
+    assert file.images is not None  # a file without them is not exported
+    return file.images
+
+
+def _png(x: np.ndarray) -> bytes:
+    """[H, W, 1 or 3] uint8 as a PNG."""
+    out = io.BytesIO()
+    Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x).save(out, format="PNG")
+    return out.getvalue()
+
+
+def _write_metadata(folder: Path, file: Synthetic, more: Mapping[str, Any]) -> None:
+    """Writes what pictures do not say."""
+    steps = {"order": file.order, **file.hyperparameters}
+    how = {name: file.metadata[name] for name in HOW if name in file.metadata}
+    content = {"format": "jaxdistill export", "white": 255, **how, "steps": steps, **more}
+    lines = [
+        f'  "{name}": {json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False)}'
+        for name, value in content.items()
+    ]
+    (folder / METADATA).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _card(file: Synthetic, shown: Pictures, name: str, scores: Mapping[str, Any] | None) -> str:
+    known = file.metadata
+    code = training_code(file, from_hf_folder(name, METADATA))
+    names = [
+        f"          '{number}': {json.dumps(each, ensure_ascii=False)}"
+        for number, each in enumerate(known["class_names"])
+    ]
+    return CARD.format(
+        dataset=known["dataset"],
+        names="\n".join(names),
+        count=len(file.labels),
+        method=known.get("method", "an unknown method"),
+        learner=known.get("learner", {}).get("learner", "unknown"),
+        accuracy=_accuracy(scores),
+        clipped=shown.clipped,
+        metadata=METADATA,
+        mean=[round(value, 4) for value in known["mean"]],
+        std=[round(value, 4) for value in known["std"]],
+        code=code,
+    )
+
+
+def _accuracy(scores: Mapping[str, Any] | None) -> str:
+    """A paragraph with the accuracies of a run's result; empty where there is none."""
+    if not scores or scores.get("test_accuracy_mean") is None:
+        return ""
+
+    def percent(name: str) -> str:
+        return f"{100 * scores[f'{name}_mean']:.1f}% (± {100 * (scores.get(f'{name}_std') or 0):.1f})"
+
+    text = f"\nFresh networks that train on them alone read {percent('test_accuracy')} of the test images"
+    text += f", mean and\ndeviation of {scores['num_learners']} networks" if "num_learners" in scores else ""
+    if scores.get("random_real_mean") is not None:
+        text += f"; as many random real images give {percent('random_real')}"
+    return f"{text}.\n"

@@ -1,0 +1,368 @@
+"""`jd.export`: what other programs find in each format, and what is refused before anything is written."""
+
+import json
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+from helpers import message
+from PIL import Image
+from tiny_runs import ROOT
+
+import jaxdistill as jd
+from experiments import export as script
+from jaxdistill.core.checks import UserError
+from jaxdistill.core.types import Batch, Meta
+from jaxdistill.data import DatasetInfo
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
+from jaxdistill.interop import kernel_to_torch
+from jaxdistill.learners.adapter import layers_of
+from jaxdistill.runs.given_images import content, protocols_for, standardised
+from jaxdistill.runtime.export import read_synthetic, write_synthetic
+from jaxdistill.runtime.export_formats import class_folders, pictures
+from jaxdistill.runtime.training_code import from_hf_folder, from_torch_file, training_code
+
+INFO = DatasetInfo("tiny", (8, 8, 1), 3, ("zebra", "ant/fly", "Ant"), 16.0, (0.25,), (0.5,))
+SGD = {"inner_optimizer": "sgd", "weight_decay": 0.0, "shuffle": "none"}
+
+
+@pytest.fixture
+def torch():
+    torch = pytest.importorskip("torch", reason="the extra torch is not installed")
+    torch.set_num_threads(1)  # tiny networks: threads would only wait for each other
+    return torch
+
+
+def written(path, **changes):
+    """A file as a run writes it: four images of three classes, in three steps of two."""
+    info = changes.get("info", INFO)
+    generator = np.random.default_rng(0)
+    given = {
+        "images": generator.normal(size=(4, *info.image_shape)).astype(np.float32),
+        "labels": np.array([[0.75, 0.25, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.2, 0.6]], np.float32),
+        "order": np.array([[0, 1], [2, 3], [0, 2]], np.int32),
+        "hyperparameters": {
+            "learning_rate": np.array([0.3, 0.2, 0.1]),
+            "momentum": np.array([0.0, 0.5, 0.9]),
+        },
+        "info": info,
+        "method": "dd",
+        "learner": {"learner": "linear"},
+        "inner": SGD,
+        "start": {"params": {"kernel": np.ones((2, 3), np.float32)}},
+    }
+    write_synthetic(path, **given | changes)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    return written(tmp_path / "synthetic.npz")
+
+
+def test_an_npz_of_pictures_is_the_same_images(file, tmp_path, capsys):
+    assert jd.export(file, tmp_path / "a.npz", to="npz") == tmp_path / "a.npz"
+    ours = read_synthetic(file)
+    outside = int(((ours.pixels < -0.5 * 16 / 255) | (ours.pixels >= 255.5 * 16 / 255)).sum())
+    assert outside > 0
+    text = f"note: pictures are rounded to 8 bits, {outside} of 256 values clipped"
+    assert text in capsys.readouterr().out
+    with np.load(tmp_path / "a.npz") as found, np.load(file) as old:
+        assert found["x"].dtype == np.uint8 and found["scale"] == 255
+        np.testing.assert_allclose(found["x"], np.clip(old["x"] * 255 / 16, 0, 255), atol=0.5001)
+        assert found.files == old.files
+        for name in set(old.files) - {"x", "scale"}:
+            np.testing.assert_array_equal(found[name], old[name])
+    again = standardised(content(tmp_path / "a.npz"), INFO)
+    np.testing.assert_array_equal(again.x, ours.images)
+
+
+def test_a_folder_of_pictures(file, tmp_path):
+    folder = jd.export(file, tmp_path / "there" / "folder", to="folder", progress=False)
+    names = ["0_zebra", "1_ant_fly", "2_Ant"]
+    assert sorted(p.name for p in folder.iterdir()) == [*names, "distillation.json"]
+    ours, told = read_synthetic(file), json.loads((folder / "distillation.json").read_text(encoding="utf-8"))
+    assert [image["label"] for image in told["images"]] == [0, 1, 2, 2]
+    for image, soft, pixels in zip(told["images"], ours.labels, pictures(ours).x, strict=True):
+        assert image["file"].split("/")[0] == names[image["label"]]
+        np.testing.assert_allclose(image["soft_label"], soft)
+        with Image.open(folder / image["file"]) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), pixels[..., 0])
+    assert told["steps"]["order"] == ours.order.tolist() and told["white"] == 255
+    np.testing.assert_allclose(told["steps"]["learning_rate"], [0.3, 0.2, 0.1], rtol=1e-6)
+    assert (told["mean"], told["std"], told["class_names"]) == ([0.25], [0.5], list(INFO.class_names))
+
+
+def test_folders_sort_as_classes():
+    assert class_folders([*"0123456789"]) == [*"0123456789"]
+    assert class_folders(["b", "a"]) == ["0_b", "1_a"]
+    assert class_folders(["..", "é é"]) == ["_", "é_é"] and class_folders(["a/b", "a b"])[1] == "1_a_b"
+    assert class_folders([str(n) for n in range(11)])[1:3] == ["01_1", "02_2"]
+
+
+def test_a_class_without_images_is_told(tmp_path, capsys):
+    labels = np.eye(3, dtype=np.float32)[[0, 0, 2, 2]]
+    jd.export(written(tmp_path / "synthetic.npz", labels=labels), tmp_path / "folder", to="folder")
+    assert "note: no image is of class ant/fly; folder readers number the later" in capsys.readouterr().out
+
+
+def test_a_hugging_face_data_set(file, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra hf is not installed")
+    result = {"test_accuracy_mean": 0.9, "test_accuracy_std": 0.01, "num_learners": 5}
+    for name, value in (("config", {}), ("result", result)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    folder = jd.export(tmp_path, tmp_path / "data set", to="hf", progress=False)
+    rows = parquet.read_table(folder / "data").to_pylist()
+    ours = read_synthetic(file)
+    np.testing.assert_array_equal(np.asarray([r["standardised"] for r in rows], np.float32), ours.images)
+    np.testing.assert_array_equal(np.asarray([r["soft_label"] for r in rows], np.float32), ours.labels)
+    assert [r["label"] for r in rows] == [0, 1, 2, 2] and rows[0]["image"]["bytes"].startswith(b"\x89PNG")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "          '1': \"ant/fly\"" in card and "read 90.0% (± 1.0) of the test images" in card
+    assert 'path = "data set"  # this folder' in card and str(tmp_path) not in card
+    assert training_code(ours, from_hf_folder("data set", "distillation.json")) in card
+    assert "# license: fill it in" in card and json.loads((folder / "distillation.json").read_text())["steps"]
+
+
+@pytest.mark.slow
+def test_datasets_reads_it_and_the_card_trains(file, tmp_path, torch, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    folder = jd.export(file, tmp_path / "hf", to="hf", progress=False)
+    found = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert found.features["label"].names == list(INFO.class_names) and found[0]["image"].size == (8, 8)
+    monkeypatch.chdir(tmp_path)
+    code = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    made: dict = {}
+    exec(code.replace('split="train"', 'split="train", cache_dir="cache"'), made)
+    np.testing.assert_array_equal(made["x"].permute(0, 2, 3, 1).numpy(), read_synthetic(file).images)
+
+
+def test_a_torch_file_comes_back(file, tmp_path, torch, capsys):
+    path = jd.export(file, tmp_path / "a.pt")
+    d, ours = torch.load(path, weights_only=True), read_synthetic(file)
+    np.testing.assert_array_equal(d["images"].permute(0, 2, 3, 1).numpy(), ours.images)
+    np.testing.assert_array_equal(d["pixels"].permute(0, 2, 3, 1).numpy(), ours.pixels)
+    assert d["images"].is_contiguous() and d["labels"].tolist() == [0, 1, 2, 2] and d["scale"] == 16
+    assert d["order"].dtype == torch.int64 and d["class_names"] == list(INFO.class_names)
+    out = capsys.readouterr().out
+    assert training_code(ours, from_torch_file(str(path))) in out
+    assert "note: distilled for one fixed initialisation" in out
+    again = content(path)
+    for name in ("pixels", "images", "labels", "order"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(ours, name))
+    assert again.metadata == ours.metadata and again.fixed_start
+    jax.tree.map(np.testing.assert_array_equal, again.hyperparameters, ours.hyperparameters)
+    assert list(protocols_for(again, (), None)) == list(protocols_for(ours, (), None))
+
+
+STEPS = {
+    "sgd": {"learning_rate": np.array([0.3, 0.2, 0.1]), "momentum": np.array([0.0, 0.5, 0.9])},
+    "adam": {"learning_rate": np.array([0.03, 0.02, 0.01])},
+    "rmsprop": {"learning_rate": np.array([0.03, 0.02, 0.01])},
+}
+NETWORKS = {
+    "linear": {},
+    "mlp": {"width": 5, "depth": 2, "activation": "tanh"},
+    "convnet": {"width": 4, "depth": 2, "kernel": 5},
+    "convnet max": {"width": 4, "depth": 2, "pooling": "max"},
+    "convnet group": {"width": 4, "depth": 2, "norm": "group", "activation": "swish"},
+    "convnet layer": {"width": 4, "depth": 1, "norm": "layer", "activation": "leaky_relu", "pooling": "none"},
+}
+CASES = [("linear", optimizer, 0.01) for optimizer in STEPS] + [(net, "sgd", 0.0) for net in NETWORKS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("net", "optimizer", "decay"), CASES, ids=lambda value: str(value))
+def test_the_code_trains_as_we_do_from_the_same_weights(net, optimizer, decay, tmp_path, torch):
+    options, name = NETWORKS[net], net.split()[0]
+    info = INFO._replace(image_shape=(8, 10, 3), mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
+    inner = SGD | {"inner_optimizer": optimizer, "weight_decay": decay}
+    saved = {"learner": name, "norm": None, **options}
+    more = {"info": info, "hyperparameters": STEPS[optimizer], "inner": inner, "learner": saved}
+    file = read_synthetic(written(tmp_path / "synthetic.npz", **more))
+    path = jd.export(tmp_path / "synthetic.npz", tmp_path / "a.pt", progress=False)
+    learner = jd.learner(name, image_shape=info.image_shape, num_classes=3, **options)
+    params = learner.init(jax.random.key(0))
+    made: dict = {}
+    setup, loop = training_code(file, from_torch_file(str(path))).split("order = ")
+    exec(setup, made)
+    load(torch, made["net"], learner, params, info.image_shape)
+    exec(f"order = {loop}", made)
+
+    inner = INNER_OPTIMIZERS[optimizer](num_steps=3, learned=(), **file.hyperparameters)
+    loss = partial(inner_loss(learner, weight_decay=decay), Meta((), {}))
+    values, ours, state = inner.values(inner.init()), params, None
+    # op by op: in programs compiled with the flags of the tests, gradients of max pooling are off
+    for t, rows in enumerate(file.order):
+        step = inner.build({name: value[t] for name, value in values.items()})
+        gradient = jax.grad(loss)(ours, Batch(file.images[rows], file.labels[rows]))
+        updates, state = step.update(gradient, step.init(ours) if state is None else state, ours)
+        ours = optax.apply_updates(ours, updates)
+    x = np.random.default_rng(1).normal(size=(5, *info.image_shape)).astype(np.float32)
+    with torch.no_grad():
+        logits = made["net"](torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    np.testing.assert_allclose(logits, learner.apply(ours, x), rtol=2e-4, atol=2e-4)
+    assert np.abs(logits - learner.apply(params, x)).max() > 0.02  # it learned
+
+
+def load(torch, net, learner, params, shape):
+    """Our weights in a network of PyTorch, whose parameters stand in the order of the layers."""
+    theirs, channels = iter(net.parameters()), shape[-1]
+    with torch.no_grad():
+        for path in layers_of(learner, shape):
+            layer = params["params"]
+            for part in path:
+                layer = layer[part]
+            kernel = np.asarray(layer.get("kernel", layer.get("scale")))
+            if kernel.ndim > 1:
+                flat = kernel.ndim == 2
+                kernel = kernel_to_torch(kernel, channels if flat else 1)
+                channels = 1 if flat else len(kernel)
+            next(theirs).copy_(torch.from_numpy(np.array(kernel)))
+            next(theirs).copy_(torch.from_numpy(np.array(layer["bias"])))
+    assert next(theirs, None) is None
+
+
+@pytest.mark.slow
+def test_pytorch_reaches_the_accuracy_of_our_networks(tmp_path, torch):
+    """The same ConvNet, trained by the code that the export prints, within one standard deviation."""
+    options = {"width": 8, "depth": 2, "num_outer_steps": 150, "num_learners": 2, "real_batch_size": 128}
+    options |= {"inner_learning_rate": 0.3, "outer_learning_rate": 0.05, "progress": False}
+    run = jd.distill(dataset="digits", learner="convnet", **options)
+    path = jd.export(run, tmp_path / "digits.pt", progress=False)
+    code = training_code(content(run), from_torch_file(str(path)))
+    test = torch.from_numpy(np.asarray(run.data.test.x).transpose(0, 3, 1, 2).copy())
+    labels, theirs = np.asarray(run.data.test.y).argmax(axis=1), []
+    for seed in range(10):
+        torch.manual_seed(seed)
+        made: dict = {}
+        exec(code, made)
+        with torch.no_grad():
+            theirs.append(np.mean(made["net"](test).numpy().argmax(axis=1) == labels))
+    short = {"num_learners": 10, "protocols": ["as_distilled"], "progress": False}
+    (row,) = jd.evaluate(run, "convnet:width=8:depth=2", **short)["rows"]
+    ours = row["as_distilled"]
+    assert ours["mean"] > 0.5  # chance is 0.1
+    assert abs(np.mean(theirs) - ours["mean"]) < max(ours["std"], np.std(theirs))
+
+
+@pytest.mark.slow
+def test_the_code_of_a_method_without_steps_trains(tmp_path, torch):
+    file = written(tmp_path / "synthetic.npz", hyperparameters={}, learner={"learner": "lenet"})
+    path = jd.export(file, tmp_path / "a.pt", progress=False)
+    code = training_code(read_synthetic(file), from_torch_file(str(path)))
+    assert (
+        "# a ConvNet; the images were distilled for another network, lenet" in code and "epochs = 300" in code
+    )
+    made: dict = {}
+    exec(code.replace("epochs = 300", "epochs = 60"), made)
+    assert made["net"](made["x"]).argmax(1).tolist() == made["y"].argmax(1).tolist()  # it learned its images
+
+
+@pytest.mark.parametrize(("shuffle", "says"), [("batches", "batches were"), ("images", "images were")])
+def test_the_code_shuffles_what_was_shuffled(tmp_path, shuffle, says):
+    file = read_synthetic(written(tmp_path / "synthetic.npz", inner=SGD | {"shuffle": shuffle}))
+    code = training_code(file, from_torch_file("a.pt"))
+    assert f"# {says} drawn at random" in code and 'd["momentum"]' in code
+    compile(code, "code", "exec")
+
+
+def test_the_readme_shows_the_code(tmp_path):
+    ten = INFO._replace(class_names=tuple("0123456789"))
+    learner = {"learner": "convnet", "width": 8, "depth": 2}
+    file = written(tmp_path / "synthetic.npz", info=ten, labels=np.eye(10)[:4], learner=learner)
+    code = training_code(read_synthetic(file), from_torch_file("digits.pt"))
+    readme = (ROOT / "experiments/README.md").read_text(encoding="utf-8")
+    assert f"```python\n{code}\n```" in readme.replace("  # fmt: skip", "")
+
+
+def refused(images, path, **options) -> str:
+    with pytest.raises(UserError) as error:
+        jd.export(images, path, progress=False, **options)
+    return message(error)
+
+
+def test_what_cannot_be_exported_is_one_line(file, tmp_path):
+    out = tmp_path / "out.npz"
+    np.savez(tmp_path / "mine.npz", x=np.zeros((2, 8, 8)), y=[0, 1])
+    wide = INFO._replace(image_shape=(8, 8, 2), mean=(0.0, 0.0), std=(1.0, 1.0))
+    wide_file = written(tmp_path / "wide.npz", info=wide)
+    (tmp_path / "empty").mkdir()
+    for images, path, to, says in (
+        (file, out, "onnx", "export to: expected one of folder, hf, npz, torch, got 'onnx'"),
+        (file, tmp_path / "out", "npz", "a path that ends in .npz, got"),
+        (file, tmp_path / "out", "torch", "a path that ends in .pt or .pth, got"),
+        (
+            tmp_path / "mine.npz",
+            out,
+            "npz",
+            "the synthetic.npz of a run, got a file without x_standardised, scale",
+        ),
+        (tmp_path / "none.npz", out, "npz", "no file of that name"),
+        (tmp_path / "empty", out, "npz", "a folder of a finished run, with synthetic.npz, got"),
+        (3, out, "npz", "images as a Run, its folder or its synthetic.npz, got int"),
+        (
+            wide_file,
+            tmp_path / "out",
+            "folder",
+            "images of 1 or 3 channels, got 2. to=torch and to=npz take any.",
+        ),
+    ):
+        assert says in refused(images, path, to=to)
+    assert {p.name for p in tmp_path.iterdir()} == {"synthetic.npz", "mine.npz", "wide.npz", "empty"}
+
+
+@pytest.mark.parametrize(("to", "package"), [("torch", "torch"), ("hf", "pyarrow")])
+def test_a_missing_package_is_one_line(file, tmp_path, monkeypatch, to, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    text = refused(file, tmp_path / "a.pt", to=to)
+    assert "no such package" in text and f'pip install "jaxdistill[{to}]" installs it.' in text
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_only_exports_are_replaced(file, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("dear")
+    assert "a path where nothing is yet" in refused(file, mine, to="folder")
+    assert "a folder that an export made, to overwrite" in refused(file, mine, to="folder", overwrite=True)
+    (tmp_path / "a.npz").mkdir()
+    assert "a file to overwrite" in refused(file, tmp_path / "a.npz", to="npz", overwrite=True)
+    assert (mine / "thesis.txt").read_text() == "dear"
+    folder = jd.export(file, tmp_path / "folder", to="folder", progress=False)
+    (folder / "more.txt").write_text("more")
+    jd.export(file, folder, to="folder", overwrite=True, progress=False)
+    assert not (folder / "more.txt").exists() and (folder / "0_zebra" / "00000.png").is_file()
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_an_export_that_breaks_leaves_what_was_there(file, tmp_path, monkeypatch):
+    folder = jd.export(file, tmp_path / "folder", to="folder", progress=False)
+    monkeypatch.setattr(Image.Image, "save", lambda *arguments, **options: 1 / 0)
+    for path in (folder, tmp_path / "new"):
+        with pytest.raises(ZeroDivisionError):
+            jd.export(file, path, to="folder", overwrite=True, progress=False)
+    assert {p.name for p in tmp_path.iterdir()} == {"synthetic.npz", "folder"}
+    assert (folder / "0_zebra" / "00000.png").is_file()
+
+
+def test_the_script(file, tmp_path, capsys):
+    def called(**options):
+        return script.run(script.Options(**options))
+
+    path = called(synthetic=str(file), to="npz", output=str(tmp_path / "a.npz"))
+    assert path.is_file() and f"4 images of tiny: {path}" in capsys.readouterr().out
+    called(run=str(tmp_path), to="npz", output=str(path), overwrite=True)
+    for options, says in (
+        ({"output": "a.pt"}, "--run=FOLDER or --synthetic=FILE.npz, got nothing"),
+        ({"run": "a", "synthetic": "b", "output": "a.pt"}, "--run=FOLDER or --synthetic=FILE.npz, got both"),
+        ({"synthetic": str(file)}, "--output=PATH, got nothing"),
+    ):
+        with pytest.raises(UserError) as error:
+            called(**options)
+        assert says in message(error)
