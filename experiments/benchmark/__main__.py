@@ -5,7 +5,7 @@ learners and T inner steps, what does `remat` save, how long should a compiled c
 formulation of the convolution is right for this backend, how many images at a time, and how exact products
 have to be on an accelerator (emulated)?
 
-    python -m experiments.benchmark                         all parts, about 15 minutes on 2 cores
+    python -m experiments.benchmark                         all parts, about 20 minutes on 2 cores
     python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
 
 Expected on 2 cores: `torch` takes about 0.7 times PyTorch's time, at most 0.8. `conv`: with this backend's
@@ -89,7 +89,13 @@ def show(name: str, rows: Sequence[Row]) -> None:
     scales = {"seconds_median": 1e3, "seconds_min": 1e3, "temp_bytes": 2.0**-20}
     titles = {"variant": "variant", "learner": "learner", "K": "K", "T": "T", "seconds_median": "median ms"}
     titles |= {"seconds_min": "min ms", "compile_seconds": "compile s", "temp_bytes": "MiB", "ratio": "ratio"}
-    titles |= {"gflops": "GFLOP/s", "cosine": "cosine", "error": "relative error"}
+    titles |= {
+        "gflops": "GFLOP/s",
+        "outer_steps": "outer steps",
+        "cosine": "cosine",
+        "error": "relative error",
+    }
+    titles |= {"residual": "residual"}
     columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
 
     scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]
