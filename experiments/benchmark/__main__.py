@@ -3,7 +3,7 @@
 Question: how long does an outer step take against a plain PyTorch implementation, how does it grow with K
 learners and T inner steps, what does `remat` save, how long should a compiled chunk be, and which
 formulation of the convolution is right for this backend, how many images at a time, and how exact products
-have to be on an accelerator (emulated)?
+have to be on an accelerator (emulated), and what do activations of bfloat16 cost in accuracy?
 
     python -m experiments.benchmark                         all parts, about 20 minutes on 2 cores
     python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.benchmark.convolutions import conv
+from experiments.benchmark.dtypes import dtypes
 from experiments.benchmark.matching_steps import matching
 from experiments.benchmark.microbatches import microbatches
 from experiments.benchmark.options import Options
@@ -46,6 +47,7 @@ PARTS = {
     "microbatch": microbatches,
     "pool": pool,
     "precision": precisions,
+    "dtype": dtypes,
 }
 
 
@@ -95,7 +97,7 @@ def show(name: str, rows: Sequence[Row]) -> None:
         "cosine": "cosine",
         "error": "relative error",
     }
-    titles |= {"residual": "residual"}
+    titles |= {"residual": "residual", "accuracy": "accuracy", "spread": "spread"}
     columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
 
     scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]

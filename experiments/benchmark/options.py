@@ -23,6 +23,7 @@ class Options(SeedOptions):
             "microbatch",
             "pool",
             "precision",
+            "dtype",
         ),
     )
     repeats: int = option(7, "rounds of each comparison, after one that warms up", low=1)

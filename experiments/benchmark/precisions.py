@@ -28,8 +28,8 @@ from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import Facts, recipe_of
 
 MANTISSA = {"bfloat16_3x": 16, "tensorfloat32": 10, "bfloat16": 7}
-"""Bits of the mantissa that an accelerator keeps of the factors of a product; it sums in float32. Three products
-of bfloat16 are what a TPU makes of `--precision=tensorfloat32`."""
+"""Bits of the mantissa that an accelerator keeps of the factors of a product; it sums in float32. A TPU makes
+three products of bfloat16 of `--precision=tensorfloat32`."""
 IMPLICIT = ("implicit_cg", "implicit_neumann")
 PARTS = {"inner training": (True, False), "linear solve": (False, True)}
 """What is rounded of an implicit gradient: (inner training, all that follows)."""
@@ -39,7 +39,7 @@ OF_GENERATORS = {"distill_steps": 1, "inner_learning_rate": 0.03}
 LATER = 50
 """Outer steps, in float32, after which hypergradients are compared once more."""
 _round_off = Primitive("round_off")
-"""A factor as an accelerator reads it. Its transpose is the identity: the results of products do not round."""
+"""A factor as an accelerator reads it. Its transpose is the identity: results of products are not rounded."""
 _round_off.def_abstract_eval(lambda x, *, bits: x)
 mlir.register_lowering(
     _round_off,
