@@ -140,9 +140,8 @@ def stepped(given: Problem, steps: int) -> DistillState:
 
 def _compiled(function: Any, given: Problem) -> Any:
     lowered = jax.jit(function).lower(given.state, given.data, given.key)
-    return lowered.compile(
-        {"xla_backend_optimization_level": 0}
-    )  # it runs for a second: compiling is the cost
+    # compiling takes longer than running
+    return lowered.compile({"xla_backend_optimization_level": "0"})
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import json
 import statistics
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import message
@@ -16,6 +17,7 @@ from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import matching_steps, torch_reference
 from experiments.benchmark.convolutions import conv_times
 from experiments.benchmark.options import Options
+from experiments.benchmark.precisions import rounded
 from experiments.benchmark.problems import problem, program_of
 from jaxdistill.core.checks import UserError
 from jaxdistill.learners import learner
@@ -182,3 +184,19 @@ def test_a_gradient_in_a_scan_costs_less_than_twice_the_one_outside(order):
 
 def test_every_part_can_be_asked_for():
     assert list(Options.options()["what"].names) == list(benchmark.PARTS)
+
+
+def test_factors_of_products_are_rounded_and_their_results_are_not():
+    x, product = jnp.float32(1 + 2**-9), jax.jit(jnp.vdot)  # 9 bits: TF32 keeps them, bfloat16 does not
+
+    def made(bits):
+        with rounded(bits):
+            return product(x, x), jax.grad(lambda a, b: 3 * (product(a, b) + a), argnums=1)(x, x)
+
+    exact = np.float32(1 + 2**-9) ** 2, 3 * np.float32(1 + 2**-9)
+    for bits, expected in ((None, exact), (7, (1, 3)), (10, exact), (None, exact)):  # and no trace is taken
+        np.testing.assert_array_equal(made(bits), expected)  # from the cache of another one
+    short = np.float32(1 + 2**-7)  # 7 bits; its square has 14
+    with rounded(7):
+        assert jax.grad(lambda b: short * product(short, b))(short) == short**2
+    assert product(x, x) == exact[0]

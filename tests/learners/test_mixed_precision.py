@@ -57,6 +57,13 @@ def test_means_and_variances_are_float32():
     assert "bf16[2," in program
 
 
+def test_remembered_statistics_are_not_rounded():
+    remembering = tiny_net()._replace(apply=lambda params, x: params["batch_stats"]["mean"])
+    mean = jnp.full((1,), 1 + 2.0**-12)
+    low = jd.mixed_precision(remembering, "bfloat16")
+    assert low.apply({"params": mean, "batch_stats": {"mean": mean}}, mean) == mean
+
+
 def test_gradients_are_float32_and_flow(key):
     net = tiny_net("convnet", width=4, depth=1)
     low, batch = jd.mixed_precision(net, "bfloat16"), tiny_batch(4)
