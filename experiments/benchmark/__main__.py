@@ -5,7 +5,7 @@ learners and T inner steps, what does `remat` save, how long should a compiled c
 formulation of the convolution is right for this backend, how many images at a time, and how exact products
 have to be on an accelerator (emulated), and what do activations of bfloat16 cost in accuracy?
 
-    python -m experiments.benchmark                         all parts, about 20 minutes on 2 cores
+    python -m experiments.benchmark                         all parts, about 40 minutes on 2 cores
     python -m experiments.benchmark --what=torch            needs pip install -e ".[torch]"
 
 Expected on 2 cores: `torch` takes about 0.7 times PyTorch's time, at most 0.8. `conv`: with this backend's
