@@ -16,11 +16,13 @@ from experiments import measure
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import matching_steps, torch_reference
 from experiments.benchmark.convolutions import conv_times
+from experiments.benchmark.dtypes import STEPS, dtypes
 from experiments.benchmark.options import Options
 from experiments.benchmark.precisions import rounded
 from experiments.benchmark.problems import problem, program_of
 from jaxdistill.core.checks import UserError
 from jaxdistill.learners import learner
+from jaxdistill.learners.mixed_precision import DTYPES
 
 TINY = {"channels": 2, "side": 4, "batch": 2}
 
@@ -129,7 +131,7 @@ def test_torch_part_runs_where_it_is_asked_for(tmp_path, capsys):
     [
         (
             {"what": ["foo"]},
-            "one of chunk, conv, generator, matching",
+            "one of chunk, conv, dtype, generator, matching",
         ),
         ({"repeats": 0}, "repeats >= 1"),
         ({"rounds": 3}, "an option, got .rounds."),
@@ -184,6 +186,13 @@ def test_a_gradient_in_a_scan_costs_less_than_twice_the_one_outside(order):
 
 def test_every_part_can_be_asked_for():
     assert list(Options.options()["what"].names) == list(benchmark.PARTS)
+
+
+@pytest.mark.slow
+def test_both_dtypes_of_every_method_are_measured():
+    rows = list(dtypes(Options(smoke=True, seed=0)))
+    assert [row["variant"] for row in rows] == [f"{m}, {d}" for m in STEPS for d in DTYPES]
+    assert all(0 <= row["accuracy"] <= 100 and len(row["accuracies"]) == 1 for row in rows)
 
 
 def test_factors_of_products_are_rounded_and_their_results_are_not():
