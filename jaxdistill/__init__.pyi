@@ -70,6 +70,7 @@ from .inner.unrolled import unrolled as unrolled
 from .learners import LEARNERS as LEARNERS
 from .learners import from_flax as from_flax
 from .learners import learner as learner
+from .learners.mixed_precision import mixed_precision as mixed_precision
 from .learners.shapes import random_shapes as random_shapes
 from .methods import METHODS as METHODS
 from .methods.bilevel import bilevel as bilevel

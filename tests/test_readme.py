@@ -266,3 +266,23 @@ def test_the_readme_quotes_the_study_of_digits():
         cells = [cell.strip() for cell in made.strip("|").split("|")]
         accuracy, others, memory, milliseconds = cells[1], cells[4], cells[5], cells[7]
         assert f"| {name} | {accuracy} | {others} | {memory} | {milliseconds} |" in RESULTS_README
+
+
+def test_the_readme_quotes_precisions_and_dtypes():
+    """Of every gradient and state the three precisions, and both dtypes of every method."""
+    lines = RESULTS_README.splitlines()
+    quoted = 0
+    for row in json.loads((ROOT / "experiments/results/precision_digits.json").read_text(encoding="utf-8")):
+        name, _, precision = row["variant"].replace("implicit_", "implicit, ").rpartition(", ")
+        if " in the " not in precision:
+            (line,) = [line for line in lines if line.startswith(f"| {name} | {row['outer_steps']} |")]
+            column = ("bfloat16_3x", "tensorfloat32", "bfloat16").index(precision)
+            assert line.split(" | ")[2 + column].strip(" |") == f"{row['cosine']:.3f}, {row['error']:.2g}"
+            quoted += 1
+    assert quoted == 54
+    for row in json.loads((ROOT / "experiments/results/dtype_digits.json").read_text(encoding="utf-8")):
+        method, dtype = row["variant"].split(", ")
+        lined = f"| `{method}` | {row['outer_steps']} |"
+        (line,) = [line for line in lines if line.startswith(lined)]
+        shown = line.removeprefix(lined).strip(" |").split(" | ")[dtype == "bfloat16"]
+        assert shown == f"{row['accuracy']:.1f} ± {row['spread']:.1f}"

@@ -3,9 +3,9 @@
 Question: how long does an outer step take against a plain PyTorch implementation, how does it grow with K
 learners and T inner steps, what does `remat` save, how long should a compiled chunk be, and which
 formulation of the convolution is right for this backend, how many images at a time, and how exact products
-have to be on an accelerator (emulated)?
+have to be on an accelerator (emulated), and what do activations of bfloat16 cost in accuracy?
 
-    python -m experiments.benchmark                  all parts but those for a GPU, 15 minutes on 2 cores
+    python -m experiments.benchmark                  all parts but those for a GPU, 40 minutes on 2 cores
     python -m experiments.benchmark --what=torch     needs pip install -e ".[torch]"
     python -m experiments.benchmark --what=methods,gradients,evaluation               for a GPU
 
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.benchmark.convolutions import conv
+from experiments.benchmark.dtypes import dtypes
 from experiments.benchmark.matching_steps import matching
 from experiments.benchmark.methods import evaluation, gradients, methods
 from experiments.benchmark.microbatches import microbatches
@@ -52,6 +53,7 @@ PARTS = {
     "methods": methods,
     "gradients": gradients,
     "evaluation": evaluation,
+    "dtype": dtypes,
 }
 LARGE = ("methods", "gradients", "evaluation")
 """Parts that are left out unless they are asked for: they are meant for a GPU."""
@@ -106,8 +108,13 @@ def show(name: str, rows: Sequence[Row]) -> None:
     scales = {"seconds_median": 1e3, "seconds_min": 1e3, "temp_bytes": 2.0**-20}
     titles = {"variant": "variant", "learner": "learner", "K": "K", "T": "T", "seconds_median": "median ms"}
     titles |= {"seconds_min": "min ms", "compile_seconds": "compile s", "temp_bytes": "MiB", "ratio": "ratio"}
-    titles |= {"gflops": "GFLOP/s", "cosine": "cosine", "error": "relative error"}
-    titles |= {"finite": "finite"}
+    titles |= {
+        "gflops": "GFLOP/s",
+        "outer_steps": "outer steps",
+        "cosine": "cosine",
+        "error": "relative error",
+    }
+    titles |= {"residual": "residual", "accuracy": "accuracy", "spread": "spread", "finite": "finite"}
     columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
 
     scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]

@@ -26,6 +26,7 @@ class Options(SeedOptions):
             "methods",
             "gradients",
             "evaluation",
+            "dtype",
         ),
     )
     repeats: int = option(7, "rounds of each comparison, after one that warms up", low=1)

@@ -25,6 +25,7 @@ from jaxdistill.inner.solvers import LinearSolver, linear_solver
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.learners import learner as make_learner
 from jaxdistill.learners import options_of as options_of_learner
+from jaxdistill.learners.mixed_precision import mixed_precision
 from jaxdistill.learners.shapes import SHAPES, random_shapes
 from jaxdistill.methods import METHODS
 from jaxdistill.methods import recipe as recipes
@@ -237,13 +238,14 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     Args:
       config: resolved.
       data: its data set.
-      network: the learner.
+      network: the learner, whose activations get the dtype of the config.
       key: for the random parts of a new teacher.
 
     Raises:
       UserError: options that do not fit the data.
     """
     made, how = teacher(config, data, key), recipe(config)
+    network = mixed_precision(network, config.dtype)
     names = taken("method", {"method": config.method})
     if config.warm_start and config.population == "fresh":
         text = "warm_start: with population=fresh a linear solve starts from the solution of another network."

@@ -182,6 +182,12 @@ class LearnerOptions(NetworkOptions):
         "outer steps; 0 for only the chosen network",
         low=0,
     )
+    dtype: str = option(
+        "float32",
+        "activations of the networks that are distilled for; weights, statistics of norms, losses, "
+        "generators and the networks that test the images stay float32",
+        known="jaxdistill.learners.mixed_precision:DTYPES",
+    )
     population: str = option(
         "fresh",
         "which networks the images are for: new ones every outer step (fresh), one (fixed), ones that train "

@@ -137,7 +137,7 @@ class Norm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         if self.kind == "mean_only":
             mean, _ = self._batch_statistics(x)
-            return x + (bias - mean)[None, None, None, :]
+            return (x + (bias - mean)[None, None, None, :]).astype(x.dtype)
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         if self.kind == "instance":
             return norms.instance_norm(x, scale, bias)

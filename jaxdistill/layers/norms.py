@@ -6,7 +6,8 @@ All of them compute
 
 with one scale and one bias per channel, the biased variance and `epsilon` 1e-5, and differ in the axes
 of the mean :math:`\mu` and the variance :math:`\sigma^2`. The variance is the mean of the squared
-deviations, in two passes: `E[x^2] - mu^2` cancels in float32 where the mean is large.
+deviations, in two passes: `E[x^2] - mu^2` cancels in float32 where the mean is large. Maps of bfloat16 are
+normalised in float32, and the result is cast back.
 """
 
 import jax
@@ -34,7 +35,7 @@ def instance_norm(x: Array, scale: Array, bias: Array, *, epsilon: float = EPSIL
     References:
       Ulyanov et al. 2016, arXiv 1607.08022.
     """
-    return _normalise(x, (1, 2), scale, bias, epsilon)
+    return _normalise(_wide(x), (1, 2), scale, bias, epsilon).astype(x.dtype)
 
 
 def group_norm(x: Array, scale: Array, bias: Array, *, groups: int, epsilon: float = EPSILON) -> Array:
@@ -54,14 +55,15 @@ def group_norm(x: Array, scale: Array, bias: Array, *, groups: int, epsilon: flo
       Wu & He 2018, arXiv 1803.08494, equation 7.
     """
     b, h, w, c = x.shape
-    grouped = x.reshape(b, h, w, groups, c // groups)
+    grouped = _wide(x).reshape(b, h, w, groups, c // groups)
     deviation, variance = _moments(grouped, (1, 2, 4))
     unit = (deviation * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)
-    return unit * _per_channel(scale) + _per_channel(bias)
+    return (unit * _per_channel(scale) + _per_channel(bias)).astype(x.dtype)
 
 
 def batch_moments(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance of each channel over a batch: `[B, H, W, C]` to two `[C]`."""
+    x = _wide(x)
     mean = jnp.mean(x, (0, 1, 2))
     return mean, jnp.mean(jnp.square(x - _per_channel(mean)), (0, 1, 2))
 
@@ -86,7 +88,7 @@ def batch_norm(
       Ioffe & Szegedy 2015, arXiv 1502.03167, algorithm 1.
     """
     gain = scale * jax.lax.rsqrt(variance + epsilon)
-    return (x - _per_channel(mean)) * _per_channel(gain) + _per_channel(bias)
+    return ((x - _per_channel(mean)) * _per_channel(gain) + _per_channel(bias)).astype(x.dtype)
 
 
 def unit_lengths(kernel: Array) -> Array:
@@ -109,6 +111,11 @@ def weight_norm(kernel: Array, gain: Array) -> Array:
     """
     factor = gain / unit_lengths(kernel)
     return kernel * factor.reshape((1,) * (kernel.ndim - 1) + factor.shape)
+
+
+def _wide(x: Array) -> Array:
+    """In float32, or in what is wider: itself unless its dtype is narrower."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:

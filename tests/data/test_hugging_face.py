@@ -12,7 +12,7 @@ from PIL import Image
 from jaxdistill import data
 from jaxdistill.core.checks import Caution, UserError
 
-pa = pytest.importorskip("pyarrow", reason="the extra hugging-face is not installed")
+pa = pytest.importorskip("pyarrow", reason="the extra hf is not installed")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 NAMES = ["cat", "dog"]
@@ -207,9 +207,7 @@ def test_what_is_not_read_is_said(tmp_path):
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     parquet.write_table(table(TRAIN), tmp_path / "pets.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(
-        UserError, match=r'pyarrow, got an import error .*pip install "jaxdistill\[hugging-face\]"'
-    ):
+    with pytest.raises(UserError, match=r'pyarrow, got an import error .*pip install "jaxdistill\[hf\]"'):
         data.load(tmp_path / "pets.parquet")
 
 

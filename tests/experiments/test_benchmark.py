@@ -7,6 +7,7 @@ import json
 import statistics
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import message
@@ -15,10 +16,13 @@ from experiments import measure
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import matching_steps, torch_reference
 from experiments.benchmark.convolutions import conv_times
+from experiments.benchmark.dtypes import STEPS, dtypes
 from experiments.benchmark.options import Options
+from experiments.benchmark.precisions import rounded
 from experiments.benchmark.problems import problem, program_of
 from jaxdistill.core.checks import UserError
 from jaxdistill.learners import learner
+from jaxdistill.learners.mixed_precision import DTYPES
 
 TINY = {"channels": 2, "side": 4, "batch": 2}
 
@@ -127,7 +131,7 @@ def test_torch_part_runs_where_it_is_asked_for(tmp_path, capsys):
     [
         (
             {"what": ["foo"]},
-            "one of chunk, conv, evaluation, generator",
+            "one of chunk, conv, dtype, evaluation, generator",
         ),
         ({"repeats": 0}, "repeats >= 1"),
         ({"rounds": 3}, "an option, got .rounds."),
@@ -208,3 +212,26 @@ def test_methods_gradients_and_evaluation(tmp_path):
 
 def test_every_part_can_be_asked_for():
     assert list(Options.options()["what"].names) == list(benchmark.PARTS)
+
+
+@pytest.mark.slow
+def test_both_dtypes_of_every_method_are_measured():
+    rows = list(dtypes(Options(smoke=True, seed=0)))
+    assert [row["variant"] for row in rows] == [f"{m}, {d}" for m in STEPS for d in DTYPES]
+    assert all(0 <= row["accuracy"] <= 100 and len(row["accuracies"]) == 1 for row in rows)
+
+
+def test_factors_of_products_are_rounded_and_their_results_are_not():
+    x, product = jnp.float32(1 + 2**-9), jax.jit(jnp.vdot)  # 9 bits: TF32 keeps them, bfloat16 does not
+
+    def made(bits):
+        with rounded(bits):
+            return product(x, x), jax.grad(lambda a, b: 3 * (product(a, b) + a), argnums=1)(x, x)
+
+    exact = np.float32(1 + 2**-9) ** 2, 3 * np.float32(1 + 2**-9)
+    for bits, expected in ((None, exact), (7, (1, 3)), (10, exact), (None, exact)):  # and no trace is taken
+        np.testing.assert_array_equal(made(bits), expected)  # from the cache of another one
+    short = np.float32(1 + 2**-7)  # 7 bits; its square has 14
+    with rounded(7):
+        assert jax.grad(lambda b: short * product(short, b))(short) == short**2
+    assert product(x, x) == exact[0]
