@@ -77,6 +77,7 @@ def unpack(file: Path, folder: Path) -> None:
         if folder.exists():
             folder.rmdir()
         beside.replace(folder)
+    # what zipfile raises on damage, on an unknown compression and on a password
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise fail("gpu_agenda", "an intact state.zip", f"{file} ({error})") from error
     except OSError as error:

@@ -42,7 +42,11 @@ class Reading(NamedTuple):
     """The pixel value of white; None finds it, see `white`."""
 
 
-def load_npz(path: str | os.PathLike, reading: Reading = Reading()) -> Raw:  # noqa: B008
+UNSAID = Reading()
+"""Nothing is said: arrays are read by what they are."""
+
+
+def load_npz(path: str | os.PathLike, reading: Reading = UNSAID) -> Raw:
     """A data set from an `.npz` file, `numpy.savez(path, x=..., y=...)`.
 
     | key | what |
@@ -80,7 +84,7 @@ def raw_of_arrays(
     content: dict[str, np.ndarray],
     name: str,
     where: str,
-    reading: Reading = Reading(),  # noqa: B008
+    reading: Reading = UNSAID,
 ) -> Raw:
     """The raw set of arrays under the keys that `load_npz` lists.
 

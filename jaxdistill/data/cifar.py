@@ -10,6 +10,7 @@ import pickle
 import tarfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,7 +126,7 @@ def load_cifar(source: Source) -> Raw:
     for form in forms:
         path = source.manual_dir / form.archive.name
         if path.is_file():
-            return cached(_cache(source, form), lambda: _from_archive(source.name, form, path))  # noqa: B023
+            return cached(_cache(source, form), partial(_from_archive, source.name, form, path))
     for form in forms:
         path = source.manual_dir / form.folder
         if path.is_dir():

@@ -194,7 +194,7 @@ def _examples(builder: Any, split: str, where: str) -> Iterator[dict[str, Any]]:
     """The examples of a split in TFDS's own order, which is stable.
 
     Raises:
-      NotImplementedError: files of a format that nothing reads without TensorFlow.
+      NotImplementedError: by TFDS, for a format that it needs TensorFlow for; the caller makes it one line.
       UserError: tfrecord files, and `grain` is missing.
     """
     if builder.info.file_format.value == "tfrecord":
