@@ -139,6 +139,7 @@ def content_of(run: Run) -> Content:
     images, labels, order = run.synthetic
     inner = {"inner_optimizer": config.inner_optimizer, "weight_decay": config.weight_decay}
     inner |= {"shuffle": CURRICULA[config.curriculum].shuffle, "population": config.population}
+    reading = {name: getattr(config, name) for name in ReadingOptions.options() if name not in PLACES}
     return {
         "images": images,
         "labels": labels,
@@ -148,7 +149,7 @@ def content_of(run: Run) -> Content:
         "method": config.method,
         "learner": {"learner": config.learner, **{name: getattr(config, name) for name in LEARNER_OPTIONS}},
         "inner": inner,
-        "reading": {name: getattr(config, name) for name in ReadingOptions.options() if name not in PLACES},
+        "reading": reading | {"preprocess": run.data.info.preprocess},
     }
 
 

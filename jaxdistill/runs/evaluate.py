@@ -103,6 +103,7 @@ def evaluate(
     skip_broken: bool | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
+    preprocess: str | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
     mesh: str | None = None,
@@ -130,8 +131,8 @@ def evaluate(
       data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
         those of the run or of the file.
       dataset, data_dir, manual_dir, data_memory: as for `jd.distill`.
-      image_size, fit, channels, layout, scale, skip_broken, validation_fraction, test_fraction: as for
-        `jd.distill`; when None, as for the run that made the file.
+      image_size, fit, channels, layout, scale, skip_broken, validation_fraction, test_fraction, preprocess:
+        as for `jd.distill`; when None, as for the run that made the file.
       strategy, learner_chunk, mesh, precision: as for `jd.distill`.
       seed: of all networks and draws.
       progress: whether to show how far it is, and the table.
@@ -169,6 +170,7 @@ def evaluate(
         skip_broken=skip_broken,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
+        preprocess=preprocess,
         strategy=strategy,
         learner_chunk=learner_chunk,
         mesh=mesh,
