@@ -10,6 +10,7 @@ from jaxdistill.config.table import FREE, LEARNER_OPTIONS, PLACES, Config, Readi
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
+from jaxdistill.runs.classes import say_uneven
 from jaxdistill.runs.networks import only_network
 from jaxdistill.runs.plan import Plan, identity_from, planned
 from jaxdistill.runs.run import Run
@@ -113,6 +114,7 @@ def distilled(plan: Plan, directory: RunDir | None) -> Run:
     """
     config = plan.config
     mesh.say_devices(plan.devices)
+    say_uneven(plan)
     finished = loop.distill(
         plan.methods,
         plan.arguments,

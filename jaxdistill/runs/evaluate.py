@@ -25,6 +25,7 @@ from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.evaluation import STEP_SIZES, Protocol, everything, published, score, tuned
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.spec import check_fits, parse_learner
+from jaxdistill.runs.classes import class_counts, tested_unevenly
 from jaxdistill.runs.compare import enough_real, random_images
 from jaxdistill.runs.given_images import (
     Images,
@@ -138,8 +139,9 @@ def evaluate(
       progress: whether to show how far it is, and the table.
 
     Returns:
-      {"rows", "config", "environment"}; a row per architecture: its name under `learner`, and scores {"mean",
-      "std", "num_learners", "num_diverged", "every"} under each protocol and under `random_real`.
+      {"rows", "config", "environment", "class_counts"}; a row per architecture: its name under `learner`, and
+      scores {"mean", "std", "num_learners", "num_diverged", "every", "balanced_mean", "balanced_std",
+      "per_class"} under each protocol and under `random_real`.
 
     Raises:
       UserError: bad input, before anything is trained.
@@ -224,19 +226,26 @@ def evaluated(job: Prepared) -> dict[str, Any]:
     meshes.say_devices(job.devices)
     with meshes.spread(job.devices):
         rows = [_row(job, name) for name in job.learners]
-    return {"rows": rows, "config": job.config, "environment": profile.environment()}
+    result = {"rows": rows, "config": job.config, "environment": profile.environment()}
+    return result | {"class_counts": class_counts(job.data)}
 
 
 def show(job: Prepared, result: Mapping[str, Any]) -> None:
     """Prints the table."""
 
+    balanced = tested_unevenly(result)
+
     def text(cells: Mapping[str, Any], name: str) -> str:
-        return f"{100 * cells[name]['mean']:.1f} ± {100 * cells[name]['std']:.1f}" if name in cells else "-"
+        if name not in cells:
+            return "-"
+        cell = cells[name]
+        more = f" ({100 * cell['balanced_mean']:.1f})" if balanced else ""
+        return f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}{more}"
 
     columns = [*job.protocols, "random_real"]
     shown.table(
         f"\nTest accuracy (%) on {job.data.info.name} after training on {len(job.images.y)} images; "
-        f"mean ± std, K = {job.options.num_learners}",
+        f"mean ± std{' (balanced)' if balanced else ''}, K = {job.options.num_learners}",
         ["learner", *columns],
         [[cells["learner"], *(text(cells, name) for name in columns)] for cells in result["rows"]],
     )
