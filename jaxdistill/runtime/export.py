@@ -142,14 +142,18 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
             )
         arrays[f"hyper_{name}"] = np.broadcast_to(value, (steps,))
     arrays |= {"scale": scale, "mean": mean, "std": std, "class_names": np.asarray(info.class_names, np.str_)}
-    if info.whitening is not None:
-        arrays |= {f"zca_{name}": getattr(info.whitening, name) for name in ZCA}
+    arrays |= whitening_arrays(info.whitening)
     for keys, weights in jax.tree_util.tree_leaves_with_path(content.get("start")):
         arrays["/".join(["start", *(str(k.key) for k in keys)])] = np.asarray(weights)
     texts = {"dataset": info.name, "method": content["method"]}
     texts |= {"learner": _json(content["learner"]), "inner": _json(content["inner"])}
     texts |= {"reading": _json(content["reading"])} if "reading" in content else {}
     return arrays | {name: np.asarray(text, np.str_) for name, text in texts.items()}
+
+
+def whitening_arrays(whitening: Whitening | None) -> dict[str, np.ndarray]:
+    """The arrays of a file that say how its images are whitened; empty if they are not."""
+    return {} if whitening is None else {f"zca_{name}": getattr(whitening, name) for name in ZCA}
 
 
 def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -> Synthetic:

@@ -7,11 +7,14 @@ import pytest
 from helpers import message
 
 import jaxdistill as jd
+from experiments import generate
 from jaxdistill.config.resolve import resolve
 from jaxdistill.core.checks import UserError
 from jaxdistill.runs.banks import load_bank
 from jaxdistill.runs.distill import content_of
 from jaxdistill.runs.evaluate import EvaluateOptions, prepared
+from jaxdistill.runs.generate import Generated
+from jaxdistill.runs.given_images import standardised
 from jaxdistill.runtime.export import read_synthetic, write_synthetic
 
 SHORT = {
@@ -92,6 +95,16 @@ def test_networks_of_images_that_were_not_whitened_are_refused(run, tmp_path):
     with pytest.raises(UserError) as error:  # an older folder is of images that were not whitened
         load_bank(config, run.learner, info._replace(whitening=None))
     assert "an unfinished folder" in message(error)
+
+
+def test_a_file_of_generated_images_says_how_they_are_whitened(run, tmp_path, monkeypatch):
+    made = Generated(run.images, run.synthetic.images, run.labels)
+    monkeypatch.setattr(generate, "load_run", lambda *given, **options: run)
+    monkeypatch.setattr(generate, "generate", lambda *given, **options: made)
+    generate.run(generate.Options(run_dir=tmp_path))
+    file = read_synthetic(tmp_path / "generated.npz")
+    np.testing.assert_array_equal(standardised(file, run.data.info).x, run.batch.x)
+    assert file.whitening == run.data.info.whitening
 
 
 @pytest.mark.parametrize("name", ["mean", "vectors"])
