@@ -33,6 +33,7 @@ from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import compare
 from jaxdistill.runs.baseline_files import LISTS, draw, save_sets, table
 from jaxdistill.runs.baselines import BaselineOptions, Row, fits, rows_of
+from jaxdistill.runs.classes import class_counts
 from jaxdistill.runs.distill import distilled, opened, say_start
 from jaxdistill.runs.networks import of_new_networks
 from jaxdistill.runs.plan import identity_of, planned
@@ -95,8 +96,9 @@ def run(options: Options) -> dict[str, Any]:
         "margins": margins(rows),
         "config": identity_of(options) | about,
         "environment": profile.environment(),
+        "class_counts": class_counts(run.data),
     }
-    write_tables(folder, "adapt", result, table(rows), leave_out=LISTS)
+    write_tables(folder, "adapt", result, table(result), leave_out=LISTS)
     draw(folder / "adapt.png", sets, run)
     save_sets(folder, sets, info)
     show(result)
@@ -166,7 +168,7 @@ def show(result: Mapping[str, Any]) -> None:
     about = result["config"]
     networks = f"{about['learner']} that was trained on {about['source']}"
     title = f"\nTest accuracy (%) on {about['target']}: {networks}"
-    progress.table(title, *table(result["rows"]))
+    progress.table(title, *table(result))
     progress.say(result["margins"])
 
 

@@ -28,6 +28,7 @@ from jaxdistill.config.table import Config, DeviceOptions, Places, PoolOptions, 
 from jaxdistill.runs import compare
 from jaxdistill.runs.baseline_files import LISTS, draw, save_sets, table
 from jaxdistill.runs.baselines import BaselineOptions, fits, rows_of
+from jaxdistill.runs.classes import class_counts
 from jaxdistill.runs.networks import only_network
 from jaxdistill.runs.plan import identity_of
 from jaxdistill.runs.result import run_to_result
@@ -81,8 +82,9 @@ def run(options: Options) -> dict[str, Any]:
         "rows": rows,
         "config": identity_of(options) | what,
         "environment": profile.environment(),
+        "class_counts": class_counts(run.data),
     }
-    write_tables(folder, "baselines", result, table(rows), leave_out=LISTS)
+    write_tables(folder, "baselines", result, table(result), leave_out=LISTS)
     draw(folder / "baselines.png", sets, run)
     save_sets(folder, sets, run.data.info)
     show(result)
@@ -102,7 +104,7 @@ def show(result: Mapping[str, Any]) -> None:
     """Prints the table."""
     about = result["config"]
     title = f"\nTest accuracy (%) on {about['dataset']}: {about['learner']}, equal images and steps"
-    progress.table(title, *table(result["rows"]))
+    progress.table(title, *table(result))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from jaxdistill.runs.generate import generate
 from jaxdistill.runs.run import load_run
 from jaxdistill.runtime import figures, progress
 from jaxdistill.runtime.atomic import atomic_write
-from jaxdistill.runtime.export import write_arrays
+from jaxdistill.runtime.export import whitening_arrays, write_arrays
 
 
 @options
@@ -52,7 +52,8 @@ def run(options: Options) -> dict[str, Any]:
     )
     pixels, standardised, labels = generate(saved, options.num_images, seed=options.seed)
     arrays = {"x": pixels, "x_standardised": standardised, "y": labels}
-    atomic_write(folder / "generated.npz", lambda file: write_arrays(file, arrays))
+    content = arrays | whitening_arrays(saved.data.info.whitening)
+    atomic_write(folder / "generated.npz", lambda file: write_arrays(file, content))
     info, written = saved.data.info, f"{folder / 'generated.npz'}"
     if info.image_shape[-1] in (1, 3):
         title = f"{info.name}, new noise, {saved.config.method}"

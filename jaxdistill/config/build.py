@@ -232,6 +232,12 @@ def solver(config: Any, name: str | None = None) -> LinearSolver:
     return linear_solver(name, **{n: v for n, v in given.items() if n in names and v is not None})
 
 
+def draws_by_class(config: Config) -> bool:
+    """Whether a real batch has `real_batch_size` images of every class, not of all of them together."""
+    by_class = "by_class" not in taken("method", {"method": config.method}) or config.by_class
+    return recipe(config).by_class and by_class
+
+
 def method(config: Config, data: Splits, network: Learner, key: Array) -> Method:
     """The complete method.
 
@@ -255,8 +261,7 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
         expected = f"at least one operation in augment, with method={config.method}"
         raise fail("method", expected, "none", "Without augmentation use method=dc.")
     smallest = int(data.train.counts.min())
-    by_class = how.by_class and ("by_class" not in names or config.by_class)
-    if by_class and config.real_batch_size > smallest:
+    if draws_by_class(config) and config.real_batch_size > smallest:
         drawn = f"{config.real_batch_size} are drawn with replacement"
         text = f"real_batch_size: a class has {smallest} images; {drawn}."
         warnings.warn(text, Caution, stacklevel=2)

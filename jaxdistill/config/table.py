@@ -66,6 +66,11 @@ class ReadingOptions(Places):
         above=0,
         below=1,
     )
+    preprocess: str = option(
+        "standardise",
+        "standardise images per channel, or then whiten them too (zca, lambda 0.1)",
+        known="jaxdistill.data.whitening:PREPROCESSINGS",
+    )
 
 
 @options

@@ -5,7 +5,7 @@ Loaders return `Raw`; `jaxdistill.data.load` turns it into `Splits`. Everything 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import chex
@@ -17,6 +17,7 @@ from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.types import Array, Dataset
 from jaxdistill.data.splitting import stratified_split
 from jaxdistill.data.streaming import HostImages
+from jaxdistill.data.whitening import Whitening, zca
 
 CHUNK = 8192  # images per step of a host computation in float32: bounds the temporaries
 FLOAT_BYTES = 2**26
@@ -39,6 +40,13 @@ class DatasetInfo(NamedTuple):
     """Per channel, of pixels / scale."""
     digest: str = ""
     """SHA-256 of a user's own images and labels; empty of a set that its name tells."""
+    whitening: Whitening | None = None
+    """What follows the standardisation; None for nothing."""
+
+    @property
+    def preprocess(self) -> str:
+        """The option of `load` that gives such images."""
+        return "standardise" if self.whitening is None else "zca"
 
 
 class Splits(NamedTuple):
@@ -77,7 +85,7 @@ def _per_channel(values: Sequence[float], x: chex.Array) -> np.ndarray:
 
 
 def standardise(pixels: chex.Array, info: DatasetInfo) -> chex.Array:
-    """(pixels / scale - mean) / std, per channel.
+    """(pixels / scale - mean) / std, per channel; then `info.whitening`, if there is one.
 
     Args:
       pixels: [..., H, W, C] in the units of the set (0 to `info.scale`), any real dtype.
@@ -89,14 +97,15 @@ def standardise(pixels: chex.Array, info: DatasetInfo) -> chex.Array:
     """
     chex.assert_axis_dimension(pixels, -1, len(info.mean))
     x = pixels.astype(np.float32) / np.float32(info.scale)
-    return (x - _per_channel(info.mean, x)) / _per_channel(info.std, x)
+    x = (x - _per_channel(info.mean, x)) / _per_channel(info.std, x)
+    return x if info.whitening is None else info.whitening.apply(x)
 
 
 def to_pixels(x: chex.Array, info: DatasetInfo) -> chex.Array:
     """The inverse of `standardise`: (x * std + mean) * scale, neither rounded nor clipped.
 
     Args:
-      x: [..., H, W, C] standardised.
+      x: [..., H, W, C] standardised, and whitened if `info` says so.
       info: of the set.
 
     Returns:
@@ -104,6 +113,7 @@ def to_pixels(x: chex.Array, info: DatasetInfo) -> chex.Array:
     """
     chex.assert_axis_dimension(x, -1, len(info.mean))
     x = x.astype(np.float32)
+    x = x if info.whitening is None else info.whitening.undo(x)
     return (x * _per_channel(info.std, x) + _per_channel(info.mean, x)) * np.float32(info.scale)
 
 
@@ -149,7 +159,7 @@ def standardised(x: np.ndarray | HostImages, y: np.ndarray, info: DatasetInfo) -
     """A `Dataset` of images in the units of a set.
 
     8-bit integers that would take more than `FLOAT_BYTES` as floats stay as they are: an outer step
-    standardises the images that it draws, to the same bits.
+    standardises the images that it draws, to the same bits. Whitened images are always floats.
 
     Args:
       x: [N, H, W, C] pixels, 0 to `info.scale`.
@@ -157,7 +167,8 @@ def standardised(x: np.ndarray | HostImages, y: np.ndarray, info: DatasetInfo) -
       info: of the set.
     """
     streamed = isinstance(x, HostImages)
-    if not streamed and (x.dtype != np.uint8 or 4 * x.size <= FLOAT_BYTES):
+    whitened = info.whitening is not None
+    if not streamed and (x.dtype != np.uint8 or 4 * x.size <= FLOAT_BYTES or whitened):
         return from_arrays(standardise(x, info), y, info.num_classes)
     values = np.repeat(np.arange(256, dtype=np.uint8)[:, None], x.shape[-1], axis=1)
     table = np.asarray(standardise(values[:, None, None], info))[:, 0, 0]
@@ -226,3 +237,21 @@ def _counted(pixels: np.ndarray | HostImages, scale: float) -> tuple[tuple[float
 
 def _constant(channel: int) -> UserError:
     return fail("standardise", "pixels that vary in each channel", f"a constant channel {channel}")
+
+
+def with_whitening(info: DatasetInfo, pixels: np.ndarray) -> DatasetInfo:
+    """The same, with the ZCA whitening of those training images.
+
+    Args:
+      info: of the set, complete but for the whitening.
+      pixels: [N, H, W, C] in the units of the set.
+
+    Raises:
+      UserError: images with too many values.
+    """
+    starts = range(0, len(pixels), CHUNK)
+
+    def standardised_parts() -> Iterator[np.ndarray]:
+        return (np.asarray(standardise(pixels[i : i + CHUNK], info)) for i in starts)
+
+    return info._replace(whitening=zca(standardised_parts, f"load({info.name})"))

@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import chex
 import numpy as np
 
-from jaxdistill.core.checks import above, fail
+from jaxdistill.core.checks import above, fail, one_of
 from jaxdistill.core.registry import Registry
 from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
-from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics
+from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics, with_whitening
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
 from jaxdistill.data.hugging_face import is_hugging_face, load_hugging_face
 from jaxdistill.data.shaping import check_shaping, fitted, with_channels
 from jaxdistill.data.streaming import HostImages
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
 from jaxdistill.data.trees import is_archive
+from jaxdistill.data.whitening import PREPROCESSINGS
 
 TEST_FRACTION = 0.2
 """Of a set that has no test part."""
@@ -72,11 +73,13 @@ class _Form(NamedTuple):
     channels: int | None
     validation_fraction: float | None
     test_fraction: float | None
+    preprocess: str
     seed: int
 
     def check(self, where: str) -> None:
         """Raises on a value that no set can have."""
         check_shaping(where, self.image_size, self.fit, self.channels)
+        one_of(f"{where} preprocess", self.preprocess, PREPROCESSINGS)
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             if value is None:
@@ -100,6 +103,7 @@ def load(
     skip_broken: bool = False,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
+    preprocess: str = "standardise",
     seed: int = 0,
 ) -> Splits:
     """Train, validation and test part of a data set: on the device, standardised, sorted by class.
@@ -129,6 +133,9 @@ def load(
       validation_fraction: part of the training set that becomes `validation`, in (0, 1), rounded up; a sixth
         when None. Not for a set that has a validation part.
       test_fraction: part of a set without a test part that becomes `test`, likewise; a fifth when None.
+      preprocess: `standardise`, per channel; or `zca`, which then whitens all values of an image together, by
+        statistics of the training part (`jaxdistill.data.whitening`). Synthetic images are whitened images
+        too, and augmentations act on whitened images, as in the papers.
       seed: of the splits, and of nothing else. Leave it: every run then has the same splits.
 
     Returns:
@@ -142,7 +149,7 @@ def load(
       (1197, 8, 8, 1)
     """
     name = os.fspath(name)
-    form = _Form(image_size, fit, channels, validation_fraction, test_fraction, seed)
+    form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
     form.check("load")  # before any file is read
     folder = Path(data_dir or default_data_dir()).expanduser()
     other = name in DATASETS or name.endswith(".npz")
@@ -178,6 +185,7 @@ def splits(
     scale: float | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
+    preprocess: str = "standardise",
     seed: int = 0,
     name: str = "arrays",
 ) -> Splits:
@@ -189,7 +197,8 @@ def splits(
       x_test, y_test: the same for the test part; without them a stratified fifth of the images is split off.
       x_validation, y_validation: the same for the validation part; without them a sixth of the rest.
       class_names: a name per class; their numbers when None.
-      image_size, fit, channels, layout, scale, validation_fraction, test_fraction, seed: as for `load`.
+      image_size, fit, channels, layout, scale, validation_fraction, test_fraction, preprocess, seed: as for
+        `load`.
       name: what tables call the set.
 
     Returns:
@@ -209,7 +218,7 @@ def splits(
     content = {key: np.asarray(value) for key, value in given.items() if value is not None}
     if class_names is not None:
         content["class_names"] = np.asarray(class_names, np.str_)
-    form = _Form(image_size, fit, channels, validation_fraction, test_fraction, seed)
+    form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
     form.check(f"splits({name})")
     return _splits_of(raw_of_arrays(content, name, f"splits({name})", Reading(layout, scale)), form, None)
 
@@ -233,6 +242,9 @@ def _splits_of(
         x_validation, y_validation, rows = x[rows[taken]], y[rows[taken]], rows[rest]
     y, size = y[rows], len(rows) * x[0].size
     streamed = data_memory is not None and size * x.dtype.itemsize > data_memory
+    if streamed and form.preprocess != "standardise":
+        expected = f"preprocess=standardise with images larger than data_memory={data_memory}"
+        raise fail(f"load({raw.name})", expected, form.preprocess)
     if streamed and x.dtype != np.uint8:
         raise fail(f"load({raw.name}) data_memory", "images of 8 bits, not resized", x.dtype)
     x = HostImages(x, rows) if streamed else x[rows]
@@ -255,6 +267,8 @@ def _splits_of(
         normalisation = statistics(found[0], raw.scale)
     mean, std = (value * channels if len(value) < channels else value for value in normalisation)
     info = info._replace(mean=mean, std=std)
+    if form.preprocess == "zca":
+        info = with_whitening(info, np.asarray(found[0]))
     train, validation, test = (
         standardised(part, labels, info)
         for part, labels in zip(found, (y, y_validation, y_test), strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import check_per_class
-from jaxdistill.evaluation.evaluate import Score, evaluator, search, summarize
+from jaxdistill.evaluation.evaluate import Score, evaluator, right_on, search, summarize, summarize_by_class
 from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol
 
 Contexts = Callable[[Array, int], Params]
@@ -54,10 +54,7 @@ def score(evaluation: Evaluation, protocol: Protocol, images: Batch, subsets: Su
       images: [M, ...], what they are trained on.
       subsets: which of them each network sees.
     """
-    run = evaluator(
-        evaluation.learner, protocol, strategy=evaluation.strategy, learner_chunk=evaluation.learner_chunk
-    )
-    return _test(evaluation, run, protocol, images, subsets)
+    return _test(evaluation, _evaluator(evaluation, protocol), protocol, images, subsets)
 
 
 def tuned(
@@ -90,14 +87,12 @@ def tuned(
     rows = subsets(stream(key, "images"), count)
     searched, best = {}, []
     for protocol in protocols:
-        run = evaluator(
-            evaluation.learner, protocol, strategy=evaluation.strategy, learner_chunk=evaluation.learner_chunk
-        )
+        run = _evaluator(evaluation, protocol)
 
         def on_validation(step_size: float, run=run, protocol=protocol) -> float:
             values = with_step_size(protocol, step_size).values
             found = run(params, images, rows, values, evaluation.validation, key)
-            return summarize(found, evaluation.validation.y.shape[1]).mean
+            return summarize(found.accuracy, evaluation.validation.y.shape[1]).mean
 
         choice, scores = search(step_sizes, on_validation)
         searched[protocol.name] = scores
@@ -165,4 +160,15 @@ def _test(
     params = evaluation.contexts(stream(key, "learners"), evaluation.num_learners)
     rows = subsets(stream(key, "images"), evaluation.num_learners)
     found = run(params, images, rows, protocol.values, evaluation.test, key)
-    return summarize(found, evaluation.test.y.shape[1])
+    return summarize_by_class(found, evaluation.test.y)
+
+
+def _evaluator(evaluation: Evaluation, protocol: Protocol) -> Callable:
+    """One test for the search and for the end: they share a program where their shapes agree."""
+    return evaluator(
+        evaluation.learner,
+        protocol,
+        measure=right_on,
+        strategy=evaluation.strategy,
+        learner_chunk=evaluation.learner_chunk,
+    )

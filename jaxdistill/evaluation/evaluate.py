@@ -20,7 +20,18 @@ from jaxdistill.inner.microbatch import images_at_a_time, in_parts, mean_of_part
 from jaxdistill.inner.over_learners import gathered, over_data, over_learners
 from jaxdistill.inner.train import train
 
-Evaluator = Callable[[Params, Batch, Array, dict[str, Array], Dataset | Batch, Array], Array]
+Measure = Callable[[Learner, Params, Dataset | Batch], Any]
+"""(network, trained parameters, split) -> arrays, NaN where training diverged."""
+Evaluator = Callable[[Params, Batch, Array, dict[str, Array], Dataset | Batch, Array], Any]
+
+
+class Right(NamedTuple):
+    """What one network gets right; NaN for NaN logits."""
+
+    accuracy: Array
+    """Share of all images: scalar in [0, 1]."""
+    by_class: Array
+    """[classes]: images of each class that it gets right, as a share of all images."""
 
 
 class Score(NamedTuple):
@@ -33,20 +44,28 @@ class Score(NamedTuple):
     """[K], in [0, 1]."""
     num_diverged: int
     """How many of the K diverged to NaN; each counts as chance, 1 / classes."""
+    balanced_mean: float | None = None
+    """Balanced accuracy, the mean over classes of the accuracy on each; None where that was not measured."""
+    balanced_std: float | None = None
+    """Of the balanced accuracy, over the K networks."""
+    per_class: list[float | None] | None = None
+    """[classes], accuracy on the test images of each class, mean over networks; None for a class without."""
 
     def __repr__(self) -> str:
         lost = f", {self.num_diverged} diverged" if self.num_diverged else ""
         return f"Score({100 * self.mean:.1f} ± {100 * self.std:.1f}% of {len(self.every)} networks{lost})"
 
     def as_row(self) -> dict[str, Any]:
-        """The fields of a score in every result file."""
-        return {
+        """The fields of a score in every result file; those by class where they were measured."""
+        row = {
             "mean": self.mean,
             "std": self.std,
             "num_learners": len(self.every),
             "num_diverged": self.num_diverged,
             "every": self.every,
         }
+        by_class = {name: getattr(self, name) for name in ("balanced_mean", "balanced_std", "per_class")}
+        return row | {name: value for name, value in by_class.items() if value is not None}
 
 
 def summarize(accuracies: Array, num_classes: int) -> Score:
@@ -55,6 +74,32 @@ def summarize(accuracies: Array, num_classes: int) -> Score:
     diverged = np.isnan(values)
     values = np.where(diverged, 1 / num_classes, values)
     return Score(float(values.mean()), float(values.std()), values.tolist(), int(diverged.sum()))
+
+
+def summarize_by_class(right: Right, labels: Array) -> Score:
+    """As `summarize`, with the accuracy on each class and the balanced accuracy.
+
+    Args:
+      right: of K networks, [K] and [K, classes].
+      labels: [N, classes] one-hot, of the images that they were tested on.
+
+    Example:
+      >>> right = Right(jnp.array([0.75]), jnp.array([[0.75, 0.0]]))  # all of three, and none of one
+      >>> summarize_by_class(right, jnp.eye(2)[jnp.array([0, 0, 0, 1])]).balanced_mean
+      0.5
+    """
+    size, classes = labels.shape
+    counts = np.bincount(np.asarray(labels).argmax(axis=-1), minlength=classes)
+    there = counts > 0
+    shares = np.asarray(right.by_class, np.float64)
+    recalls = np.rint(shares * size)[:, there] / counts[there]  # whole numbers of images
+    recalls = np.where(np.isnan(recalls), 1 / classes, recalls)
+    balanced, per_class = recalls.mean(axis=1), iter(recalls.mean(axis=0).tolist())
+    return summarize(right.accuracy, classes)._replace(
+        balanced_mean=float(balanced.mean()),
+        balanced_std=float(balanced.std()),
+        per_class=[next(per_class) if each else None for each in there],
+    )
 
 
 def accuracy_on(
@@ -98,18 +143,38 @@ def top_k_on(k: int) -> Callable[..., Array]:
     return measure
 
 
+def right_on(learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256) -> Right:
+    """What one network gets right of a split, in all and by class: `accuracy_on` and its parts.
+
+    Args:
+      learner: the network.
+      params: its trained (calibrated) parameters.
+      dataset: the split.
+      microbatch: images at a time, fewer on the CPU (`jaxdistill.inner.microbatch.images_at_a_time`).
+    """
+
+    def shares(logits: Array, y: Array) -> Right:
+        truth = jnp.argmax(y, axis=-1)
+        right = jnp.argmax(logits, axis=-1) == truth
+        of_class = jax.nn.one_hot(truth, y.shape[-1], dtype=logits.dtype)
+        return Right(accuracy(logits, y), jnp.mean(of_class * right[:, None], axis=0))
+
+    return _share_right(shares, learner, params, dataset, microbatch)
+
+
 def _share_right(
-    share: Callable[[Array, Array], Array],
+    share: Callable[[Array, Array], Any],
     learner: Learner,
     params: Params,
     dataset: Dataset | Batch,
     microbatch: int,
-) -> Array:
+) -> Any:
     """Mean over a split of what `share` gives for (logits, labels) of a batch; NaN logits count as NaN."""
 
-    def right(batch: Batch) -> Array:
+    def right(batch: Batch) -> Any:
         logits = learner.apply(params, batch.x)
-        return jnp.where(jnp.all(jnp.isfinite(logits)), share(logits, batch.y), jnp.nan)
+        finite = jnp.all(jnp.isfinite(logits))
+        return jax.tree.map(lambda a: jnp.where(finite, a, jnp.nan), share(logits, batch.y))
 
     batch = over_data(Batch(dataset.x, dataset.y))
     return _mean_over(learner, params, right, microbatch, batch)
@@ -141,8 +206,8 @@ def confusion_on(
 
 
 def _mean_over(
-    learner: Learner, params: Params, function: Callable[[Batch], Array], microbatch: int, batch: Batch
-) -> Array:
+    learner: Learner, params: Params, function: Callable[[Batch], Any], microbatch: int, batch: Batch
+) -> Any:
     """Mean of a function over a split, at most `microbatch` images at a time."""
     fitting = images_at_a_time(learner, lambda p, part: learner.apply(p, part.x), params, batch)
     return mean_of_parts(function, min(microbatch, fitting), batch)
@@ -155,11 +220,11 @@ def as_they_are(
     real: Dataset,
     key: Array,
     *,
-    measure: Callable[[Learner, Params, Dataset | Batch], Array] = accuracy_on,
+    measure: Measure = accuracy_on,
     batch_size: int = 256,
     strategy: str = "auto",
     learner_chunk: int | None = None,
-) -> Array:
+) -> Any:
     """K networks tested without further training.
 
     Args:
@@ -230,7 +295,7 @@ def evaluator(
     protocol: Protocol,
     *,
     at: Sequence[int] | None = None,
-    measure: Callable[[Learner, Params, Dataset | Batch], Array] = accuracy_on,
+    measure: Measure = accuracy_on,
     strategy: str = "auto",
     learner_chunk: int | None = None,
 ) -> Evaluator:
@@ -243,7 +308,7 @@ def evaluator(
     Args:
       learner: the network.
       protocol: how it is trained. All but its values are hashed, as the learner is.
-      measure: what a test is: (learner, trained parameters, test) -> array, NaN where training diverged.
+      measure: what a test is.
       at: also test after each of these numbers of steps, within the protocol's; not with a restart.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
@@ -269,7 +334,7 @@ def _evaluator(
     learner: Learner,
     fields: tuple[tuple[str, Any], ...],
     at: tuple[int, ...] | None,
-    measure: Callable[[Learner, Params, Dataset | Batch], Array],
+    measure: Measure,
     strategy: str,
     learner_chunk: int | None,
 ) -> Evaluator:

@@ -11,7 +11,8 @@
 | SGD 1000 for images, 1e-5 for alpha, momentum 0.5 | `outer_sgd` | methods/outer.py |
 
 Deviations: the FINAL images are evaluated, not the best of many evaluations on test data; the augmentation
-samples with `align_corners` false, as DSA does; no ZCA; a minibatch may take from two shuffles.
+samples with `align_corners` false, as DSA does; images are whitened only with
+`preprocess=zca`, see `jaxdistill.data.whitening`; a minibatch may take from two shuffles.
 """
 
 from collections.abc import Callable

@@ -51,7 +51,11 @@ def groups_of(total: int, size: int) -> list[Group]:
 
 def of_images(info: DatasetInfo) -> Choices:
     """What a network has to have been trained on to read other images of the same kind."""
-    return {"image_shape": list(info.image_shape), "class_names": list(info.class_names)}
+    return {
+        "image_shape": list(info.image_shape),
+        "class_names": list(info.class_names),
+        "preprocess": info.preprocess,
+    }
 
 
 class Kind(NamedTuple):
@@ -97,7 +101,8 @@ def load_bank(
     if bank is None:
         return None
     kind = KINDS[bank]
-    own = {} if config.learner == OWN_NETWORK else options_of(config.learner)
+    own = {"preprocess": "standardise"}  # older versions had nothing else, and do not say so
+    own |= {} if config.learner == OWN_NETWORK else options_of(config.learner)
     wanted = of_images(info) | {"dataset": config.dataset, "dataset_sha256": dataset_sha256}
     wanted |= {"learner": config.learner}
     wanted |= {name: _or_default(config.values(), own, name) for name in LEARNER_OPTIONS}
@@ -108,6 +113,7 @@ def load_bank(
     places = ("dataset", "image_size", "learner", *LEARNER_OPTIONS)
     chosen = {name: getattr(config, name) for name in places if getattr(config, name) is not None}
     chosen["dataset"] = source or config.dataset
+    chosen |= {} if info.whitening is None else {"preprocess": info.preprocess}
     flags = " ".join(f"--{name}={value}" for name, value in chosen.items())
     remedy = f"python -m experiments.{kind.script} {flags} --run_dir=FOLDER makes them."
     place = getattr(config, kind.option)

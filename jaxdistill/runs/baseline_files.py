@@ -1,6 +1,6 @@
 """Output of a comparison with baselines: a table, a picture of the sets, a file per set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +9,30 @@ import numpy as np
 
 from jaxdistill.core.types import Batch
 from jaxdistill.data import DatasetInfo, to_pixels
+from jaxdistill.runs.classes import tested_unevenly
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime.export import write_synthetic
 
-LISTS = ("every", "validation")
+LISTS = ("every", "validation", "per_class")
 """The lists in a row, which a table in a file leaves out."""
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """(columns, cells), a line per row of `jaxdistill.runs.baselines.rows_of`."""
-    columns = ["trained on", "mean", "std", "K", "trained by", "nearest neighbours"]
+def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(columns, cells), a line per row of `jaxdistill.runs.baselines.rows_of`, under `rows` of a result."""
+    balanced = tested_unevenly(result)
+    more = ["balanced"] if balanced else []
+    columns = ["trained on", "mean", "std", *more, "K", "trained by", "nearest neighbours"]
     lines = [
         [
             each["set"],
             f"{100 * each['mean']:.1f}",
             f"{100 * each['std']:.1f}",
+            *([f"{100 * each['balanced_mean']:.1f}"] if balanced else []),
             str(each["num_learners"]),
             each["trained_by"],
             _neighbors_cell(each),
         ]
-        for each in rows
+        for each in result["rows"]
     ]
     return columns, lines
 

@@ -25,8 +25,9 @@ from jaxdistill.evaluation import (
     as_they_are,
     everything,
     one_part_each,
+    right_on,
     score,
-    summarize,
+    summarize_by_class,
     tuned,
     with_step_size,
 )
@@ -199,10 +200,11 @@ def unadapted(run: Run, evaluation: Evaluation) -> Score:
         run.data.test,
         run.data.train,
         stream(key, "calibrate"),
+        measure=right_on,
         strategy=evaluation.strategy,
         learner_chunk=evaluation.learner_chunk,
     )
-    return summarize(found, run.data.info.num_classes)
+    return summarize_by_class(found, run.data.test.y)
 
 
 def neighbors(sets: Sequence[Batch], data: Splits, options: BaselineOptions) -> Row:

@@ -21,6 +21,7 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.source import source_of
+from jaxdistill.runs.classes import class_counts, tested_unevenly
 from jaxdistill.runs.networks import evaluations
 from jaxdistill.runs.protocols import (
     ORDERS,
@@ -83,6 +84,7 @@ def compared(run: Run) -> dict[str, Any]:
         **_reordered(reordered, shuffle),
         **_tuned("random_real", random),
         **_tuned("full_data", full),
+        "class_counts": class_counts(data),
     }
 
 
@@ -137,7 +139,9 @@ def full_set(evaluation: Evaluation, data: Splits, passes: int, step_sizes: Sequ
 
 
 def _fields(name: str, found: Score) -> dict[str, Any]:
-    return {f"{name}_mean": found.mean, f"{name}_std": found.std, f"{name}_num_diverged": found.num_diverged}
+    row = found.as_row()
+    parts = (part for part in row if part not in ("num_learners", "every"))
+    return {f"{name}_{part}": row[part] for part in parts}
 
 
 def _reordered(found: Score | None, shuffle: str | None) -> dict[str, Any]:
@@ -169,13 +173,14 @@ def tested_on(population: str) -> str:
 
 def show(result: Mapping[str, Any]) -> None:
     """Prints the table of a result."""
-    saved = result["config"]
+    saved, with_balanced = result["config"], tested_unevenly(result)
 
     def cells(title: str, how: str, prefix: str) -> list[str]:
         mean, std, diverged = (result[f"{prefix}_{part}"] for part in ("mean", "std", "num_diverged"))
         count = result["num_learners" if prefix == "test_accuracy" else f"{prefix}_num_learners"]
         lost = f" ({diverged} diverged)" if diverged else ""
-        return [title, f"{100 * mean:.1f}", f"{100 * std:.1f}", str(count), how + lost]
+        balanced = [f"{100 * result[f'{prefix}_balanced_mean']:.1f}"] if with_balanced else []
+        return [title, f"{100 * mean:.1f}", f"{100 * std:.1f}", *balanced, str(count), how + lost]
 
     def searched(prefix: str) -> str:
         return f"{result[f'{prefix}_protocol']}, step size {result[f'{prefix}_step_size']:.3g}"
@@ -191,7 +196,7 @@ def show(result: Mapping[str, Any]) -> None:
         if result[f"{prefix}_mean"] is not None:
             rows.append(cells(title, searched(prefix), prefix))
     networks = f"{tested_on(saved['population'])}: {saved['learner']} on {saved['dataset']}"
-    columns = ["trained on", "mean", "std", "K", "trained by"]
+    columns = ["trained on", "mean", "std", *(["balanced"] if with_balanced else []), "K", "trained by"]
     progress.table(f"\nTest accuracy (%) of {networks}", columns, rows)
     speed = result["outer_steps"] / max(result["seconds"], 1e-9)
     progress.say(

@@ -10,6 +10,7 @@ from jaxdistill.config.table import FREE, LEARNER_OPTIONS, PLACES, Config, Readi
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
+from jaxdistill.runs.classes import say_uneven
 from jaxdistill.runs.networks import only_network
 from jaxdistill.runs.plan import Plan, identity_from, planned
 from jaxdistill.runs.run import Run
@@ -113,6 +114,7 @@ def distilled(plan: Plan, directory: RunDir | None) -> Run:
     """
     config = plan.config
     mesh.say_devices(plan.devices)
+    say_uneven(plan)
     finished = loop.distill(
         plan.methods,
         plan.arguments,
@@ -139,6 +141,7 @@ def content_of(run: Run) -> Content:
     images, labels, order = run.synthetic
     inner = {"inner_optimizer": config.inner_optimizer, "weight_decay": config.weight_decay}
     inner |= {"shuffle": CURRICULA[config.curriculum].shuffle, "population": config.population}
+    reading = {name: getattr(config, name) for name in ReadingOptions.options() if name not in PLACES}
     return {
         "images": images,
         "labels": labels,
@@ -148,7 +151,7 @@ def content_of(run: Run) -> Content:
         "method": config.method,
         "learner": {"learner": config.learner, **{name: getattr(config, name) for name in LEARNER_OPTIONS}},
         "inner": inner,
-        "reading": {name: getattr(config, name) for name in ReadingOptions.options() if name not in PLACES},
+        "reading": reading | {"preprocess": run.data.info.preprocess},
     }
 
 

@@ -25,6 +25,7 @@ from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.evaluation import STEP_SIZES, Protocol, everything, published, score, tuned
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.spec import check_fits, parse_learner
+from jaxdistill.runs.classes import class_counts, tested_unevenly
 from jaxdistill.runs.compare import enough_real, random_images
 from jaxdistill.runs.given_images import (
     Images,
@@ -103,6 +104,7 @@ def evaluate(
     skip_broken: bool | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
+    preprocess: str | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
     mesh: str | None = None,
@@ -130,15 +132,16 @@ def evaluate(
       data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
         those of the run or of the file.
       dataset, data_dir, manual_dir, data_memory: as for `jd.distill`.
-      image_size, fit, channels, layout, scale, skip_broken, validation_fraction, test_fraction: as for
-        `jd.distill`; when None, as for the run that made the file.
+      image_size, fit, channels, layout, scale, skip_broken, validation_fraction, test_fraction, preprocess:
+        as for `jd.distill`; when None, as for the run that made the file.
       strategy, learner_chunk, mesh, precision: as for `jd.distill`.
       seed: of all networks and draws.
       progress: whether to show how far it is, and the table.
 
     Returns:
-      {"rows", "config", "environment"}; a row per architecture: its name under `learner`, and scores {"mean",
-      "std", "num_learners", "num_diverged", "every"} under each protocol and under `random_real`.
+      {"rows", "config", "environment", "class_counts"}; a row per architecture: its name under `learner`, and
+      scores {"mean", "std", "num_learners", "num_diverged", "every", "balanced_mean", "balanced_std",
+      "per_class"} under each protocol and under `random_real`.
 
     Raises:
       UserError: bad input, before anything is trained.
@@ -169,6 +172,7 @@ def evaluate(
         skip_broken=skip_broken,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
+        preprocess=preprocess,
         strategy=strategy,
         learner_chunk=learner_chunk,
         mesh=mesh,
@@ -222,19 +226,26 @@ def evaluated(job: Prepared) -> dict[str, Any]:
     meshes.say_devices(job.devices)
     with meshes.spread(job.devices):
         rows = [_row(job, name) for name in job.learners]
-    return {"rows": rows, "config": job.config, "environment": profile.environment()}
+    result = {"rows": rows, "config": job.config, "environment": profile.environment()}
+    return result | {"class_counts": class_counts(job.data)}
 
 
 def show(job: Prepared, result: Mapping[str, Any]) -> None:
     """Prints the table."""
 
+    balanced = tested_unevenly(result)
+
     def text(cells: Mapping[str, Any], name: str) -> str:
-        return f"{100 * cells[name]['mean']:.1f} ± {100 * cells[name]['std']:.1f}" if name in cells else "-"
+        if name not in cells:
+            return "-"
+        cell = cells[name]
+        more = f" ({100 * cell['balanced_mean']:.1f})" if balanced else ""
+        return f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}{more}"
 
     columns = [*job.protocols, "random_real"]
     shown.table(
         f"\nTest accuracy (%) on {job.data.info.name} after training on {len(job.images.y)} images; "
-        f"mean ± std, K = {job.options.num_learners}",
+        f"mean ± std{' (balanced)' if balanced else ''}, K = {job.options.num_learners}",
         ["learner", *columns],
         [[cells["learner"], *(text(cells, name) for name in columns)] for cells in result["rows"]],
     )

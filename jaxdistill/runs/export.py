@@ -69,7 +69,8 @@ def export(
       The path.
 
     Raises:
-      UserError: images that are no run's, a path that is taken or does not fit the format, a missing package.
+      UserError: images that are no run's, a path that is taken or does not fit the format, a missing package;
+        whitened images to `folder` or `hf`, which do not hold the whitening.
 
     Example:
       >>> run = jd.distill(dataset="digits", num_outer_steps=2, progress=False)
@@ -88,6 +89,9 @@ def export(
     if to in FOLDERS and channels not in (1, 3):
         remedy = "to=torch and to=npz take any."
         raise fail(f"export {to}", "images of 1 or 3 channels", channels, remedy)
+    if to in FOLDERS and source.file.whitening is not None:
+        remedy = "to=torch and to=npz hold the whitening."
+        raise fail(f"export {to}", "images of preprocess=standardise", "whitened ones", remedy)
     if to == "torch":
         atomic_write(path, lambda file: write_torch(file, source.arrays))
     elif to == "npz":
@@ -166,4 +170,5 @@ def _say(file: Synthetic, path: Path, to: str) -> None:
     if file.fixed_start:
         shown.say("note: distilled for one fixed initialisation; networks that start elsewhere learn less")
     if to == "torch":
-        shown.say(f"\n{training_code(file, from_torch_file(str(path)))}")
+        first = from_torch_file(str(path), whitened=file.whitening is not None)
+        shown.say(f"\n{training_code(file, first)}")

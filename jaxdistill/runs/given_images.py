@@ -14,6 +14,7 @@ from jaxdistill.core.checks import UserError, fail, lookup
 from jaxdistill.core.types import Batch
 from jaxdistill.data import DatasetInfo, Splits, standardise, to_pixels
 from jaxdistill.data.registry import NORMALISATION
+from jaxdistill.data.whitening import Whitening
 from jaxdistill.evaluation import Protocol, as_distilled, published
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.populations import POPULATIONS
@@ -49,6 +50,11 @@ class TestedOnOptions(ReadingOptions):
     )
     skip_broken: bool | None = option(
         None, "leave out pictures of a folder that cannot be decoded (default: as for the run)"
+    )
+    preprocess: str | None = option(
+        None,
+        "standardise images per channel, or then whiten them too (default: as for the run)",
+        known="jaxdistill.data.whitening:PREPROCESSINGS",
     )
 
 
@@ -121,9 +127,9 @@ def _reading(chosen: TestedOnOptions) -> dict[str, Any]:
 def standardised(file: Synthetic, info: DatasetInfo) -> Batch:
     """The images of a file as networks see them, checked against the data set.
 
-    Standardised ones are taken as they are, or from the authors' standardisation to ours. Others are in the
-    units that the file's `scale` says (white), in 0..1 where none lies outside of it, and otherwise in those
-    of the data set.
+    Standardised ones are taken as they are, or from the authors' standardisation to ours, if they are
+    whitened as the data set is, or neither is. Others are in the units that the file's `scale` says (white),
+    in 0..1 where none lies outside of it, and otherwise in those of the data set.
 
     Raises:
       UserError: images of another shape, or of more classes; a file of the authors of a set they lack.
@@ -137,16 +143,21 @@ def standardised(file: Synthetic, info: DatasetInfo) -> Batch:
     if "scale" not in file.metadata and pixels.min() >= 0 and pixels.max() <= 1 < info.scale:
         progress.say(f"note: images lie in 0..1; white is 1 in the file and {info.scale:g} in {info.name}")
         scale = 1.0
-    x = file.images if file.images is not None else standardise(pixels * (info.scale / scale), info)
+    x = file.images
+    if x is not None and not _whitened_alike(file.whitening, info.whitening):
+        progress.say(
+            f"note: the images were not whitened as {info.name} is here; they are, from their pixels"
+        )
+        x = None
+    x = standardise(pixels * (info.scale / scale), info) if x is None else x
     return Batch(jnp.asarray(x, jnp.float32), jnp.asarray(_classes(file, info)))
 
 
 def _from_authors(x: np.ndarray, info: DatasetInfo) -> np.ndarray:
     """Images that the authors' statistics standardised, standardised by ours."""
     mean, std = lookup("evaluate: a PyTorch file of the set", info.name, AUTHORS)
-    if (mean, std) == (info.mean, info.std):
-        return x
-    return np.asarray(standardise(to_pixels(x, info._replace(mean=mean, std=std)), info))
+    theirs = info._replace(mean=mean, std=std, whitening=None)
+    return x if theirs == info else np.asarray(standardise(to_pixels(x, theirs), info))
 
 
 def _classes(file: Synthetic, info: DatasetInfo) -> np.ndarray:
@@ -161,6 +172,10 @@ def _classes(file: Synthetic, info: DatasetInfo) -> np.ndarray:
             raise fail("evaluate", expected, f"{len(y)} images and no labels")
         return np.repeat(np.eye(info.num_classes, dtype=np.float32), each, axis=0)
     return np.pad(y, ((0, 0), (0, info.num_classes - y.shape[1])))
+
+
+def _whitened_alike(one: Whitening | None, other: Whitening | None) -> bool:
+    return one is other or (one is not None and other is not None and one.agrees_with(other))
 
 
 def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None) -> dict[str, Protocol]:

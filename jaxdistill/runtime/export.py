@@ -1,18 +1,25 @@
 """Synthetic data as an `.npz` that any framework reads: the product of a run.
 
     x               [N, H, W, C] float32, raw pixel units of the data set (0..255 for MNIST), not clipped
-    x_standardised  [N, H, W, C] float32, what the networks see: (x / scale - mean) / std
+    x_standardised  [N, H, W, C] float32, what the networks see: u = (x / scale - mean) / std;
+                    W (u - zca_mean) of its D = H W C values, if zca_mean is there
     y, y_soft       [N] int64; [N, classes] float32, rows sum to 1, the labels that were trained on
     order           [T, B] int32, rows of x in the batch of each inner step, in training order
     hyper_<name>    [T] float32, a hyper-parameter of the inner optimiser at each inner step
     start/<path>    the initial weights, where the images were distilled for one fixed initialisation
-    scale, mean, std, class_names, dataset, method, learner (JSON), inner (JSON)
+    zca_mean        [D] float32
+    zca_vectors     [D, D] float32, U
+    zca_scales      [D] float32, s: W = U diag(1 / s) U^T, and its inverse U diag(s) U^T
+    scale, mean, std, class_names, dataset, method, learner (JSON), inner (JSON), reading (JSON)
 
-Equal contents give equal bytes, and nothing in it is a pickle.
+Equal contents give equal bytes, and nothing in it is a pickle. U and s stand for W and its inverse, in half
+the room: 38 MB for images of 32x32x3. They are not compressed, which would save 7%.
 """
 
+import dataclasses
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -25,7 +32,10 @@ import numpy as np
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Batch
 from jaxdistill.data import read_npz, to_pixels
+from jaxdistill.data.whitening import Whitening
 from jaxdistill.runtime.atomic import atomic_write, jsonable
+
+ZCA = tuple(field.name for field in dataclasses.fields(Whitening))
 
 
 class Synthetic(NamedTuple):
@@ -44,7 +54,9 @@ class Synthetic(NamedTuple):
     fixed_start: bool
     """Whether the images were distilled for one fixed initialisation."""
     metadata: dict[str, Any]
-    """`scale`, `mean`, `std`, `class_names`, `dataset`, `method`, `learner`, `inner`: those it has."""
+    """`scale`, `mean`, `std`, `class_names` and the texts of the file: those that it has."""
+    whitening: Whitening | None = None
+    """The whitening of the standardised images; None for none."""
 
 
 class Content(TypedDict):
@@ -59,7 +71,7 @@ class Content(TypedDict):
     hyperparameters: Mapping[str, Any]
     """Name to [T], or [1] for one that all steps share."""
     info: Any
-    """A `DatasetInfo`; of it `name`, `scale`, `mean`, `std` and `class_names` are used."""
+    """A `DatasetInfo`; of it `name`, `scale`, `mean`, `std`, `class_names` and `whitening` are used."""
     method: str
     """The method's name."""
     learner: Mapping[str, Any]
@@ -130,12 +142,18 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
             )
         arrays[f"hyper_{name}"] = np.broadcast_to(value, (steps,))
     arrays |= {"scale": scale, "mean": mean, "std": std, "class_names": np.asarray(info.class_names, np.str_)}
+    arrays |= whitening_arrays(info.whitening)
     for keys, weights in jax.tree_util.tree_leaves_with_path(content.get("start")):
         arrays["/".join(["start", *(str(k.key) for k in keys)])] = np.asarray(weights)
     texts = {"dataset": info.name, "method": content["method"]}
     texts |= {"learner": _json(content["learner"]), "inner": _json(content["inner"])}
     texts |= {"reading": _json(content["reading"])} if "reading" in content else {}
     return arrays | {name: np.asarray(text, np.str_) for name, text in texts.items()}
+
+
+def whitening_arrays(whitening: Whitening | None) -> dict[str, np.ndarray]:
+    """The arrays of a file that say how its images are whitened; empty if they are not."""
+    return {} if whitening is None else {f"zca_{name}": getattr(whitening, name) for name in ZCA}
 
 
 def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -> Synthetic:
@@ -193,7 +211,22 @@ def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | Non
         },
         fixed_start=any(name.startswith("start/") for name in arrays),
         metadata={name: _plain(where, name, arrays[name]) for name in names if name in arrays},
+        whitening=_whitening(where, arrays, pixels.shape[1:]),
     )
+
+
+def _whitening(where: str, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Whitening | None:
+    """The whitening of a file, checked; None if it has none."""
+    found = {name: arrays.get(f"zca_{name}") for name in ZCA}
+    if all(array is None for array in found.values()):
+        return None
+    size = math.prod(shape)
+    for name, array in found.items():
+        expected = (size, size) if name == "vectors" else (size,)
+        if array is None or array.shape != expected or not np.isfinite(array).all():
+            got = "nothing" if array is None else f"shape {array.shape}"
+            raise fail(where, f"zca_{name} finite, of shape {expected}", got)
+    return Whitening(**{name: np.asarray(array, np.float32) for name, array in found.items()})
 
 
 def dedupe(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -49,6 +49,7 @@ def write_torch(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
     | `order` | [T, B] int64, the images of each inner step |
     | `learning_rate`, `momentum` | [T] float32, those that the inner optimiser has |
     | `mean`, `std`, `scale` | [C], [C], a number: images = (pixels / scale - mean) / std |
+    | `zca_mean`, `zca_vectors`, `zca_scales` | as in `synthetic.npz`, of values in order H, W, C |
     | `class_names` | list of text |
     | `dataset`, `method`, `learner`, `inner`, `reading` | text; the last three are JSON |
     | `start/<path>` | the weights that the images are for, if there is one start; in the layouts of JAX |
@@ -220,7 +221,7 @@ def _arrays_of_ours(where: str, content: Mapping[str, Any]) -> dict[str, np.ndar
             array = _array(where, key, value)
             if key in CHANNELS_FIRST and array.ndim == 4:
                 array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-            plain = key in ("mean", "std") or key.startswith("start/")
+            plain = key in ("mean", "std") or key.startswith(("start/", "zca_"))
             arrays[NAMES.get(key, key if plain else f"hyper_{key}")] = array
         elif isinstance(value, str | int | float | list):
             arrays[key] = np.asarray(value)

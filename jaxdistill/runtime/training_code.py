@@ -43,8 +43,17 @@ LISTS = {"m": "momenta", "v": "squares"}
 """What an optimiser remembers of a parameter: the list of all of them."""
 
 
-def from_torch_file(path: str) -> list[str]:
-    """The first lines for a file of `write_torch`."""
+WHITENED = (
+    "# and then, whitened:",
+    '# u = ((pixels / d["scale"] - mean) / std).permute(0, 2, 3, 1)  # [N, H, W, C]',
+    '# z = (u.flatten(1) - d["zca_mean"]) @ (d["zca_vectors"] / d["zca_scales"]) @ d["zca_vectors"].T',
+    "# z = z.view_as(u).permute(0, 3, 1, 2)",
+)
+"""What real images need beyond the standardisation, if those of the file are whitened."""
+
+
+def from_torch_file(path: str, whitened: bool = False) -> list[str]:
+    """The first lines for a file of `write_torch`, with whitened images or others."""
     return [
         "import torch",
         "from torch import nn",
@@ -53,6 +62,7 @@ def from_torch_file(path: str) -> list[str]:
         'x, y = d["images"], d["soft_labels"]  # [N, C, H, W], standardised; [N, classes]',
         'mean, std = d["mean"].view(-1, 1, 1), d["std"].view(-1, 1, 1)',
         '# real images [N, C, H, W] become (pixels / d["scale"] - mean) / std',
+        *(WHITENED if whitened else ()),
     ]
 
 

@@ -64,7 +64,9 @@ def test_a_score_has_mean_std_and_every_network():
     assert found.std == pytest.approx(np.sqrt(2 * 0.25**2 / 3))
     assert found.num_diverged == 0
     # a network that diverged counts as chance, and is counted
-    assert summarize(jnp.asarray([0.5, jnp.nan]), 4)[2:] == ([0.5, 0.25], 1)
+    lost = summarize(jnp.asarray([0.5, jnp.nan]), 4)
+    assert (lost.every, lost.num_diverged) == ([0.5, 0.25], 1)
+    assert "per_class" not in found.as_row()  # not measured
 
 
 def test_search_takes_the_first_of_the_best():
@@ -126,12 +128,15 @@ def test_a_score_searches_nothing(setting):
     train = tiny_data()
     protocol = epochs(6, num_epochs=3)
 
-    def mean(step_size):
+    def found(step_size):
         plan = with_step_size(protocol, step_size)
-        return score(evaluation._replace(test=honest), plan, Batch(train.x, train.y), subsets).mean
+        return score(evaluation._replace(test=honest), plan, Batch(train.x, train.y), subsets)
 
     subsets = random_of_each_class(train, 2)
-    assert mean(0.3) > 0.9 and mean(1e-6) < 0.7
+    low = found(1e-6)
+    assert found(0.3).mean > 0.9 and low.mean < 0.7
+    assert low.balanced_mean == pytest.approx(low.mean)  # these classes are of one size
+    assert low.as_row()["per_class"] == low.per_class and len(low.per_class) == CLASSES
 
 
 # ---------------------------------------------------------------- small sets

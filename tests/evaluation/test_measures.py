@@ -7,7 +7,14 @@ import pytest
 from helpers import tiny_data, tiny_net
 
 from jaxdistill.data import sample
-from jaxdistill.evaluation import accuracy_on, as_they_are, confusion_on
+from jaxdistill.evaluation import (
+    Right,
+    accuracy_on,
+    as_they_are,
+    confusion_on,
+    right_on,
+    summarize_by_class,
+)
 
 KEY = jax.random.key(0)
 
@@ -38,3 +45,34 @@ def test_confusion_counts_by_class_and_answer():
     assert float(jnp.trace(found)) == pytest.approx(float(accuracy_on(net, params, data)), abs=1e-6)
     broken = jax.tree.map(lambda a: a.at[..., 0].set(jnp.nan), params)
     assert np.isnan(confusion_on(net, broken, data)).any()
+
+
+@pytest.mark.parametrize("microbatch", [4, 256])  # 30 images: not dividing, larger than the set
+def test_balanced_accuracy_is_the_mean_over_classes(microbatch):
+    net, data = tiny_net("linear"), tiny_data(counts=(21, 3, 6))
+    params = jax.jit(jax.vmap(net.init))(jax.random.split(KEY, 2))
+    one = [jax.tree.map(lambda a, k=k: np.asarray(a)[k], params) for k in range(2)]
+    answers = [np.asarray(net.apply(each, data.x)).argmax(1) for each in one]
+    truth = np.asarray(data.y).argmax(1)
+    measure = jax.jit(lambda p, d: right_on(net, p, d, microbatch=microbatch))
+    found = [measure(each, data) for each in one]
+    for each, right in zip(one, found, strict=True):
+        assert right.accuracy == accuracy_on(net, each, data, microbatch=microbatch)
+    score = summarize_by_class(jax.tree.map(lambda *a: jnp.stack(a), *found), data.y)
+    recalls = np.array([[np.mean(each[truth == c] == c) for c in range(3)] for each in answers])
+    assert score.per_class == pytest.approx(recalls.mean(0), abs=1e-12)
+    assert score.balanced_mean == pytest.approx(recalls.mean(), abs=1e-12)
+    assert score.balanced_std == pytest.approx(recalls.mean(1).std(), abs=1e-12)
+    assert score.every == pytest.approx([np.mean(each == truth) for each in answers])
+    assert abs(score.balanced_mean - score.mean) > 0.05
+
+
+def test_classes_of_networks_that_diverged_and_classes_without_images():
+    labels = jnp.eye(3)[jnp.array([0, 0, 0, 2])]
+    right = Right(jnp.array([0.5, jnp.nan]), jnp.array([[0.5, 0.0, 0.0], [jnp.nan] * 3]))
+    score = summarize_by_class(right, labels)
+    assert score.per_class == [pytest.approx((2 / 3 + 1 / 3) / 2), None, pytest.approx(1 / 6)]
+    assert score.balanced_mean == pytest.approx((1 / 3 + 1 / 3) / 2) and score.num_diverged == 1
+    net, data = tiny_net("linear"), tiny_data()
+    broken = jax.tree.map(lambda a: a.at[..., 0].set(jnp.nan), net.init(KEY))
+    assert all(np.isnan(each).all() for each in right_on(net, broken, data))

@@ -17,6 +17,7 @@ from experiments import export as script
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Batch, Meta
 from jaxdistill.data import DatasetInfo
+from jaxdistill.data.dataset import with_whitening
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.interop import kernel_to_torch
@@ -158,6 +159,45 @@ def test_a_torch_file_comes_back(file, tmp_path, torch, capsys):
     assert again.metadata == ours.metadata and again.fixed_start
     jax.tree.map(np.testing.assert_array_equal, again.hyperparameters, ours.hyperparameters)
     assert list(protocols_for(again, (), None)) == list(protocols_for(ours, (), None))
+
+
+def whitened(channels):
+    """(what is known of images that are whitened, 60 such images in pixels)."""
+    pixels = np.random.default_rng(1).integers(0, 17, (60, 8, 8, channels)).astype(np.float32)
+    info = INFO._replace(image_shape=(8, 8, channels), mean=(0.25,) * channels, std=(0.5,) * channels)
+    return with_whitening(info, pixels), pixels
+
+
+def test_a_torch_file_of_whitened_images_says_how(tmp_path, torch, capsys):
+    info, pixels = whitened(3)
+    ours = read_synthetic(written(tmp_path / "synthetic.npz", info=info))
+    path = jd.export(tmp_path / "synthetic.npz", tmp_path / "a.pt")
+    again = content(path)
+    assert again.whitening == ours.whitening == info.whitening
+    np.testing.assert_array_equal(standardised(again, info).x, ours.images)
+    first = from_torch_file(str(path), whitened=True)
+    assert "\n".join(first) in capsys.readouterr().out
+    made: dict = {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2)}
+    exec(
+        "\n".join(line.removeprefix("# ") if line.startswith(("# u", "# z")) else line for line in first),
+        made,
+    )
+    found = made["z"].permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(found, jd.standardise(pixels, info), atol=1e-4)
+
+
+@pytest.mark.parametrize("to", ["folder", "npz"])
+def test_folders_hold_no_whitening(tmp_path, to):
+    info, _ = whitened(1)
+    file = written(tmp_path / "synthetic.npz", info=info)
+    if to == "npz":
+        found = content(jd.export(file, tmp_path / "a.npz", to=to, progress=False))
+        np.testing.assert_array_equal(standardised(found, info).x, read_synthetic(file).images)
+        return
+    with pytest.raises(UserError) as error:
+        jd.export(file, tmp_path / "folder", to=to)
+    assert "images of preprocess=standardise, got whitened ones. to=torch and to=npz" in message(error)
+    assert not (tmp_path / "folder").exists()
 
 
 STEPS = {

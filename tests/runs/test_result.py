@@ -49,6 +49,8 @@ def test_a_run_directory_holds_everything(finished):
         "num_learners",
         "random_real_mean",
         "random_real_std",
+        "random_real_balanced_mean",
+        "random_real_per_class",
         "full_data_mean",
         "seconds",
         "compile_seconds",
@@ -110,7 +112,7 @@ def test_the_table_is_printed(finished):
         "2",
     ]
     assert rows["random real images"][0] == f"{100 * result['random_real_mean']:.1f}"
-    assert "full training set" not in rows
+    assert "full training set" not in rows and "uneven" not in printed and "balanced" not in printed
     assert "20 outer steps in" in printed and "20/20" in printed
 
 
@@ -295,6 +297,25 @@ def test_what_a_set_cannot_give_is_left_out(tmp_path):
     assert "note: no images.png, since images have 2 channels" in printed
     assert "note: no random real images, since a class has only" in printed
     assert "distilled images" in printed and "\nrandom real images" not in printed
+
+
+def test_uneven_classes_are_told_and_balanced_accuracy_is_shown(tmp_path):
+    dataset = write_set(tmp_path / "uneven.npz", (6, 6, 1), (30, 9))
+    found, printed = tiny_run(tmp_path / "run", **ALONE | {"dataset": dataset, "num_outer_steps": 1})
+    counts = found["class_counts"]
+    assert counts == {"train": [20, 7], "test": [5, 1]}
+    assert (
+        "note: classes are uneven, 20 training images of kind 0 to 7 of kind 1; real batches are drawn "
+        "uniformly over images, so large classes have more of them" in printed
+    )
+    per_class = found["test_accuracy_per_class"]
+    assert found["test_accuracy_mean"] == pytest.approx(np.average(per_class, weights=counts["test"]))
+    assert found["test_accuracy_balanced_mean"] == pytest.approx(np.mean(per_class))
+    lines = printed.splitlines()
+    (columns,) = (line for line in lines if line.startswith("trained on"))
+    (row,) = (line for line in lines if line.startswith("distilled images"))
+    assert columns.split()[2:6] == ["mean", "std", "balanced", "K"]
+    assert row.split()[4] == f"{100 * np.mean(per_class):.1f}"
 
 
 @pytest.mark.slow

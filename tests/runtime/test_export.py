@@ -12,7 +12,9 @@ from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Batch
 from jaxdistill.runtime import export
 
-INFO = SimpleNamespace(name="tiny", scale=16.0, mean=(0.25,), std=(0.5,), class_names=("zéro", "one"))
+INFO = SimpleNamespace(
+    name="tiny", scale=16.0, mean=(0.25,), std=(0.5,), class_names=("zéro", "one"), whitening=None
+)
 
 
 def write(path, **changes):
