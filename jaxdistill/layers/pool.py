@@ -1,4 +1,8 @@
-"""Pooling by reshape, or by slices: on the CPU several times faster than `lax.reduce_window`."""
+"""Pooling by reshape, or by slices: on the CPU several times faster than `lax.reduce_window`.
+
+A maximum is chosen by comparing the values of a window with each other. The gradient of `jnp.max` looks for
+values that equal the maximum; where XLA computes them twice, rounded differently, it finds none, and is lost.
+"""
 
 import functools
 
@@ -10,7 +14,7 @@ from jaxdistill.core.types import Array
 
 
 def max_pool(x: Array, window: int = 2) -> Array:
-    """Largest value of each window; ties share the gradient evenly.
+    """Largest value of each window; of equal ones the first, row by row, gets the gradient, as in PyTorch.
 
     Args:
       x: [B, H, W, C], or batch minor [C, H, W, B]: axes 1 and 2 are space.
@@ -22,7 +26,9 @@ def max_pool(x: Array, window: int = 2) -> Array:
     Raises:
       UserError: an image smaller than the window.
     """
-    return jnp.max(_windows(x, window), axis=(2, 4))
+    x = _windows(x, window)
+    columns = functools.reduce(_larger, (x[:, :, :, :, i] for i in range(window)))
+    return functools.reduce(_larger, (columns[:, :, i] for i in range(window)))
 
 
 def average_pool(x: Array, window: int = 2) -> Array:
@@ -54,9 +60,14 @@ def overlapping_max_pool(x: Array, window: int = 3, stride: int = 2, padding: in
     def along(x: Array, axis: int) -> Array:
         last = (x.shape[axis] - window) // stride * stride + 1
         shifts = [lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(window)]
-        return functools.reduce(jnp.maximum, shifts)
+        return functools.reduce(_larger, shifts)
 
     return along(along(x, 1), 2)
+
+
+def _larger(x: Array, y: Array) -> Array:
+    """Elementwise maximum, NaN if one is NaN; of equal values the first gets the gradient."""
+    return jnp.where((x >= y) | jnp.isnan(x), x, y)
 
 
 def _windows(x: Array, window: int) -> Array:

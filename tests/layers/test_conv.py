@@ -145,6 +145,28 @@ def test_pools_equal_reduce_window():
         np.testing.assert_allclose(pool(jnp.asarray(x)), expected, rtol=1e-6)
 
 
+def test_a_maximum_keeps_its_gradient_where_its_input_is_computed_twice():
+    """As the tests compile, the norm before the pool is computed twice, and rounded differently."""
+    x = np.random.default_rng(0).normal(size=(4, 8, 10, 3)).astype(np.float32)
+
+    def loss(scale):
+        h = x * scale
+        centred = h - h.mean((1, 2), keepdims=True)
+        return jnp.sum(max_pool(centred * (h.var((1, 2), keepdims=True) + 1) ** -0.5) ** 2)
+
+    scale = jnp.array([0.7, 1.1, 1.3]).reshape(1, 1, 1, 3)
+    with jax.disable_jit():
+        expected = jax.grad(loss)(scale)
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(scale), expected, rtol=1e-4)
+
+
+def test_the_first_of_equal_values_gets_the_gradient_and_nan_stays():
+    x = jnp.array([[1.0, 2.0], [2.0, 2.0]]).reshape(1, 2, 2, 1)
+    np.testing.assert_array_equal(jax.grad(lambda x: max_pool(x).sum())(x).ravel(), [0, 1, 0, 0])
+    for place in range(4):
+        assert jnp.isnan(max_pool(x.at[0, place // 2, place % 2, 0].set(jnp.nan))).all()
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [
