@@ -1,59 +1,71 @@
-"""Arrays of a set that was read once, kept as an `.npz` that the next load reads in half a second."""
+"""Arrays of a set that was read once, kept as `.npy` files that the next load maps into memory."""
 
-import contextlib
-import os
+import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from jaxdistill.core.checks import UserError
-from jaxdistill.data.arrays import read_npz
 from jaxdistill.data.dataset import Raw
 
-CACHE = "jaxdistill-1"  # count up when what is in it changes
+VERSION = "arrays-2"
+"""In the name of each cache; count up when what is in it changes."""
+ARRAYS = ("x", "y", "x_validation", "y_validation", "x_test", "y_test")
+FACTS = ("name", "class_names", "scale", "digest", "cautions")
 
 
-def cached(path: Path, read: Callable[[], Raw]) -> Raw:
-    """The set in the cache file `path`; where it is not there, or damaged, `read()`, and writes the file."""
-    raw = read_cache(path)
+def cached(folder: Path, read: Callable[[], Raw]) -> Raw:
+    """The set in the cache `folder`; where it is not there, or damaged, `read()`, and writes the folder.
+
+    Args:
+      folder: its name tells the files that the set is made of, and `VERSION`.
+      read: () -> the set.
+
+    Returns:
+      The set, its arrays memory maps wherever the folder could be written.
+    """
+    raw = read_cache(folder)
     if raw is None:
         raw = read()
-        write_cache(path, raw)
+        write_cache(folder, raw)
+        raw = read_cache(folder) or raw
     return raw
 
 
-def read_cache(path: Path) -> Raw | None:
-    """The set in a cache file; None where there is none, or a damaged one: it is written anew."""
-    if not path.is_file():
-        return None
+def read_cache(folder: Path) -> Raw | None:
+    """The set in a cache, its arrays on the disk until they are used; None for no cache, or a damaged one."""
     try:
-        content = read_npz(path, "load")
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["arrays"]}
         return Raw(
-            name=str(content["name"]),
-            x=content["x"],
-            y=content["y"],
-            class_names=tuple(map(str, content["class_names"])),
-            scale=float(content["scale"]),
-            x_test=content.get("x_test"),
-            y_test=content.get("y_test"),
+            name=about["name"],
+            class_names=tuple(about["class_names"]),
+            scale=about["scale"],
+            digest=about["digest"],
+            cautions=tuple(about["cautions"]),
+            **arrays,
         )
-    except (UserError, KeyError):
-        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it is only a cache, and is written anew
 
 
-def write_cache(path: Path, raw: Raw) -> None:
-    """Writes the file whole or not at all; a disk that is full or read-only does no harm."""
-    kept = ("name", "x", "y", "class_names", "scale", "x_test", "y_test")
-    content = {key: getattr(raw, key) for key in kept if getattr(raw, key) is not None}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def write_cache(folder: Path, raw: Raw) -> None:
+    """Writes the cache whole or not at all; a disk that is full or read-only does no harm."""
+    arrays = {name: getattr(raw, name) for name in ARRAYS if getattr(raw, name) is not None}
+    about = {name: getattr(raw, name) for name in FACTS} | {"arrays": list(arrays)}
+    part = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez(file, **content)
-        part.replace(path)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        for name, array in arrays.items():
+            np.save(part / f"{name}.npy", array)
+        (part / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
     except OSError:
         pass
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdistill.core.checks import Caution, fail
-from jaxdistill.data.cache import CACHE, cached
+from jaxdistill.data.cache import VERSION, cached
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.original_files import Original, check, download
 from jaxdistill.data.tfds_sets import Source, prepared_folder, read_prepared
@@ -121,7 +121,7 @@ def load_cifar(source: Source) -> Raw:
         return read_prepared(folder, source)
     where, forms = f"load({source.name})", FORMS[source.name]
     if source.manual_dir is None:
-        form = next((form for form in forms if _cache(source, form).is_file()), forms[0])
+        form = next((form for form in forms if _cache(source, form).is_dir()), forms[0])
         return cached(_cache(source, form), lambda: _downloaded(source, form))
     for form in forms:
         path = source.manual_dir / form.archive.name
@@ -141,7 +141,7 @@ def load_cifar(source: Source) -> Raw:
 
 
 def _cache(source: Source, form: Form) -> Path:
-    return source.data_dir / "arrays" / f"{source.name}-{form.archive.sha256[:16]}-{CACHE}.npz"
+    return source.data_dir / "arrays" / f"{source.name}-{form.archive.sha256[:16]}-{VERSION}"
 
 
 def _downloaded(source: Source, form: Form) -> Raw:

@@ -78,6 +78,8 @@ class Raw(NamedTuple):
     """(y, size, seed) -> indices (kept, taken)."""
     digest: str = ""
     """SHA-256 of a user's own images and labels; empty of a set that its name tells."""
+    cautions: tuple[str, ...] = ()
+    """What was found out about the set that a user should know."""
 
 
 def _per_channel(values: Sequence[float], x: chex.Array) -> np.ndarray:

@@ -3,10 +3,7 @@
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -14,15 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill.core.checks import Caution, fail
+from jaxdistill.core.checks import fail
 from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import PARTS
+from jaxdistill.data.cache import VERSION, cached
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.pictures import BROKEN, SUFFIXES, decode
 from jaxdistill.data.trees import Entry, Tree, tree
 
-VERSION = "pictures-1"
-"""Of the cache; count up when what is in it changes."""
 CHUNK = 256
 """Pictures that one thread decodes at a time."""
 MOST_NAMED = 3
@@ -37,19 +33,6 @@ class Labelled(NamedTuple):
     """`train`, `validation` or `test`."""
     label: str
     """The name of its class."""
-
-
-class Decoded(NamedTuple):
-    """Pictures as arrays, and what was found out about them."""
-
-    x: dict[str, np.ndarray]
-    """[N, H, W, C] by part."""
-    y: dict[str, np.ndarray]
-    """[N] by part."""
-    class_names: tuple[str, ...]
-    digest: str
-    """SHA-256 of the names and contents of all files."""
-    cautions: tuple[str, ...]
 
 
 def load_pictures(
@@ -85,28 +68,13 @@ def load_pictures(
     files = tree(path, where)
     found = _labelled(files)
     settings = {"image_size": image_size, "fit": fit, "skip_broken": skip_broken, "version": VERSION}
-    key = _key(files, settings)
-    decoded = _cached(cache_dir / key)
-    if decoded is None:
-        decoded = _decoded(files, found, image_size, fit, skip_broken)
-        _save(cache_dir / key, decoded)
-        decoded = _cached(cache_dir / key) or decoded  # the arrays then stay on the disk
-    for line in decoded.cautions:
-        warnings.warn(f"{where}: {line}", Caution, stacklevel=4)
-    x, y = decoded.x, decoded.y
     stem = path.resolve().name
-    return Raw(
-        name=stem.split(".")[0] if path.is_file() else stem,
-        x=x["train"],
-        y=y["train"],
-        class_names=decoded.class_names,
-        scale=float(np.iinfo(x["train"].dtype).max),
-        x_validation=x.get("validation"),
-        y_validation=y.get("validation"),
-        x_test=x.get("test"),
-        y_test=y.get("test"),
-        digest=decoded.digest,
+    name = stem.split(".")[0] if path.is_file() else stem
+    raw = cached(
+        cache_dir / key_of(files.entries, settings),
+        lambda: _decoded(name, files, found, image_size, fit, skip_broken),
     )
+    return raw._replace(name=name)  # the same pictures may have been read under another name
 
 
 def _labelled(files: Tree) -> list[Labelled]:
@@ -163,8 +131,8 @@ def _part(name: str) -> str | None:
 
 
 def _decoded(
-    files: Tree, found: Sequence[Labelled], size: int | None, fit: str, skip_broken: bool
-) -> Decoded:
+    name: str, files: Tree, found: Sequence[Labelled], size: int | None, fit: str, skip_broken: bool
+) -> Raw:
     """Decodes all pictures, a chunk in each thread."""
     pixels: list[np.ndarray | str] = []
     digests: list[str] = []
@@ -204,7 +172,10 @@ def _decoded(
         for e, d in zip(found, digests, strict=True)
     )
     digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-    return Decoded(x, y, names, digest, tuple(cautions))
+    arrays = {("x" if part == "train" else f"x_{part}"): x[part] for part in parts}
+    arrays |= {("y" if part == "train" else f"y_{part}"): y[part] for part in parts}
+    white = float(np.iinfo(x["train"].dtype).max)
+    return Raw(**arrays, name=name, class_names=names, scale=white, digest=digest, cautions=tuple(cautions))
 
 
 def decoded_in_threads(
@@ -270,43 +241,12 @@ def _alike_in_parts(x: dict[str, np.ndarray]) -> list[str]:
     return told
 
 
-def _key(files: Tree, settings: dict[str, Any]) -> str:
+def key_of(files: Iterable[Entry], settings: dict[str, Any]) -> str:
     """The name of the cache of these files under these settings."""
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path, size, changed in files.entries:
+    for path, size, changed in files:
         found.update(f"{path}\0{size}\0{changed}\n".encode("utf-8", "surrogateescape"))
     return found.hexdigest()[:24]
-
-
-def _cached(folder: Path) -> Decoded | None:
-    """The arrays of an earlier call, on the disk until they are used; None if there are none."""
-    try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        x, y = ({p: np.load(folder / f"{k}_{p}.npy", mmap_mode="r") for p in about["parts"]} for k in "xy")
-        return Decoded(x, y, tuple(about["class_names"]), about["digest"], tuple(about["cautions"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # damaged or missing: it is only a cache, and is written anew
-
-
-def _save(folder: Path, decoded: Decoded) -> None:
-    """Writes the cache, whole or not at all; a disk that is full or cannot be written to has none."""
-    about = {"parts": list(decoded.x), "class_names": decoded.class_names, "digest": decoded.digest}
-    about |= {"cautions": decoded.cautions}
-    part = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        for name in decoded.x:
-            np.save(part / f"x_{name}.npy", decoded.x[name])
-            np.save(part / f"y_{name}.npy", decoded.y[name])
-        (part / "about.json").write_text(json.dumps(about), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    except OSError:
-        pass
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def looks_like_a_path(name: str) -> bool:

@@ -16,8 +16,10 @@ import numpy as np
 from jaxdistill.core.checks import Caution, fail
 from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import KINDS, PARTS, raw_of_arrays
+from jaxdistill.data.cache import VERSION, cached
 from jaxdistill.data.dataset import Raw
-from jaxdistill.data.folders import alike, check_sizes, decoded_in_threads
+from jaxdistill.data.folders import alike, check_sizes, decoded_in_threads, key_of
+from jaxdistill.data.trees import Entry
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 """What `save_to_disk` writes beside the arrow files, and above the folders of several splits."""
@@ -33,7 +35,9 @@ def is_hugging_face(name: str | os.PathLike) -> bool:
     return (path / SPLITS).is_file() or (path / STATE).is_file() or bool(_parquet(path))
 
 
-def load_hugging_face(path: str | os.PathLike, *, image_size: int | None = None, fit: str = "crop") -> Raw:
+def load_hugging_face(
+    path: str | os.PathLike, cache_dir: Path, *, image_size: int | None = None, fit: str = "crop"
+) -> Raw:
     """A data set from a `save_to_disk` folder, a parquet file, or a folder of parquet files.
 
     It needs one column of pictures, as bytes or as a struct with `bytes`, and one of class labels: text, or
@@ -41,10 +45,11 @@ def load_hugging_face(path: str | os.PathLike, *, image_size: int | None = None,
 
     The splits `train`, `validation` and `test` are read. A parquet file tells its split by its name,
     `train-00000-of-00001.parquet`, or by that of its folder. A single split or file is the training part.
-    Nothing is cached: each load decodes the pictures anew.
 
     Args:
       path: of the folder or file.
+      cache_dir: folder of the decoded arrays; they are found again by names, sizes and times of change of the
+        files.
       image_size: side in pixels that pictures are resized to; needed if they differ in size.
       fit: how pictures that are no squares become squares, see `jaxdistill.data.pictures.decode`.
 
@@ -58,8 +63,23 @@ def load_hugging_face(path: str | os.PathLike, *, image_size: int | None = None,
     """
     path = Path(path).expanduser()
     where = f"load({path.name})"
+    parts = _files(path, where)
+    entries = [Entry(f"{part}/{file}", *_state(file)) for part, files in parts.items() for file in files]
+    settings = {"image_size": image_size, "fit": fit, "version": VERSION}
+    folder = cache_dir / key_of(entries, settings)
+    return cached(folder, lambda: _decoded(path, where, parts, image_size, fit))
+
+
+def _state(file: Path) -> tuple[int, float]:
+    """Size and time of change; (0, 0) of a file that is missing, which reading it tells."""
+    about = file.stat() if file.is_file() else None
+    return (0, 0.0) if about is None else (about.st_size, about.st_mtime)
+
+
+def _decoded(path: Path, where: str, parts: dict[str, list[Path]], image_size: int | None, fit: str) -> Raw:
+    """Decodes all pictures."""
     arrow = _pyarrow(where)
-    tables = {part: _table(arrow, files, where) for part, files in _files(path, where).items()}
+    tables = {part: _table(arrow, files, where) for part, files in parts.items()}
     image, label, names = _columns(tables["train"].schema, where)
     content: dict[str, np.ndarray] = {}
     pictures, sources = [], []
@@ -85,8 +105,6 @@ def load_hugging_face(path: str | os.PathLike, *, image_size: int | None = None,
             report("decoding pictures", len(pictures), sum(map(len, tables.values())))
     check_sizes(pictures, sources, where)
     pictures, told = alike(pictures)
-    for line in told:
-        warnings.warn(f"{where}: {line}", Caution, stacklevel=4)
     start = 0
     for part, table in tables.items():
         ending = "" if part == "train" else f"_{part}"
@@ -94,7 +112,7 @@ def load_hugging_face(path: str | os.PathLike, *, image_size: int | None = None,
         start += len(table)
     if names:
         content["class_names"] = np.asarray(names, np.str_)
-    return raw_of_arrays(content, path.stem, where)
+    return raw_of_arrays(content, path.stem, where)._replace(cautions=tuple(told))
 
 
 def _pyarrow(where: str) -> Any:

@@ -47,7 +47,7 @@ def decode(content: bytes, size: int | None = None, fit: str = "crop") -> np.nda
         raise ValueError(f"{width}x{height} pixels, more than {MOST_PIXELS:,}")
     image = _plain(ImageOps.exif_transpose(image))
     if size is not None:
-        image = _fitted(image, size, fit)
+        image = square(image, size, fit)
     pixels = np.asarray(image)
     if pixels.dtype not in (np.uint8, np.uint16):  # mode I or, after a resize, F
         if pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max:
@@ -72,7 +72,8 @@ def _plain(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _fitted(image: Any, size: int, fit: str) -> Any:
+def square(image: Any, size: int, fit: str) -> Any:
+    """A picture of Pillow's as a square, see `decode`; one of 16 bits becomes one of floats."""
     width, height = image.size
     if (width, height) == (size, size):
         return image

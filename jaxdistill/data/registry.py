@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import chex
 import numpy as np
 
-from jaxdistill.core.checks import above, fail, one_of
+from jaxdistill.core.checks import Caution, above, fail, one_of
 from jaxdistill.core.registry import Registry
 from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics, with_whitening
@@ -156,7 +157,7 @@ def load(
     if not other and is_hugging_face(name):
         unused = {"skip_broken": skip_broken or None, "layout": layout, "scale": scale}
         _check_unused(name, **unused, manual_dir=manual_dir)
-        raw = load_hugging_face(name, image_size=image_size, fit=fit)
+        raw = load_hugging_face(name, folder / "pictures", image_size=image_size, fit=fit)
     elif is_archive(name) or (looks_like_a_path(name) and not other):
         _check_unused(name, layout=layout, scale=scale, manual_dir=manual_dir)
         raw = load_pictures(
@@ -164,7 +165,9 @@ def load(
         )
     else:
         _check_unused(name, skip_broken=skip_broken or None)
-        raw = _read(name, folder, manual_dir, image_size, Reading(layout, scale))
+        raw = _read(name, folder, manual_dir, form, Reading(layout, scale))
+    for line in raw.cautions:
+        warnings.warn(f"load({raw.name}): {line}", Caution, stacklevel=2)
     named = raw.name if name.endswith(".npz") else name
     return _splits_of(raw, form, NORMALISATION.get(named), data_memory)
 
@@ -286,7 +289,7 @@ def _read(
     name: str,
     folder: Path,
     manual_dir: str | os.PathLike | None,
-    image_size: int | None,
+    form: _Form,
     reading: Reading,
 ) -> Raw:
     files = None if manual_dir is None else Path(manual_dir).expanduser()
@@ -300,7 +303,7 @@ def _read(
             raise fail(f"load({name})", expected, repr(raw.name), "Or leave name out.")
         return raw
     _check_unused(name, **reading._asdict())
-    source = Source(name, folder, files, image_size)
+    source = Source(name, folder, files, form.image_size, form.fit)
     if name in DATASETS:
         return DATASETS[name](source)
     if not (prepared_folder(folder, name) or configured_names(folder, name) or known_to_tfds(name)):

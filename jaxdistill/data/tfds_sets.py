@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdistill.core.checks import UserError, fail
-from jaxdistill.data.cache import CACHE, read_cache, write_cache
+from jaxdistill.data.cache import VERSION, read_cache, write_cache
 from jaxdistill.data.dataset import Raw
+from jaxdistill.data.pictures import square
 
 NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
-VERSION = re.compile(r"\d+\.\d+\.\d+")
+NUMBERED = re.compile(r"\d+\.\d+\.\d+")
 CHUNK = 4096
 
 
@@ -32,6 +33,8 @@ class Source(NamedTuple):
     """Folder of original files; None: the network."""
     image_size: int | None
     """Side in pixels, for sets whose images differ in size."""
+    fit: str = "crop"
+    """How images of such a set that are no squares become squares, see `jaxdistill.data.shaping.fitted`."""
 
 
 def import_tfds(where: str) -> Any:
@@ -88,7 +91,7 @@ def prepared_folder(data_dir: Path, name: str) -> Path | None:
     if match is None:
         return None
     base = data_dir / match["set"] / (match["config"] or "")
-    versions = [p for p in base.glob(match["version"] or "*") if VERSION.fullmatch(p.name)]
+    versions = [p for p in base.glob(match["version"] or "*") if NUMBERED.fullmatch(p.name)]
     versions = [p for p in versions if (p / "dataset_info.json").is_file()]
     return max(versions, key=lambda p: tuple(map(int, p.name.split("."))), default=None)
 
@@ -127,8 +130,8 @@ def read_prepared(folder: Path, source: Source) -> Raw:
     Raises:
       UserError: as `load_prepared`.
     """
-    sized = f"{CACHE}-{source.image_size}.npz"  # of sets whose images differ in size
-    for cache in (folder / f"{CACHE}.npz", folder / sized):
+    sized = f"{VERSION}-{source.image_size}-{source.fit}"  # of sets whose images differ in size
+    for cache in (folder / VERSION, folder / sized):
         raw = read_cache(cache)
         if raw is not None:
             return raw
@@ -140,8 +143,9 @@ def read_prepared(folder: Path, source: Source) -> Raw:
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         remedy = "Remove the folder, and prepare the set anew."
         raise fail(f"load({source.name})", f"an intact set in {folder}", got, remedy) from None
-    write_cache(folder / (sized if resized else f"{CACHE}.npz"), raw)
-    return raw
+    cache = folder / (sized if resized else VERSION)
+    write_cache(cache, raw)
+    return read_cache(cache) or raw
 
 
 def _how_to_build(source: Source) -> str:
@@ -180,7 +184,7 @@ def _read_records(folder: Path, source: Source) -> tuple[Raw, bool]:
                 got = f"another file format in {folder}"
                 remedy = "Remove it. " + _how_to_build(source)
                 raise fail(where, "array_record or tfrecord files", got, remedy) from None
-            parts[split] = _read_split(examples, image_key, label_key, size)
+            parts[split] = _read_split(examples, image_key, label_key, size, source.fit)
     x, y = parts["train"]
     x_test, y_test = parts[test] if test else (None, None)
     scale = float(np.iinfo(x.dtype).max) if np.issubdtype(x.dtype, np.integer) else 1.0
@@ -226,20 +230,19 @@ def _of_tfrecords(info: Any, split: str, grain: Any) -> Iterator[dict[str, Any]]
 
 
 def _read_split(
-    examples: Iterator[dict[str, Any]], image_key: str, label_key: str, size: int | None
+    examples: Iterator[dict[str, Any]], image_key: str, label_key: str, size: int | None, fit: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """[N, H, W, C] and [N]."""
     images, labels = [], []
     for example in examples:
         image = example[image_key]
-        images.append(image if size is None else _resize_one(image, size))
+        images.append(image if size is None else _resize_one(image, size, fit))
         labels.append(example[label_key])
     return np.stack(images), np.asarray(labels, np.int64)
 
 
-def _resize_one(image: np.ndarray, size: int) -> np.ndarray:
+def _resize_one(image: np.ndarray, size: int, fit: str) -> np.ndarray:
     from PIL import Image
 
-    channels = [Image.fromarray(image[..., c]) for c in range(image.shape[-1])]
-    filtered = [np.asarray(c.resize((size, size), Image.Resampling.BILINEAR)) for c in channels]
-    return np.stack(filtered, axis=-1)
+    channels = [square(Image.fromarray(image[..., c]), size, fit) for c in range(image.shape[-1])]
+    return np.rint(np.stack(channels, axis=-1)).astype(image.dtype)

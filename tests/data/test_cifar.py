@@ -119,12 +119,14 @@ def test_an_archive_is_read_once_and_then_from_the_cache(name, which, small, tmp
     small(name, path)
     first = data.load(name, manual_dir=tmp_path, data_dir=tmp_path / "data")
     check_content(first, name)
-    (cache,) = (tmp_path / "data").rglob("*.npz")
+    (cache,) = (tmp_path / "data" / "arrays").iterdir()
     assert cache.name.startswith(f"{name}-{sha256_of(path)[:16]}")
     path.unlink()
     again = data.load(name, data_dir=tmp_path / "data")  # neither the archive nor a network
     np.testing.assert_array_equal(first.train.pixels, again.train.pixels)
     assert first.info == again.info
+    streamed = data.load(name, data_dir=tmp_path / "data", data_memory=1000).train.pixels
+    assert isinstance(streamed._images, np.memmap)  # on the disk
 
 
 @pytest.mark.parametrize("which", [0, 1])

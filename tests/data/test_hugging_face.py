@@ -11,12 +11,18 @@ from PIL import Image
 
 from jaxdistill import data
 from jaxdistill.core.checks import Caution, UserError
+from jaxdistill.data import hugging_face
 
 pa = pytest.importorskip("pyarrow", reason="the extra hf is not installed")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 NAMES = ["cat", "dog"]
 FEATURES = {"image": {"_type": "Image"}, "label": {"names": NAMES, "_type": "ClassLabel"}}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def pixels(seed, shape=(8, 8, 3)):
@@ -107,11 +113,15 @@ def test_one_parquet_file_of_bytes_without_features(tmp_path):
     }
 
 
-def test_pictures_that_differ(tmp_path):
+def test_pictures_that_differ(tmp_path, monkeypatch):
     mixed = [{"bytes": png(pixels(i, (8, 8, 3) if i else (8, 8))), "path": None} for i in range(8)]
     parquet.write_table(table(range(8), image=mixed), tmp_path / "a.parquet")
-    with pytest.warns(Caution, match="1 of 8 pictures are grey; they become colour"):
-        assert data.load(tmp_path / "a.parquet").info.image_shape == (8, 8, 3)
+    decode = hugging_face.decoded_in_threads
+    for again in (False, True):  # from the cache, with the same caution
+        monkeypatch.setattr(hugging_face, "decoded_in_threads", None if again else decode)
+        with pytest.warns(Caution, match="1 of 8 pictures are grey; they become colour"):
+            assert data.load(tmp_path / "a.parquet").info.image_shape == (8, 8, 3)
+    monkeypatch.setattr(hugging_face, "decoded_in_threads", decode)
     sizes = [{"bytes": png(pixels(i, (8, 8 + i % 2, 3))), "path": None} for i in range(8)]
     parquet.write_table(table(range(8), image=sizes), tmp_path / "b.parquet")
     with pytest.raises(UserError, match=r"8x8 of row 0 of train and 8x9 of row 1 of train\. Pass image_size"):

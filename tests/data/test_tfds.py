@@ -9,7 +9,7 @@ import pytest
 
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
-from jaxdistill.data import idx_sets, original_files, registry, tfds_sets
+from jaxdistill.data import cache, idx_sets, original_files, registry, tfds_sets
 
 
 def rows(*parts):
@@ -107,14 +107,14 @@ def test_a_prepared_set_is_read_once_and_then_from_its_cache(tmp_path, monkeypat
     second = data.load("tiny_set:1.0.0", data_dir=tmp_path)
     jax.tree.map(np.testing.assert_array_equal, first[:3], second[:3])
     assert first.info == second.info
-    assert not list(tmp_path.rglob("*.part"))
     monkeypatch.undo()
 
-    (cache,) = tmp_path.rglob("*.npz")
-    cache.write_bytes(cache.read_bytes()[:1000])  # damaged: read anew, and written anew
+    (file,) = tmp_path.rglob("x.npy")
+    file.write_bytes(file.read_bytes()[:1000])  # damaged: read anew, and written anew
     third = data.load("tiny_set", data_dir=tmp_path)
     jax.tree.map(np.testing.assert_array_equal, first[:3], third[:3])
-    assert cache.stat().st_size > 1000
+    assert file.stat().st_size > 1000
+    assert not [path for path in file.parents[1].iterdir() if path.name.startswith(".")]
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
@@ -123,9 +123,9 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(tfds_sets.np, "savez", full)
+    monkeypatch.setattr(cache.np, "save", full)
     assert len(data.load("tiny_set", data_dir=tmp_path).test.x) == 24
-    assert not list(tmp_path.rglob("*.npz*"))
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_a_set_with_images_of_many_sizes_needs_image_size(tmp_path, monkeypatch):
@@ -139,6 +139,13 @@ def test_a_set_with_images_of_many_sizes_needs_image_size(tmp_path, monkeypatch)
     monkeypatch.setattr(tfds_sets, "import_tfds", None)
     second = data.load("tiny_set", data_dir=tmp_path, image_size=6)
     jax.tree.map(np.testing.assert_array_equal, first[:3], second[:3])
+
+
+@pytest.mark.parametrize(("fit", "column"), [("crop", [4, 4, 4, 4]), ("pad", [0, 4, 4, 0])])
+def test_pictures_of_a_prepared_set_that_are_no_squares_are_fitted(fit, column):
+    image = np.zeros((4, 8, 3), np.uint8) + 4
+    squared = tfds_sets._resize_one(image, 4, fit)
+    np.testing.assert_array_equal(squared[:, 1, 0], column)
 
 
 def test_a_prepared_set_that_does_not_fit_is_one_clear_line(tmp_path):
