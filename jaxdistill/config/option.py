@@ -240,9 +240,16 @@ class Options:
         return type(self)(**self._own_of(type(self), changed) | changed)
 
     def with_smoke(self, short: Mapping[str, Any]) -> Self:
-        """Shorter settings for a trial run, if `smoke` was chosen; what the user chose wins over them."""
+        """Shorter settings for a trial run, if `smoke` was chosen; what the user chose wins over them.
+
+        It goes into a folder of its own, so that it is not in the way of the run that it tries.
+        """
         chosen = self.chosen()
-        return self.replace(**{**short, **chosen}) if chosen.get("smoke") else self
+        if not chosen.get("smoke"):
+            return self
+        usual = self.options()["run_dir"].default
+        own = {} if usual is None else {"run_dir": f"{usual}_smoke"}
+        return self.replace(**{**own, **short, **chosen})
 
     def pick(self, other: "type[Other]", **changes: Any) -> "Other":
         """The options that another class has too, as that class, with `changes`.

@@ -173,7 +173,8 @@ def read_npz(path: str | os.PathLike, where: str) -> dict[str, np.ndarray]:
         raise
     except DAMAGED as error:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
-            raise fail(where, "arrays of numbers", "Python objects (dtype object)", remedy) from None
+            remedy = "Save labels that are text as np.asarray(y, str), images as one array."
+            raise fail(where, "arrays of numbers or text", "Python objects (dtype object)", remedy) from None
         why = "" if "pickle" in str(error) else f" ({error})"
         raise fail(where, "an intact .npz archive", f"a damaged or different file{why}", remedy) from None
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.checks import UserError, fail
+from jaxdistill.core.reporting import report
 from jaxdistill.core.types import Array, Dataset
 from jaxdistill.data.splitting import stratified_split
 from jaxdistill.data.streaming import HostImages
@@ -251,9 +252,11 @@ def with_whitening(info: DatasetInfo, pixels: np.ndarray) -> DatasetInfo:
     Raises:
       UserError: images with too many values.
     """
-    starts = range(0, len(pixels), CHUNK)
 
     def standardised_parts() -> Iterator[np.ndarray]:
-        return (np.asarray(standardise(pixels[i : i + CHUNK], info)) for i in starts)
+        for i in range(0, len(pixels), CHUNK):
+            report("whitening: images", i, len(pixels))
+            yield np.asarray(standardise(pixels[i : i + CHUNK], info))
+        report("whitening: images", len(pixels), len(pixels))
 
     return info._replace(whitening=zca(standardised_parts, f"load({info.name})"))

@@ -48,8 +48,9 @@ def folder_of(source: Source, files: Sequence[Original]) -> Path:
     missing = [file.name for file in files if not (folder / file.name).is_file()]
     if missing:
         names = ", ".join(file.name for file in files)
+        got = "none of them" if len(missing) == len(files) else f"no {', '.join(missing)}"
         remedy = f"They come from {files[0].url.rpartition('/')[0]}/"
-        raise fail(where, f"{names} in {folder}", f"no {', '.join(missing)}", remedy)
+        raise fail(where, f"{names} in {folder}", got, remedy)
     for file in files:
         check(where, folder / file.name, file)
     return folder

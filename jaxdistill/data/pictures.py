@@ -39,9 +39,12 @@ def decode(content: bytes, size: int | None = None, fit: str = "crop") -> np.nda
     Raises:
       ValueError or another of `BROKEN`: a damaged file, or a picture of more than `MOST_PIXELS`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image: Any = Image.open(io.BytesIO(content))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Any = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError:
+        raise ValueError(f"more than {MOST_PIXELS:,} pixels") from None
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise ValueError(f"{width}x{height} pixels, more than {MOST_PIXELS:,}")

@@ -19,7 +19,7 @@ def check_shaping(where: str, image_size: object, fit: str, channels: int | None
         if not isinstance(image_size, int | np.integer) or isinstance(image_size, bool):
             raise fail(where, "image_size as an integer", repr(image_size))
         at_least(where, "image_size", int(image_size), 1)
-    one_of(where, fit, FITS)
+    one_of(f"{where} fit", fit, FITS)
     if channels is not None and channels not in CHANNELS:
         raise fail(where, "channels 1 (grey) or 3 (colour)", channels)
 

@@ -19,6 +19,8 @@ MOST_RATIO = 1000
 """A file of an archive that grows by more than this factor is refused, from a megabyte on."""
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error, RuntimeError)
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
+OUTSIDE = re.compile(r"^/|(^|/)\.\.(/|$)")
+"""Names of an archive's members that lead out of it."""
 
 
 class Entry(NamedTuple):
@@ -89,9 +91,13 @@ def tree(path: Path, where: str) -> Tree:
     if path.is_dir():
         entries, folders = _of_folder(path, where)
     elif not is_archive(path):
-        raise fail(where, f"a folder, or a file that ends in {', '.join(ARCHIVES)}", path.name)
+        kinds = ", ".join((*ARCHIVES, ".npz", ".parquet"))
+        raise fail(where, f"a folder, or a file that ends in one of {kinds}", path.name)
     else:
         entries, folders = _of_archive(path, where), []
+        for entry in entries:
+            if OUTSIDE.search(entry.path):
+                raise fail(where, "names that stay in the archive", f"{entry.path}, which leads out of it")
     kept = [entry for entry in entries if not HIDDEN.search(entry.path)]
     for entry in kept:
         if entry.size > MOST_BYTES:

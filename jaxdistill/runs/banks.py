@@ -115,7 +115,8 @@ def load_bank(
     chosen["dataset"] = source or config.dataset
     chosen |= {} if info.whitening is None else {"preprocess": info.preprocess}
     flags = " ".join(f"--{name}={value}" for name, value in chosen.items())
-    remedy = f"python -m experiments.{kind.script} {flags} --run_dir=FOLDER makes them."
+    made = f"python -m experiments.{kind.script} {flags} --run_dir=FOLDER"
+    remedy = f"{made} makes them, --{kind.option}=FOLDER reads them."
     place = getattr(config, kind.option)
     if place is None:
         raise fail(config.population, f"--{kind.option}=FOLDER", "none", remedy)

@@ -248,6 +248,10 @@ BAD = {
         lambda root: write(root, {**some(("train/",)), "test/1.png": png(pixels(9))}),
         "a folder for each class.*got test/1.png",
     ),
+    "huge": (  # the header of a picture of 30,000 x 30,000 pixels
+        lambda root: write(root, {**some(), "dog/huge.pgm": b"P5 30000 30000 255 "}),
+        r"1 broken: dog/huge.pgm \(more than 100,000,000 pixels\)",
+    ),
     "cut": (
         lambda root: write(root, {**some(), "dog/cut.png": png(pixels(1))[:60]}),
         "1 broken: dog/cut.png",
@@ -277,6 +281,9 @@ def test_a_bad_archive_is_one_clear_line(tmp_path):
     bomb = archive(tmp_path / "bomb.zip", {**some(), "cat/bomb.png": bytes(20_000_000)})
     with pytest.raises(UserError, match=r"grow by at most a factor of 1000, got cat/bomb.png: .* 20,000,000"):
         load(bomb, tmp_path)
+    outside = archive(tmp_path / "outside.zip", {**some(), "../cat/a.png": png(pixels(9))})
+    with pytest.raises(UserError, match=r"got ../cat/a.png, which leads out of it"):
+        load(outside, tmp_path)
     with pytest.raises(UserError, match=r"got nothing at .*gone.zip"):
         load(tmp_path / "gone.zip", tmp_path)
     with pytest.raises(UserError, match="no layout with this kind of data set, got nchw"):

@@ -9,7 +9,7 @@ import pytest
 from conftest import CACHE
 from tiny_runs import ROOT
 
-from experiments import cli
+from experiments import cli, experts
 from experiments.report import tables as ordered
 from experiments.report import write as report
 from experiments.report.fields import MEASURED
@@ -200,6 +200,10 @@ def test_the_sizes_are_the_preset_s_unless_they_are_chosen():
     )
     smoke = Options(smoke=True, time_limit=7.0).with_smoke(SMOKE)
     assert (smoke.time_limit, smoke.learner) == (7.0, "mlp:width=16:depth=1")  # the user's word wins
+    assert (
+        experts.Options(smoke=True).with_smoke({}).run_dir == "runs/experts_smoke"
+    )  # not where the real one goes
+    assert experts.Options(smoke=True, run_dir="a").with_smoke({}).run_dir == "a"
 
 
 def test_a_study_is_a_row_per_cell_with_baselines_and_a_report(finished):
