@@ -3,11 +3,13 @@
 Question: how long does an outer step take against a plain PyTorch implementation, how does it grow with K
 learners and T inner steps, what does `remat` save, how long should a compiled chunk be, and which
 formulation of the convolution is right for this backend, how many images at a time, and how exact products
-have to be on an accelerator (emulated), and what do activations of bfloat16 cost in accuracy?
+have to be on an accelerator (emulated), what do activations of bfloat16 cost in accuracy, and what does a
+set cost that stays on the disk?
 
     python -m experiments.benchmark                  all parts but those for a GPU, 40 minutes on 2 cores
     python -m experiments.benchmark --what=torch     needs pip install -e ".[torch]"
     python -m experiments.benchmark --what=methods,gradients,evaluation               for a GPU
+    python -m experiments.benchmark --what=streaming --stream_gb=20                   writes 20 GB first
 
 Expected on 2 cores: `torch` takes about 0.7 times PyTorch's time, at most 0.8. `conv`: with this backend's
 own formulation, gradients inside a scan take less than twice the time of those outside. Rows are appended to
@@ -32,6 +34,7 @@ from experiments.benchmark.options import Options
 from experiments.benchmark.pool_training import pool
 from experiments.benchmark.precisions import precisions
 from experiments.benchmark.steps import chunk, generated, outer, remat, torch
+from experiments.benchmark.streaming import streaming
 from experiments.benchmark.torch_reference import available
 from experiments.measure import Row, append_rows, no_compile_cache
 from jaxdistill.config.resolve import filled
@@ -54,9 +57,10 @@ PARTS = {
     "gradients": gradients,
     "evaluation": evaluation,
     "dtype": dtypes,
+    "streaming": streaming,
 }
-LARGE = ("methods", "gradients", "evaluation")
-"""Parts that are left out unless they are asked for: they are meant for a GPU."""
+LARGE = ("methods", "gradients", "evaluation", "streaming")
+"""Parts that are left out unless they are asked for: they are meant for a GPU, or fill the disk."""
 RESUMED = ("methods", "gradients")
 """Parts with a row per program, which `resume` goes on with."""
 
@@ -106,6 +110,7 @@ def run(options: Options) -> list[Row]:
 def show(name: str, rows: Sequence[Row]) -> None:
     """Prints the rows of a part; columns that say nothing are left out."""
     scales = {"seconds_median": 1e3, "seconds_min": 1e3, "temp_bytes": 2.0**-20}
+    scales |= dict.fromkeys(("set_bytes", "resident_bytes_before", "resident_bytes_after"), 2.0**-20)
     titles = {"variant": "variant", "learner": "learner", "K": "K", "T": "T", "seconds_median": "median ms"}
     titles |= {"seconds_min": "min ms", "compile_seconds": "compile s", "temp_bytes": "MiB", "ratio": "ratio"}
     titles |= {
@@ -114,10 +119,15 @@ def show(name: str, rows: Sequence[Row]) -> None:
         "cosine": "cosine",
         "error": "relative error",
     }
+    titles |= {
+        "set_bytes": "set MiB",
+        "resident_bytes_before": "RAM MiB, start",
+        "resident_bytes_after": "end",
+    }
     titles |= {"residual": "residual", "accuracy": "accuracy", "spread": "spread", "finite": "finite"}
     columns = [c for c in titles if any(r.get(c) is not None for r in rows)]
 
-    scaled = [r | {c: r[c] * scales[c] for c in scales if r[c] is not None} for r in rows]
+    scaled = [r | {c: r[c] * scales[c] for c in scales if r.get(c) is not None} for r in rows]
     cells = [[r.get(c) for c in columns] for r in scaled]
     progress.table(f"\n{name}: {(PARTS[name].__doc__ or '').strip()}", [titles[c] for c in columns], cells)
 

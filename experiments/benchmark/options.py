@@ -27,7 +27,11 @@ class Options(SeedOptions):
             "gradients",
             "evaluation",
             "dtype",
+            "streaming",
         ),
+    )
+    stream_gb: float = option(
+        2.0, "size of the set of what=streaming, in GB; above 5 it is only streamed", above=0
     )
     repeats: int = option(7, "rounds of each comparison, after one that warms up", low=1)
     run_dir: str = option("runs/benchmark", "folder of rows.json, which new rows are appended to")

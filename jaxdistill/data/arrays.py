@@ -15,6 +15,7 @@ import numpy as np
 from jaxdistill.core.checks import Caution, UserError, above, fail, one_of
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.labels import numbered
+from jaxdistill.data.mapped import forget, mapped_arrays
 
 # what zipfile, zlib and numpy raise on damage; NotImplementedError: an unknown compression
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -46,7 +47,7 @@ UNSAID = Reading()
 """Nothing is said: arrays are read by what they are."""
 
 
-def load_npz(path: str | os.PathLike, reading: Reading = UNSAID) -> Raw:
+def load_npz(path: str | os.PathLike, reading: Reading = UNSAID, *, mapped: bool = False) -> Raw:
     """A data set from an `.npz` file, `numpy.savez(path, x=..., y=...)`.
 
     | key | what |
@@ -65,6 +66,7 @@ def load_npz(path: str | os.PathLike, reading: Reading = UNSAID) -> Raw:
     Args:
       path: of the file. Pickled objects in it are refused.
       reading: what the file does not say.
+      mapped: leave arrays that are not compressed on the disk until they are used.
 
     Returns:
       The raw set; floats as float32, images of rank 4.
@@ -73,7 +75,7 @@ def load_npz(path: str | os.PathLike, reading: Reading = UNSAID) -> Raw:
       UserError: as `raw_of_arrays`, or a file that is missing, damaged or no `.npz`.
     """
     where = f"load({path})"
-    content = read_npz(path, where)
+    content = read_npz(path, where, mapped=mapped)
     name = content.get("name", np.asarray(Path(path).name))
     if name.dtype.kind != "U" or name.ndim:
         raise fail(where, "name as one string", f"dtype {name.dtype}, shape {name.shape}")
@@ -150,11 +152,17 @@ def digest_of(arrays: Collection[np.ndarray]) -> str:
     for array in arrays:
         found.update(f"{array.dtype.str} {array.shape} ".encode())
         found.update(np.ascontiguousarray(array).data)
+        forget(array)
     return found.hexdigest()
 
 
-def read_npz(path: str | os.PathLike, where: str) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike, where: str, *, mapped: bool = False) -> dict[str, np.ndarray]:
     """All arrays of an `.npz` file by name; nothing in it is ever unpickled.
+
+    Args:
+      path: of the file.
+      where: for errors.
+      mapped: memory maps of the arrays that are not compressed.
 
     Raises:
       UserError: the file is missing, damaged, not an `.npz`, or holds Python objects.
@@ -168,7 +176,8 @@ def read_npz(path: str | os.PathLike, where: str) -> dict[str, np.ndarray]:
         if isinstance(file, np.ndarray):
             raise fail(where, "an .npz archive", "a single .npy array", remedy)
         with file:
-            return {name: file[name] for name in file.files}
+            there = mapped_arrays(path) if mapped else {}
+            return {name: there[name] if name in there else file[name] for name in file.files}
     except UserError:
         raise
     except DAMAGED as error:

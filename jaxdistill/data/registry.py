@@ -123,8 +123,8 @@ def load(
       manual_dir: folder with the original files of a set that is not prepared yet: `mnist`, `fashion_mnist`,
         `kmnist`, `cifar10`, `cifar100` and `svhn_cropped`, which are downloaded without it, `tiny_imagenet`
         and `usps`, which are not. Where it is given, it has to be there for any set.
-      data_memory: most bytes of training images on the device; those of a larger set stay on the host, or on
-        the disk (pictures of a folder), and what outer steps draw is fetched ahead of them.
+      data_memory: most bytes of training images on the device; those of a larger set stay on the disk, or on
+        the host (a compressed `.npz`), and what outer steps draw is fetched ahead of them.
       image_size: side in pixels to resize to (square, antialiased bilinear); None keeps the size.
       fit: how images that are no squares become squares, with image_size: `crop`, `pad` or `stretch`.
       channels: 1 for grey images, 3 for colour; None keeps them as they are.
@@ -165,7 +165,7 @@ def load(
         )
     else:
         _check_unused(name, skip_broken=skip_broken or None)
-        raw = _read(name, folder, manual_dir, form, Reading(layout, scale))
+        raw = _read(name, folder, manual_dir, form, Reading(layout, scale), data_memory is not None)
     for line in raw.cautions:
         warnings.warn(f"load({raw.name}): {line}", Caution, stacklevel=2)
     named = raw.name if name.endswith(".npz") else name
@@ -291,13 +291,14 @@ def _read(
     manual_dir: str | os.PathLike | None,
     form: _Form,
     reading: Reading,
+    mapped: bool,
 ) -> Raw:
     files = None if manual_dir is None else Path(manual_dir).expanduser()
     if files is not None and not files.is_dir():
         remedy = "Leave it out where the set is prepared already."
         raise fail(f"load({name})", "manual_dir, a folder", f"{files}, where there is none", remedy)
     if name.endswith(".npz"):
-        raw = load_npz(name, reading)
+        raw = load_npz(name, reading, mapped=mapped)
         if raw.name not in (Path(name).name, *DATASETS):
             expected = f"as its name the set that the images are, one of {', '.join(sorted(DATASETS))}"
             raise fail(f"load({name})", expected, repr(raw.name), "Or leave name out.")

@@ -4,8 +4,6 @@ The draws are those of a set on the device, from the same keys, so numbers are t
 resumed run goes on exactly.
 """
 
-import contextlib
-import mmap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +14,7 @@ from jax import lax
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Array, Batch, Dataset, Drawn
+from jaxdistill.data.mapped import forget
 
 AHEAD = 2
 """Chunks that are fetched before they are needed."""
@@ -49,10 +48,7 @@ class HostImages:
         found = np.empty((rows.size, *self.shape[1:]), self.dtype)
         order = np.argsort(rows, axis=None, kind="stable")  # a disk reads forwards
         found[order] = self._images[rows.ravel()[order]]
-        base = getattr(self._images, "_mmap", None)
-        if isinstance(base, mmap.mmap):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                base.madvise(mmap.MADV_DONTNEED)
+        forget(self._images)
         return found.reshape(*rows.shape, *self.shape[1:])
 
 

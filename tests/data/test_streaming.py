@@ -1,5 +1,7 @@
 """Training images that stay on the host."""
 
+import mmap
+
 import jax
 import numpy as np
 import pytest
@@ -57,6 +59,27 @@ def test_host_images_are_rows_of_an_array(tmp_path):
     index = np.array([[3, 0, 0], [1, 2, 3]])
     np.testing.assert_array_equal(images[index], x[rows][index])
     np.testing.assert_array_equal(images.reordered(np.array([2, 0]))[np.array([0])], x[[11]])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_own_arrays_stay_in_their_file_unless_they_are_compressed(save, mine, tmp_path):
+    with np.load(mine) as file:
+        arrays = dict(file)
+    save(tmp_path / "mine.npz", **arrays)
+    here, there = data.load(mine), data.load(tmp_path / "mine.npz", data_memory=100)
+    assert (bases(there.train.pixels._images)[-1].__class__ is mmap.mmap) == (save is np.savez)
+    assert here.info.digest == there.info.digest
+    every = np.arange(len(here.train.y))
+    pixels = np.rint(data.to_pixels(np.asarray(here.train.x), here.info))
+    np.testing.assert_array_equal(there.train.pixels[every], pixels)
+
+
+def bases(array):
+    """The arrays that it is a view of, and what holds the memory of the last one."""
+    found = [array]
+    while getattr(found[-1], "base", None) is not None:
+        found.append(found[-1].base)
+    return found
 
 
 def test_indices_are_those_that_are_drawn(mine, key):
