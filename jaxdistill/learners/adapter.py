@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import chex
-import flax
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

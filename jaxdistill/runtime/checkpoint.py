@@ -12,7 +12,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.paths import as_path
 from jaxdistill.runtime.mesh import is_key, on_host
 
 
@@ -48,7 +48,9 @@ class Checkpoints:
         from orbax.checkpoint.checkpoint_managers import LatestN
 
         self._ocp = ocp
-        self.directory = Path(directory).absolute()  # Orbax takes a relative path, and fails later
+        self.directory = as_path(
+            "Checkpoints", directory
+        ).absolute()  # Orbax takes a relative path, and fails later
         options = ocp.CheckpointManagerOptions(
             preservation_policy=LatestN(keep), enable_async_checkpointing=False, cleanup_tmp_directories=True
         )

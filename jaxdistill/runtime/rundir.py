@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from jaxdistill.core.checks import UserError, fail
+from jaxdistill.core.paths import as_path
 from jaxdistill.runtime import atomic, hosts, profile
 
 MOST_NAMED = 6
@@ -138,7 +139,7 @@ def open_run(
       >>> with open_run("runs/dd", {"seed": 0, "learner": "mlp"}, experiment="distill") as run:
       ...     run.write_json("result.json", {"accuracy": 0.9})
     """
-    directory = Path(path).absolute()
+    directory = as_path("open_run", path).absolute()
     plain = atomic.jsonable(config, nonfinite=str)
     about = {"experiment": experiment}
     about |= {} if chosen is None else {"chosen": atomic.jsonable(chosen, nonfinite=str)}
