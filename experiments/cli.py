@@ -101,9 +101,11 @@ def _run(run: Callable[[Any], Any], config: Options) -> None:
     except BrokenPipeError:
         os._exit(141)
     except OSError as error:
-        if error.filename is None:
+        if error.errno is None:
             raise
-        _exit(f"{error.filename}: {error.strerror}")
+        if error.filename is None:  # standard output that is full: nothing more goes there, at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _exit(f"{error.filename or 'output'}: {error.strerror}")
 
 
 def as_flags(options: Mapping[str, Any]) -> list[str]:

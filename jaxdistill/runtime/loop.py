@@ -219,9 +219,9 @@ def distill(
             rows.append({"step": step, **means, **learned, "seconds": round(spent, 3)})
             if log is not None:
                 log.write(step, {name: value for name, value in rows[-1].items() if name != "step"})
-            progress.update(step, **{n: means[n] for n in SHOWN if n in means})
             if step % every == 0 or step == num_steps:
                 checkpoints.save(step, state)
+            progress.update(step, **{n: means[n] for n in SHOWN if n in means})
         number = hosts.signal_of_all(stop)
         if number:
             checkpoints.save(step, state)
