@@ -21,6 +21,7 @@ from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.core.registry import unknown
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import recipe_of
+from jaxdistill.runtime import progress
 
 INDENT = " " * 6
 VERSIONS = ("jaxdistill", "jax", "jaxlib", "flax", "optax", "commit")
@@ -131,7 +132,7 @@ def parsed(cls: type[C], doc: str, arguments: list[str]) -> C:
     if shown:
         whole = "--helpfull" in shown
         try:
-            print(_help(config, doc, whole=whole), flush=True)
+            progress.say(_help(config, doc, whole=whole))
         except BrokenPipeError:  # a reader that stopped reading, such as `head`
             os._exit(0)
         except UserError as error:
