@@ -24,7 +24,7 @@ from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.runtime import progress
 
 INDENT = " " * 6
-VERSIONS = ("jaxdistill", "jax", "jaxlib", "flax", "optax", "commit")
+VERSIONS = ("jaxdistill", "jax", "jaxlib", "flax", "optax", "commit", "prng", "x64")
 """Fields of the environment that have to be equal in all processes of a run."""
 OF_ONE = ("process_id", "data_dir", "manual_dir")
 """Options that may differ between the processes of one run."""

@@ -30,6 +30,7 @@ from jaxdistill.runtime.memory import temporary_bytes, total_bytes
 from jaxdistill.runtime.metrics import MetricsLog, read_metrics
 from jaxdistill.runtime.progress import Progress
 from jaxdistill.runtime.rundir import RunDir
+from jaxdistill.runtime.stalls import Bound, Stalls
 
 SHOWN = ("loss", "accuracy", "inner_gradient", "residual", "cosine", "curvature_v", "curvature_g")
 SHOWN += ("solver_steps", "negative_curvature", "skipped")
@@ -125,6 +126,7 @@ def distill(
     tensorboard: bool = False,
     remedy: str = "",
     faults: Mapping[str, str] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
     devices: mesh.Layout | None = None,
 ) -> Finished:
     """Runs a method to `num_steps`, from the last checkpoint of the run where there is one.
@@ -142,6 +144,7 @@ def distill(
       tensorboard: also write TensorBoard events into the run directory.
       remedy: what to lower if the run diverges, in the caller's words.
       faults: metrics that stop the run where they are above zero, and the remedy for each.
+      bounds: of learned hyper-parameters: a caution is given if one stays there for a whole chunk.
       devices: those that the learners and the real batch are split over; JAX's default device when None.
 
     Returns:
@@ -184,7 +187,7 @@ def distill(
         given = placed(data.real) if streamed is None else None
         chunks, compiled = [compiled_chunk(each, devices) for each in methods], {}
         compile_seconds, skipped = 0.0, hosts.from_primary(lambda: _skipped_before(rows, step))
-        stop = stack.enter_context(_signals())
+        stop, stalls = stack.enter_context(_signals()), Stalls(bounds or {})
         progress = stack.enter_context(Progress(num_steps, step, label))
         for note in notes:
             progress.say(note)
@@ -221,6 +224,8 @@ def distill(
                 log.write(step, {name: value for name, value in rows[-1].items() if name != "step"})
             if step % every == 0 or step == num_steps:
                 checkpoints.save(step, state)
+            if hosts.is_primary():
+                stalls.check(rows)
             progress.update(step, **{n: means[n] for n in SHOWN if n in means})
         number = hosts.signal_of_all(stop)
         if number:
