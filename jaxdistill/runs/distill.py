@@ -73,6 +73,8 @@ def distill(
     if run_dir is not None:
         options["run_dir"] = run_dir
     chosen = Config(**chosen.chosen() | options)
+    if "run_dir" not in chosen.chosen() and chosen.chosen().get("tensorboard"):
+        raise fail("distill", "a run_dir for the events of tensorboard", "none")
     with shown.silent(not progress), build.precision(chosen):
         plan = planned(chosen, data=data, learner=own)
         try:
