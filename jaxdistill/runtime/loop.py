@@ -370,6 +370,14 @@ def _kept(checkpoints: AnyCheckpoints) -> str:
     return f"The checkpoint of step {saved} is kept." if saved else "There was no checkpoint yet."
 
 
+_listening: list[list[int]] = []
+
+
+def listening() -> bool:
+    """Whether a loop runs in the main thread, which saves before a signal ends it."""
+    return bool(_listening)
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
     """A list that SIGINT or SIGTERM puts its number in; a second one acts as it always did.
@@ -387,10 +395,12 @@ def _signals() -> Iterator[list[int]]:
         for other, handler in previous.items():
             signal.signal(other, handler)
 
+    _listening.append(caught)
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, note)
         yield caught
     finally:
+        _listening.remove(caught)
         for number, handler in previous.items():
             signal.signal(number, handler)
