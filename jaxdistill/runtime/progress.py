@@ -64,13 +64,13 @@ codecs.register_error("jaxdistill.plain", _replaced)
 @contextlib.contextmanager
 def counting(seconds: float = 2.0) -> Iterator[None]:
     """Inside, what the library reports of its long work is shown: a line at most every `seconds`."""
-    last = time.monotonic()
+    last, out = time.monotonic(), sys.stdout  # TFDS prepares a set with its own output put aside
 
     def show(what: str, done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= seconds:
             last = time.monotonic()
-            say(f"{what}: {done:,} of {total:,}")
+            say(f"{what}: {done:,} of {total:,}", out)
 
     with listening(show):
         yield

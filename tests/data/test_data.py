@@ -319,3 +319,12 @@ def test_large_sets_of_8_bits_have_the_numbers_of_floats(monkeypatch, key):
         jax.tree.map(np.testing.assert_array_equal, draw(same, key, 4), draw(other, key, 4))
     twice = jax.jit(lambda d: data.sample(d, key, 4).x)(same)
     np.testing.assert_array_equal(twice, data.sample(other, key, 4).x)
+
+
+@pytest.mark.parametrize("others", [3, 40])
+def test_three_images_of_a_class_are_one_in_each_part(others):
+    y = np.repeat([0, 1, 2], [3, others, others])
+    x = np.random.default_rng(0).integers(0, 256, (len(y), 4, 4, 1), np.uint8)
+    parts = data.splits(x, y)[:3]
+    assert [int(part.counts[0]) for part in parts] == [1, 1, 1]
+    assert sum(len(part.y) for part in parts) == len(y)

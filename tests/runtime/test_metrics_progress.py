@@ -1,5 +1,6 @@
 """Metrics on disk and progress on the screen."""
 
+import contextlib
 import io
 import math
 import sys
@@ -10,6 +11,7 @@ import pytest
 from helpers import message
 
 from jaxdistill.core.checks import UserError
+from jaxdistill.core.reporting import report
 from jaxdistill.runtime import metrics, progress
 
 
@@ -119,6 +121,12 @@ def test_duration():
         "3 min 05 s",
         "2 h 07 min",
     ]
+
+
+def test_what_the_library_reports_is_shown_though_output_is_put_aside(capsys):
+    with progress.counting(seconds=0.0), contextlib.redirect_stdout(io.StringIO()):
+        report("preparing mnist, images", 10_000, 60_000)
+    assert capsys.readouterr().out == "preparing mnist, images: 10,000 of 60,000\n"
 
 
 # ---------------------------------------------------------------- outputs that cannot show everything
