@@ -1,7 +1,6 @@
 """The command line of every experiment: flags from a class of options, one-line errors, exit codes."""
 
 import os
-import signal
 import sys
 import textwrap
 import traceback
@@ -12,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from absl import flags, logging
 
+from experiments import signals
 from experiments.start import HELP
 from jaxdistill.config.option import Option, Options
 from jaxdistill.config.owners import HEADS, acts, brought
@@ -21,9 +21,10 @@ from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.core.registry import unknown
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import recipe_of
+from jaxdistill.runtime import progress
 
 INDENT = " " * 6
-VERSIONS = ("jaxdistill", "jax", "jaxlib", "flax", "optax", "commit")
+VERSIONS = ("jaxdistill", "jax", "jaxlib", "flax", "optax", "commit", "prng", "x64")
 """Fields of the environment that have to be equal in all processes of a run."""
 OF_ONE = ("process_id", "data_dir", "manual_dir")
 """Options that may differ between the processes of one run."""
@@ -58,10 +59,10 @@ def main(run: Callable[[C], Any], cls: type[C], doc: str | None, argv: Sequence[
 
     logging.set_verbosity(logging.WARNING)
     warnings.showwarning = partial(_show_warning, set())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    signals.listen()
     try:
         _run(run, config)
+        signals.end()
     except Exception:  # a bug keeps its traceback
         if not hosts.joined():
             raise
@@ -89,21 +90,23 @@ def _run(run: Callable[[Any], Any], config: Options) -> None:
             run(config)
         hosts.finish()
     except UserError as error:
-        _exit(" ".join(str(error).split()))
+        leave(" ".join(str(error).split()))
     except (RuntimeError, MemoryError) as error:
         if hosts.lost(error):
-            _exit(hosts.lost_line())
+            leave(hosts.lost_line())
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
             raise
-        _exit(f"out of memory: {str(error).splitlines()[0] if str(error) else 'no memory left'}")
+        leave(f"out of memory: {str(error).splitlines()[0] if str(error) else 'no memory left'}")
     except Interrupted as stop:
-        _exit(str(stop), stop.exit_code)
+        leave(str(stop), stop.exit_code)
     except BrokenPipeError:
         os._exit(141)
     except OSError as error:
-        if error.filename is None:
+        if error.errno is None:
             raise
-        _exit(f"{error.filename}: {error.strerror}")
+        if error.filename is None:  # standard output that is full: nothing more goes there, at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        leave(f"{error.filename or 'output'}: {error.strerror}")
 
 
 def as_flags(options: Mapping[str, Any]) -> list[str]:
@@ -123,17 +126,17 @@ def parsed(cls: type[C], doc: str, arguments: list[str]) -> C:
         table = cls.options() | brought(cls, _members(cls, rest))
         config = _parsed(cls, table, rest)
     except (flags.Error, OSError) as error:
-        _exit(f"{' '.join(str(error).split()).rstrip('.')}. --help lists the flags.")
+        leave(f"{' '.join(str(error).split()).rstrip('.')}. --help lists the flags.")
     except UserError as error:
-        _exit(" ".join(str(error).split()))
+        leave(" ".join(str(error).split()))
     if shown:
         whole = "--helpfull" in shown
         try:
-            print(_help(config, doc, whole=whole), flush=True)
+            progress.say(_help(config, doc, whole=whole))
         except BrokenPipeError:  # a reader that stopped reading, such as `head`
             os._exit(0)
         except UserError as error:
-            _exit(" ".join(str(error).split()))
+            leave(" ".join(str(error).split()))
         sys.exit(0)
     return config
 
@@ -162,10 +165,12 @@ def _members(cls: type[Options], arguments: list[str]) -> dict[str, str]:
     return found
 
 
-def _exit(line: str, code: int = 1) -> NoReturn:
+def leave(line: str, code: int = 1) -> NoReturn:
+    """Ends the process with a line on standard error."""
     from jaxdistill.runtime import hosts
 
     hosts.settle(line)
+    signals.end()
     hosts.leave(code)
 
 
@@ -178,11 +183,6 @@ def _show_warning(
     if not known or text not in told:
         print(text, end="", file=sys.stderr, flush=True)
     told.add(text)
-
-
-def _stop(number: int, frame: Any) -> None:
-    """Ends the process outside of the loop, which would save first: while data load, or in evaluation."""
-    _exit(f"stopped by {signal.Signals(number).name}", 128 + number)
 
 
 def _define(values: flags.FlagValues, option: Option) -> None:

@@ -13,6 +13,7 @@ also for random real images. Under a minute for ten digits; about 20 minutes for
 cores.
 """
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments import cli
@@ -39,7 +40,9 @@ class Options(EvaluateOptions, HostOptions):
         ("convnet", "mlp", "linear"),
         f"table rows, among {', '.join(LEARNERS)}; options with colons: convnet:width=32",
     )
-    run_dir: str | None = option(None, "folder to write evaluation.json into; it may be that of a run")
+    run_dir: str | None = option(
+        None, "folder to write evaluation.json into; it may be that of the run whose images these are"
+    )
     smoke: bool = option(False, "few networks and epochs: does it run?")
 
 
@@ -56,7 +59,10 @@ def run(options: Options) -> dict[str, Any]:
     if options.synthetic is None:
         raise fail("evaluate", "--synthetic=FILE.npz", "nothing")
     plan = prepared(options.synthetic, options.learners, options.pick(EvaluateOptions))
-    folder = None if options.run_dir is None else writable("evaluate", options.run_dir, own=False)
+    folder = None
+    if options.run_dir is not None:
+        beside = Path(options.synthetic).resolve().parent == Path(options.run_dir).resolve()
+        folder = writable("evaluate", options.run_dir, own=not beside)
     result = evaluated(plan)
     result["config"] |= {"smoke": options.smoke}
     if folder is not None and hosts.is_primary():

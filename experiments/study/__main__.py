@@ -11,14 +11,15 @@ Every cell is a run of `experiments.distill` under RUN_DIR/cells, first for the 
 (`--equal_time`) for as many as take `--time_limit` seconds by the time that those took. All images are scored
 alike: fresh networks of the training architecture and of others, by the `dc` protocol and by `dc_augmented`
 (crop, scale, rotate), the step size searched on validation, beside random real images and the full training
-set. A cell that fails is a row that says why. Run the same command again to resume a study that was stopped
-and to try failed cells again. Writes rows.json, report.html and report.md (see experiments.report). Expected,
+set. A cell that fails is a row that says why; the command ends with an error then, after the report. Run the
+same command again to resume a study that was stopped and to try failed cells again. Writes rows.json,
+report.html and report.md (see experiments.report). Expected,
 digits: matching of images and Neumann cells level with unrolled ones at a quarter to half of the memory, all
 but a generator's conjugate gradients well above random real images.
 """
 
 from experiments import cli
-from experiments.study.run import run
+from experiments.study.run import run_to_end as run
 from experiments.study.setting import Options
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from experiments.study.setting import (
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.saved import chosen_of
 from jaxdistill.config.table import Config
+from jaxdistill.core.checks import fail
 from jaxdistill.data import to_pixels
 from jaxdistill.runs.distill import distilled, opened
 from jaxdistill.runs.plan import planned
@@ -92,6 +93,21 @@ def run(options: Options) -> dict[str, Any]:
         found = write(directory.path, [directory.path])
     show(found)
     return found | {"config": config}
+
+
+def run_to_end(options: Options) -> dict[str, Any]:
+    """As `run`, for a command line: what failed is an error after everything else is written and shown.
+
+    Raises:
+      UserError: as `run`; a cell that failed, and why.
+    """
+    found = run(options)
+    failed = [row for row in found.get("rows", ()) if row["status"] != "done"]
+    if failed:
+        why = "; ".join(dict.fromkeys(f"{row['name']}: {row['note']}" for row in failed))
+        remedy = "The report has the others; run the same command again to try these again."
+        raise fail("study", "every cell to finish", f"{len(failed)} that failed ({why})", remedy)
+    return found
 
 
 class Task(NamedTuple):

@@ -50,6 +50,8 @@ class Options(setting.Options):
         (0.3, 1.0, 3.0),
         "factors of the preset's outer learning rate to try; beyond them if the smallest or largest is best",
         above=0,
+        high=1e4,
+        some=True,
     )
     run_dir: str | None = option(
         None,
@@ -78,8 +80,6 @@ def run(options: Options) -> dict[str, Any]:
       UserError: bad input, before anything is distilled; a cell none of whose candidates finished.
     """
     chosen, options = chosen_of(options), resolve(options.with_smoke(SMOKE))
-    if not options.factors:
-        raise fail("study.search", "at least one of factors", "none")
     study = _without_test(prepared(options, "study.search"))
     config, path = pinned(options), options.run_dir or f"runs/study_search_{options.preset}"
     with open_run(

@@ -49,7 +49,7 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     images_per_class: int = option(
         DEFAULTS.images_per_class, f"images per class in every cell of the grid{OWN} number", low=1
     )
-    steps_scale: float = option(1.0, "outer steps of every cell, relative to the preset's", above=0)
+    steps_scale: float = option(1.0, "outer steps of every cell, relative to the preset's", above=0, high=100)
     smoke: bool = option(False, "two cells, few steps and networks, to see whether it runs")
     list: bool = option(False, "print every cell with its options, and end")
     architectures: tuple[str, ...] = option(

@@ -13,10 +13,10 @@ import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Self, cast, dataclass_transform
 
 from jaxdistill.core.checks import above, at_least, fail, one_of
+from jaxdistill.core.paths import as_path, check_text
 from jaxdistill.core.registry import unknown
 
 
@@ -104,8 +104,10 @@ class Option:
         if not isinstance(value, fits) or (isinstance(value, bool) and self.kind is not bool):
             raise fail("options", f"{self.name} as {word}", repr(value))
         value = os.fspath(value) if isinstance(value, os.PathLike) else self.kind(value)
-        if self.kind is str and value.startswith("~"):  # a shell leaves the ~ of --name=~/there
-            value = str(Path(value).expanduser())
+        if self.kind is str:
+            check_text("options", self.name, value)
+            if value.startswith("~"):  # a shell leaves the ~ of --name=~/there
+                value = str(as_path("options", value))
         if self.known and value not in self.also:
             one_of(self.name, value, self.names)
         if self.kind is float and not math.isfinite(value):

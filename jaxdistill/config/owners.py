@@ -47,6 +47,20 @@ COMPUTED = ("noise", *OF_METHOD_TOO.values())
 """Arguments of members that follow from other options."""
 
 
+NEEDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "label_confidence": ("soft_labels", lambda learned: not learned),
+    **dict.fromkeys(("per_step", "hyper_learning_rate"), ("learned", lambda names: not names)),
+    **dict.fromkeys(
+        ("positive", "max_inner_learning_rate"), ("learned", lambda names: "learning_rate" not in names)
+    ),
+    "schedule_end": ("schedule", lambda name: name != "cosine"),
+    "augment_strength": ("augment", lambda names: names == ()),
+    "fit": ("image_size", lambda side: side is None),
+    "full_data_epochs": ("num_baseline_learners", lambda count: count == 0),
+}
+"""Options that have no effect if another option has such a value."""
+
+
 def taken(head: str, values: Mapping[str, Any]) -> set[str]:
     """The keyword-only arguments of the chosen member of a registry."""
     name = values[head]
@@ -82,6 +96,26 @@ def acts(option: Option, values: Mapping[str, Any]) -> bool:
         also = OF_METHOD_TOO.get(option.name)
         return option.name in own and (also is None or also in taken("method", values))
     return head not in values or option.taken_as in taken(head, values)
+
+
+def ruled_out(name: str, values: Mapping[str, Any]) -> str | None:
+    """What keeps a chosen option from acting beside the values of others, as `option=value`; None if nothing.
+
+    An option that the value of another rules out is refused when it is chosen, and stays in the identity of
+    a run: there it has the default.
+    """
+
+    def having(other: str, is_so: Callable[[Any], bool]) -> str | None:
+        if other not in values or not is_so(values[other]):
+            return None
+        value = values[other]
+        return f"{other}={(','.join(map(str, value)) or 'none') if isinstance(value, tuple) else value}"
+
+    if name in NEEDS:
+        return having(*NEEDS[name])
+    if name == "soft_labels" and "method" in values:
+        return having("method", lambda method: not recipe_of(find(METHODS, method)).sees_labels)
+    return None
 
 
 def owner(option: Option, values: Mapping[str, Any]) -> tuple[str, Any]:

@@ -8,7 +8,7 @@ settings for those), the gradient, the settings of a script's class, what was ch
 from typing import Any, TypeVar
 
 from jaxdistill.config.option import Options
-from jaxdistill.config.owners import acts, brought, owner
+from jaxdistill.config.owners import acts, brought, owner, ruled_out
 from jaxdistill.config.table import LEARNER_OPTIONS, TeacherOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.registry import find
@@ -146,11 +146,9 @@ def _check_acting(config: Options, values: Values) -> None:
     idle = {n: v for n, v in chosen.items() if v != table[n].default and not acts(table[n], values)}
     if not idle:
         return
-    heads = {name: value for name, value in chosen.items() if name in HEADS}
-    unchosen = {n: v for n, v in defaults(type(config)(**heads)).items() if n not in heads}
     for name, value in idle.items():
         option = table[name]
-        if value == unchosen.get(name, option.default):
+        if value == _unchosen(config, name):
             continue
         head, member = owner(option, values)
         if head == "learner" and member in LEARNERS:
@@ -162,6 +160,27 @@ def _check_acting(config: Options, values: Values) -> None:
             trains = "method" in values and recipe_of(METHODS[values["method"]]).trains
             remedy = "It trains no inner steps." if inner and not trains else ""
         raise fail(head, f"no {name} with {head}={member}", _shown(value), remedy)
+
+
+def check_effects(config: Options, facts: Facts | None = None) -> None:
+    """Raises if an option was chosen that the value of another one rules out; for new runs alone.
+
+    Args:
+      config: the chosen options.
+      facts: of the images; None takes the paper's settings.
+    """
+    values, table = defaults(config, facts), type(config).options()
+    for name, value in config.chosen().items():
+        reason = ruled_out(name, values)
+        if reason is not None and value not in (table[name].default, _unchosen(config, name), 0, False):
+            raise fail("options", f"no {name} with {reason}, where it has no effect", _shown(value))
+
+
+def _unchosen(config: Options, name: str) -> Any:
+    """The value that an option has if only the heads are chosen."""
+    heads = {n: v for n, v in config.chosen().items() if n in HEADS and n != name}
+    values = defaults(type(config)(**heads))
+    return values[name] if name in values else brought(type(config), config.chosen())[name].default
 
 
 def _shown(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdistill.core.checks import Caution, UserError, above, fail, one_of
+from jaxdistill.core.paths import as_path
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.labels import numbered
 from jaxdistill.data.mapped import forget, mapped_arrays
@@ -167,7 +168,7 @@ def read_npz(path: str | os.PathLike, where: str, *, mapped: bool = False) -> di
     Raises:
       UserError: the file is missing, damaged, not an `.npz`, or holds Python objects.
     """
-    path = Path(path).expanduser()
+    path = as_path("load", path)
     if not path.is_file():
         raise fail(where, "an .npz file", "no file of that name" if not path.exists() else "a folder")
     remedy = "Write it with numpy.savez(path, x=..., y=...)."

@@ -124,8 +124,8 @@ def from_arrays(x: chex.Array, y: chex.Array, num_classes: int, table: np.ndarra
     """A `Dataset`: images sorted by class (stably), one-hot labels, and where each class starts.
 
     Args:
-      x: [N, H, W, C], standardised; or uint8, with `table`.
-      y: [N] integers in range(num_classes); every class occurs.
+      x: [N, H, W, C], standardised, finite; or uint8, with `table`.
+      y: [N] integers in range(num_classes), an array or a list; every class occurs.
       num_classes: how many classes there are.
       table: the standardised values of uint8 images, see `Dataset`.
 
@@ -133,15 +133,17 @@ def from_arrays(x: chex.Array, y: chex.Array, num_classes: int, table: np.ndarra
       The data set, on the default device.
 
     Raises:
-      UserError: a label outside of the range, or a class without an image.
+      UserError: images of another shape or type, or with a NaN; a label outside of the range; a class without
+        an image.
 
     Example:
       >>> from_arrays(np.zeros((3, 2, 2, 1)), np.array([1, 0, 1]), 2).counts.tolist()
       [1, 2]
     """
-    chex.assert_rank([x, y], [4, 1])
-    chex.assert_equal_shape_prefix([x, y], 1)
-    y = np.asarray(y)
+    x, y = np.asarray(x), np.asarray(y)
+    _check_images(x, table)
+    if y.shape != x.shape[:1]:
+        raise fail("from_arrays", f"y of shape ({len(x)},), a class for each image", f"shape {y.shape}")
     check_labels(y, "from_arrays", num_classes=num_classes)
     counts = np.bincount(y, minlength=num_classes)
     if not counts.all():
@@ -156,6 +158,21 @@ def from_arrays(x: chex.Array, y: chex.Array, num_classes: int, table: np.ndarra
         counts=jax.device_put(counts.astype(np.int32)),
         table=None if table is None else jax.device_put(table),
     )
+
+
+def _check_images(x: np.ndarray, table: np.ndarray | None) -> None:
+    """Raises unless `x` are images as `from_arrays` takes them."""
+    where = "from_arrays"
+    if x.ndim != 4 or not x.size:
+        raise fail(where, "images x of shape [N, H, W, C]", f"shape {x.shape}")
+    if table is not None and x.dtype != np.uint8:
+        raise fail(where, "uint8 images x beside a table", f"dtype {x.dtype}")
+    if table is None and not jnp.issubdtype(x.dtype, jnp.floating):
+        remedy = "jd.splits(x, y, x_test, y_test) standardises pixels."
+        raise fail(where, "standardised images x, of a floating dtype", f"dtype {x.dtype}", remedy)
+    if table is None and not np.isfinite(x).all():
+        bad = int(np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))[0])
+        raise fail(where, "finite images x", f"NaN or infinity in image {bad}", "Leave such images out.")
 
 
 def standardised(x: np.ndarray | HostImages, y: np.ndarray, info: DatasetInfo) -> Dataset:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdistill.core.checks import fail
+from jaxdistill.core.paths import as_path
 from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import PARTS
 from jaxdistill.data.cache import VERSION, cached
@@ -63,7 +64,7 @@ def load_pictures(
       UserError: no pictures, pictures beside the folders of classes, fewer than two classes, names that
         differ by case, broken files, pictures that differ in size, and what `trees.tree` refuses.
     """
-    path = Path(path).expanduser()
+    path = as_path("load", path)
     where = f"load({path.name or path})"
     files = tree(path, where)
     found = _labelled(files)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.core.checks import Caution, fail
+from jaxdistill.core.paths import as_path
 from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import KINDS, PARTS, raw_of_arrays
 from jaxdistill.data.cache import VERSION, cached
@@ -27,7 +28,7 @@ STATE, SPLITS = "state.json", "dataset_dict.json"
 
 def is_hugging_face(name: str | os.PathLike) -> bool:
     """Whether a name is a parquet file, or a folder with parquet files or with what `save_to_disk` writes."""
-    path = Path(name).expanduser()
+    path = as_path("load", name)
     if path.suffix == ".parquet":
         return True
     if not os.fspath(name) or not path.is_dir():
@@ -61,7 +62,7 @@ def load_hugging_face(
         without a picture or a label; broken pictures, or pictures that differ in size; labels that
         `jaxdistill.data.labels.numbered` refuses.
     """
-    path = Path(path).expanduser()
+    path = as_path("load", path)
     where = f"load({path.name})"
     parts = _files(path, where)
     entries = [Entry(f"{part}/{file}", *_state(file)) for part, files in parts.items() for file in files]

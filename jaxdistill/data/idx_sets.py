@@ -17,6 +17,7 @@ from urllib.parse import urljoin
 import numpy as np
 
 from jaxdistill.core.checks import fail
+from jaxdistill.core.reporting import report
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.original_files import Original, folder_of
 from jaxdistill.data.tfds_sets import Source, import_tfds, prepared_folder, quiet, read_prepared
@@ -89,8 +90,9 @@ def _build(source: Source, base: Any, files: Path) -> None:
             return {split: self._generate_examples(*pair) for split, pair in paths.items()}
 
         def _generate_examples(self, images: Any, labels: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-            pairs = zip(read_idx(Path(images)), read_idx(Path(labels)), strict=True)
-            for i, (image, label) in enumerate(pairs):
+            pixels, numbers = read_idx(Path(images)), read_idx(Path(labels))
+            for i, (image, label) in enumerate(zip(pixels, numbers, strict=True)):
+                report(f"preparing {source.name}, images", i, len(pixels))
                 yield i, {"image": Image.fromarray(image), "label": int(label)}
 
     config = tfds.download.DownloadConfig(manual_dir=str(files), try_download_gcs=False)

@@ -11,6 +11,7 @@ import chex
 import numpy as np
 
 from jaxdistill.core.checks import Caution, above, fail, one_of
+from jaxdistill.core.paths import as_path
 from jaxdistill.core.registry import Registry
 from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics, with_whitening
@@ -152,7 +153,7 @@ def load(
     name = os.fspath(name)
     form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
     form.check("load")  # before any file is read
-    folder = Path(data_dir or default_data_dir()).expanduser()
+    folder = as_path("load data_dir", data_dir or default_data_dir())
     other = name in DATASETS or name.endswith(".npz")
     if not other and is_hugging_face(name):
         unused = {"skip_broken": skip_broken or None, "layout": layout, "scale": scale}
@@ -293,7 +294,7 @@ def _read(
     reading: Reading,
     mapped: bool,
 ) -> Raw:
-    files = None if manual_dir is None else Path(manual_dir).expanduser()
+    files = None if manual_dir is None else as_path("load manual_dir", manual_dir)
     if files is not None and not files.is_dir():
         remedy = "Leave it out where the set is prepared already."
         raise fail(f"load({name})", "manual_dir, a folder", f"{files}, where there is none", remedy)

@@ -1,15 +1,18 @@
 """From a Flax module to a `Learner`, and the checks that every learner's factory makes."""
 
+import contextlib
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import chex
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.core.checks import fail, lookup, one_of
+from jaxdistill.core.checks import UserError, fail, lookup, one_of
 from jaxdistill.core.linalg import widened
 from jaxdistill.core.types import Array, Learner, Params
 from jaxdistill.layers.conv import Layout
@@ -29,8 +32,11 @@ def from_flax(
 
     Args:
       module: called as `module(x)` it returns logits `[B, classes]`, as `module(x, return_features=True)`
-        the input of its classifier, `[B, F]`. `embed_all` are the inputs of its convolutions and dense
-        layers, ours or Flax's, without the first.
+        the input of its classifier, `[B, F]`. The `embed` of a module without that argument is the input of
+        the last convolution or dense layer that it calls, ours or Flax's, flattened; `embed_all` are the
+        inputs of all of them but the first. `nn.BatchNorm` normalises by its own batch, or by the statistics
+        of `calibrate`, whatever its `use_running_average` says. Nothing may be drawn at random: dropout has
+        to be `deterministic`.
       image_shape: `(H, W, C)`.
       initialization: a key of `layers.initializers.INITIALIZATIONS`, for modules of the layers in
         `layers.modules` alone; None leaves it to the module's own initialisers (slower to compile).
@@ -42,15 +48,64 @@ def from_flax(
       follows the parameters and images.
 
     Raises:
-      UserError: for an unknown initialisation.
+      UserError: for an unknown initialisation, or a module that cannot be called so, draws at random, or has
+        state other than the statistics of batch normalisation.
       AssertionError: when traced with images of another shape.
     """
     if not isinstance(module, nn.Module):
         raise fail("from_flax", "an instance of a Flax module, such as Net()", repr(module))
+    net = adapted(module, image_shape, initialization, foreign=True)
+    image = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    try:
+        params = jax.eval_shape(net.init, jax.random.key(0))
+        found = [jax.eval_shape(net.apply, params, image), jax.eval_shape(net.embed, params, image)]
+        jax.eval_shape(net.calibrate, params, image)
+    except UserError:
+        raise
+    except Exception as error:  # of the user's own code: anything
+        random = isinstance(error, flax.errors.InvalidRngError)
+        remedy = "Leave dropout out: nn.Dropout(rate, deterministic=True)." if random else ""
+        what = "one that draws at random" if random else _first_line(error)
+        raise fail(
+            "from_flax", "a module that maps images alone to logits, as module(x)", what, remedy
+        ) from error
+    for name, array in zip(("logits", "features"), found, strict=True):
+        if getattr(array, "ndim", None) != 2 or array.shape[0] != 2:
+            shape = getattr(array, "shape", type(array).__name__)
+            raise fail("from_flax", f"{name} [B, ...] of two axes", f"{shape} for 2 images")
+    return net
+
+
+def adapted(
+    module: nn.Module,
+    image_shape: tuple[int, int, int],
+    initialization: str | None = None,
+    *,
+    foreign: bool = False,
+) -> Learner:
+    """As `from_flax`, unchecked, for the networks of this package.
+
+    Args:
+      module, image_shape, initialization: as there.
+      foreign: whether the module may have Flax's own batch normalisation.
+    """
     scheme = None if initialization is None else lookup("learner", initialization, INITIALIZATIONS)
+    collections = ["params", "batch_stats"] if foreign else ["params"]
+    features = _takes_return_features(module) if foreign else True
 
     def module_init(key: Array) -> Params:
-        return module.init(key, jnp.zeros((1, *image_shape)), mutable=["params"])
+        found = module.init(key, jnp.zeros((1, *image_shape)), mutable=collections)
+        if others := found.keys() - {*collections}:
+            raise fail("from_flax", "a module without state", f"one with {', '.join(sorted(others))}")
+        return {"params": found.get("params", {})}
+
+    def called(params: Params, x: Array, **options: Any) -> Any:
+        """The module's result; batches are normalised by given statistics, or else by their own."""
+        if not foreign or "batch_stats" in params:
+            with nn.intercept_methods(_batch_norm_of(params)) if foreign else contextlib.nullcontext():
+                return module.apply(params, x, **options)
+        with nn.intercept_methods(_batch_norm_of(params)):
+            return module.apply(params, x, mutable=["batch_stats"], **options)[0]
 
     @functools.cache
     def shapes() -> Params:
@@ -61,19 +116,21 @@ def from_flax(
 
     def apply(params: Params, x: Array) -> Array:
         chex.assert_shape(x, (None, *image_shape))
-        return module.apply(params, x)  # pyright: ignore[reportReturnType]
+        return called(params, x)
 
     def embed(params: Params, x: Array) -> Array:
         chex.assert_shape(x, (None, *image_shape))
-        return module.apply(params, x, return_features=True)  # pyright: ignore[reportReturnType]
+        return called(params, x, return_features=True) if features else layer_inputs(params, x)[-1]
 
     def calibrate(params: Params, x: Array) -> Params:
         chex.assert_shape(x, (None, *image_shape))
-        _, statistics = module.apply({"params": params["params"]}, x, mutable=["batch_stats"])
+        own = {"params": params["params"]}
+        with nn.intercept_methods(_batch_norm_of(own)) if foreign else contextlib.nullcontext():
+            _, statistics = module.apply(own, x, mutable=["batch_stats"])
         return {"params": params["params"], **statistics} if statistics else params
 
-    def embed_all(params: Params, x: Array) -> list[Array]:
-        chex.assert_shape(x, (None, *image_shape))
+    def layer_inputs(params: Params, x: Array) -> list[Array]:
+        """[B, F] per layer with weights, in the order in which they are called."""
         inputs: list[Array] = []
 
         def remember(call: Callable, arguments: Any, options: Any, context: Any) -> Any:
@@ -84,14 +141,54 @@ def from_flax(
 
         layouts: list[Layout] = []
         with nn.intercept_methods(remember):
-            module.apply(params, x)
-        every = [
+            called(params, x)
+        if not inputs:
+            raise fail("from_flax", "a module with a convolution or a dense layer", "none")
+        return [
             flatten(change_layout(*each) if each[0].ndim == 4 else each[0])
             for each in zip(inputs, layouts, strict=True)
         ]
+
+    def embed_all(params: Params, x: Array) -> list[Array]:
+        chex.assert_shape(x, (None, *image_shape))
+        every = layer_inputs(params, x)
         return every[1:] or every  # the first layer's are the images, which are features of `linear` alone
 
     return Learner(init, apply, embed, calibrate, embed_all)
+
+
+def _batch_norm_of(params: Params) -> Callable:
+    """An interceptor that gives Flax's batch norms the statistics in `params`, or else those of the batch.
+
+    Momentum is 0 while one is called: what it then stores is the statistics of this batch alone.
+    """
+
+    def normalised(call: Callable, arguments: Any, options: Any, context: Any) -> Any:
+        norm = context.module
+        if not isinstance(norm, nn.BatchNorm) or context.method_name != "__call__":
+            return call(*arguments, **options)
+        before = {name: getattr(norm, name) for name in ("use_running_average", "momentum")}
+        now = {"use_running_average": "batch_stats" in params, "momentum": 0.0}
+        options = {name: value for name, value in options.items() if name != "use_running_average"}
+        try:
+            for name, value in now.items():  # Flax freezes the instance, which lives for this call of the net
+                object.__setattr__(norm, name, value)
+            return call(*arguments[:1], **options)
+        finally:
+            for name, value in before.items():
+                object.__setattr__(norm, name, value)
+
+    return normalised
+
+
+def _takes_return_features(module: nn.Module) -> bool:
+    known = inspect.signature(type(module).__call__).parameters.values()
+    return any(each.name == "return_features" or each.kind == each.VAR_KEYWORD for each in known)
+
+
+def _first_line(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def layers_of(net: Learner, image_shape: tuple[int, int, int]) -> list[tuple[str, ...]]:

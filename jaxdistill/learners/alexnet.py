@@ -8,7 +8,7 @@ from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import Conv, Dense, Norm, flatten
 from jaxdistill.layers.norms import GROUPS
 from jaxdistill.layers.pool import max_pool
-from jaxdistill.learners.adapter import check_norm, check_smallest, first_padding, from_flax
+from jaxdistill.learners.adapter import adapted, check_norm, check_smallest, first_padding
 
 
 class AlexNet(nn.Module):
@@ -75,4 +75,4 @@ def alexnet(
     check_norm("alexnet", norm, width=width, multiple=2 * GROUPS)
     check_smallest("alexnet", image_shape, 8)
     padding = first_padding(image_shape, mnist=4, otherwise=2)
-    return from_flax(AlexNet(num_classes, width, norm, padding), image_shape, initialization)
+    return adapted(AlexNet(num_classes, width, norm, padding), image_shape, initialization)

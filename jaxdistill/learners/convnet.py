@@ -5,7 +5,7 @@ import flax.linen as nn
 from jaxdistill.core.checks import check_whole, fail, one_of
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import ACTIVATIONS, POOLINGS, Conv, Dense, Norm, flatten
-from jaxdistill.learners.adapter import check_norm, first_padding, first_size, from_flax
+from jaxdistill.learners.adapter import adapted, check_norm, first_padding, first_size
 
 
 class ConvNet(nn.Module):
@@ -85,4 +85,4 @@ def convnet(
         remedy = "Lower depth, or pass pooling='none'."
         raise fail("convnet", f"depth <= {largest} for images of {size}", depth, remedy)
     module = ConvNet(num_classes, depth, width, norm, activation, pooling, padding, kernel)
-    return from_flax(module, image_shape, initialization)
+    return adapted(module, image_shape, initialization)

@@ -9,7 +9,7 @@ from jaxdistill.core.checks import check_whole
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import Conv, Dense, Norm, flatten
 from jaxdistill.layers.pool import overlapping_max_pool
-from jaxdistill.learners.adapter import check_norm, check_smallest, from_flax
+from jaxdistill.learners.adapter import adapted, check_norm, check_smallest
 
 _leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.1)
 
@@ -74,4 +74,4 @@ def gtn(
     for channels in (width, second_width, hidden):
         check_norm("gtn", norm, width=channels)
     check_smallest("gtn", image_shape, 4)
-    return from_flax(GTNLearner(num_classes, width, second_width, hidden, norm), image_shape, initialization)
+    return adapted(GTNLearner(num_classes, width, second_width, hidden, norm), image_shape, initialization)

@@ -7,7 +7,7 @@ from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import ACTIVATIONS, Conv, Dense, change_layout, flatten
 from jaxdistill.layers.pool import max_pool
-from jaxdistill.learners.adapter import check_smallest, first_padding, from_flax
+from jaxdistill.learners.adapter import adapted, check_smallest, first_padding
 
 
 class LeNet(nn.Module):
@@ -62,4 +62,4 @@ def lenet(
     one_of("lenet", activation, ACTIVATIONS)
     check_smallest("lenet", image_shape, 16)
     padding = first_padding(image_shape, mnist=2, otherwise=0)
-    return from_flax(LeNet(num_classes, activation, padding), image_shape, initialization)
+    return adapted(LeNet(num_classes, activation, padding), image_shape, initialization)

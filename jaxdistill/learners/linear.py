@@ -4,7 +4,7 @@ import flax.linen as nn
 
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import Dense, flatten
-from jaxdistill.learners.adapter import from_flax
+from jaxdistill.learners.adapter import adapted
 
 
 class Linear(nn.Module):
@@ -36,4 +36,4 @@ def linear(
     Raises:
       UserError: for an unknown initialisation.
     """
-    return from_flax(Linear(num_classes), image_shape, initialization)
+    return adapted(Linear(num_classes), image_shape, initialization)

@@ -5,7 +5,7 @@ import flax.linen as nn
 from jaxdistill.core.checks import check_whole, one_of
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import ACTIVATIONS, Dense, flatten
-from jaxdistill.learners.adapter import from_flax
+from jaxdistill.learners.adapter import adapted
 
 
 class MLP(nn.Module):
@@ -57,4 +57,4 @@ def mlp(
     """
     check_whole("mlp", width=width, depth=depth)
     one_of("mlp", activation, ACTIVATIONS)
-    return from_flax(MLP(num_classes, width, depth, activation), image_shape, initialization)
+    return adapted(MLP(num_classes, width, depth, activation), image_shape, initialization)

@@ -8,7 +8,7 @@ from jaxdistill.core.checks import check_whole
 from jaxdistill.core.types import Array, Learner
 from jaxdistill.layers.modules import Conv, Dense, Norm, flatten
 from jaxdistill.layers.pool import average_pool
-from jaxdistill.learners.adapter import check_norm, check_smallest, from_flax
+from jaxdistill.learners.adapter import adapted, check_norm, check_smallest
 
 STAGES = ((1, False), (2, True), (4, True), (8, True))
 """Channels in units of the width, and whether the stage's first block halves the image; two blocks each."""
@@ -139,4 +139,4 @@ def _resnet(
     check_norm(where, norm, width=width)
     remedy = "Use larger images, or pass norm='group'." if norm == "instance" else ""
     check_smallest(where, image_shape, smallest, remedy)
-    return from_flax(ResNet(num_classes, width, average, norm), image_shape, initialization)
+    return adapted(ResNet(num_classes, width, average, norm), image_shape, initialization)

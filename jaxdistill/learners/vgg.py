@@ -9,10 +9,10 @@ from jaxdistill.layers.modules import Conv, Dense, Norm, flatten
 from jaxdistill.layers.pool import max_pool
 from jaxdistill.learners.adapter import (
     MNIST_SHAPE,
+    adapted,
     check_norm,
     check_smallest,
     first_padding,
-    from_flax,
 )
 
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
@@ -79,4 +79,4 @@ def vgg11(
         remedy = "One-channel images may also be 28x28."
         check_smallest("vgg11", image_shape, 32, remedy)
     padding = first_padding(image_shape, mnist=3, otherwise=1)
-    return from_flax(VGG(num_classes, width, norm, padding), image_shape, initialization)
+    return adapted(VGG(num_classes, width, norm, padding), image_shape, initialization)

@@ -108,6 +108,7 @@ RECIPE = Recipe(
     defaults={**MATCHING, "start": "real", "outer_learning_rate": 1.0, "num_outer_steps": 20_000},
     small={**SMALL_MATCHING, "num_outer_steps": 5000},
     adjust=by_count,
+    sees_labels=False,
     trains=False,
     protocol="dsa",
     by_class=True,

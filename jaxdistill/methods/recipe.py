@@ -67,6 +67,8 @@ class Recipe(NamedTuple):
     """The populations that it works with; empty for all that give networks."""
     needs_augmentation: bool = False
     """Whether it needs an augmentation: without one it would be another method."""
+    sees_labels: bool = True
+    """Whether its loss depends on the labels of synthetic images, so that they can be learned."""
     by_class: bool = False
     """Whether `real_batch_size` counts the images of one class."""
 

@@ -1,5 +1,6 @@
 """Distills: runs a plan and exports the images."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from jaxdistill.config.table import FREE, LEARNER_OPTIONS, PLACES, Config, Readi
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
+from jaxdistill.methods.outer import SMALLEST
 from jaxdistill.runs.classes import say_uneven
 from jaxdistill.runs.networks import only_network
 from jaxdistill.runs.plan import Plan, identity_from, planned
@@ -19,6 +21,7 @@ from jaxdistill.runtime import progress as shown
 from jaxdistill.runtime.export import Content, write_synthetic
 from jaxdistill.runtime.loop import Interrupted
 from jaxdistill.runtime.rundir import RunDir, open_run
+from jaxdistill.runtime.stalls import Bound
 from jaxdistill.teachers import CURRICULA
 
 FAULTS = {
@@ -70,6 +73,8 @@ def distill(
     if run_dir is not None:
         options["run_dir"] = run_dir
     chosen = Config(**chosen.chosen() | options)
+    if "run_dir" not in chosen.chosen() and chosen.chosen().get("tensorboard"):
+        raise fail("distill", "a run_dir for the events of tensorboard", "none")
     with shown.silent(not progress), build.precision(chosen):
         plan = planned(chosen, data=data, learner=own)
         try:
@@ -127,6 +132,7 @@ def distilled(plan: Plan, directory: RunDir | None) -> Run:
         tensorboard=config.tensorboard,
         remedy=_remedy(config),
         faults=FAULTS if config.on_failed_solve == "stop" else None,
+        bounds=_bounds(config),
         devices=plan.devices,
     )
     run = Run(plan, finished, None if directory is None else directory.path)
@@ -183,6 +189,21 @@ def say_start(plan: Plan, path: str | Path) -> None:
         f"{config.method} on {plan.data.info.name}: {plan.made_of}, {config.learner}, "
         f"{profile.device_description()}; everything goes to {path}"
     )
+
+
+def _bounds(config: Config) -> dict[str, Bound]:
+    """The bounds of the step sizes that are learned, if any."""
+    if not build.recipe(config).trains or config.hyper_learning_rate == 0:
+        return {}
+    if "learning_rate" not in config.learned:
+        return {}
+    low = SMALLEST if config.positive == "projected" else 0.0
+    high = config.max_inner_learning_rate or math.inf
+    slower = "lower hyper_learning_rate"
+    if config.hyper_learning_rate is None:
+        slower = "set a hyper_learning_rate below outer_learning_rate"
+    at_low = f"Inner training hardly moves: raise inner_learning_rate, or {slower}."
+    return {"learning_rate": Bound(low, high, at_low, f"Raise max_inner_learning_rate, or {slower}.")}
 
 
 def _remedy(config: Config) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdistill.core.checks import fail, one_of
+from jaxdistill.core.paths import as_path
 from jaxdistill.data import read_npz
 from jaxdistill.runs.distill import content_of
 from jaxdistill.runs.networks import only_network
@@ -78,7 +79,7 @@ def export(
       ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'distillation.json']
     """
     one_of("export to", to, FORMATS)
-    path = Path(path).expanduser()
+    path = as_path("export", path)
     _check_place(path, to, overwrite)
     if to == "torch":
         require_torch("export torch")
@@ -131,7 +132,7 @@ def _source(images: Run | str | os.PathLike[str]) -> Source:
         return Source(arrays, checked("export", arrays), _scores(images.path))
     if not isinstance(images, str | os.PathLike):
         raise fail("export", "images as a Run, its folder or its synthetic.npz", type(images).__name__)
-    path = Path(images).expanduser()
+    path = as_path("export", images)
     if path.is_dir():
         if not (path / "synthetic.npz").is_file():
             raise fail("export", "a folder of a finished run, with synthetic.npz", path)

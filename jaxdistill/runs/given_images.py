@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 from jaxdistill.config.option import option, options
 from jaxdistill.config.table import PLACES, DataOptions, Places, ReadingOptions
 from jaxdistill.core.checks import UserError, fail, lookup
+from jaxdistill.core.paths import as_path
 from jaxdistill.core.types import Batch
 from jaxdistill.data import DatasetInfo, Splits, standardise, to_pixels
 from jaxdistill.data.registry import NORMALISATION
@@ -70,11 +70,11 @@ def content(images: Images) -> Synthetic:
     if not isinstance(images, str | os.PathLike):
         remedy = "numpy.savez(path, x=..., y=...) makes one of arrays."
         raise fail("evaluate", expected, type(images).__name__, remedy)
-    folder = Path(images).expanduser()
+    folder = as_path("evaluate", images)
     if (folder / "config.json").is_file():
         remedy = f"Take {folder / 'synthetic.npz'}; in Python jd.load_run opens the folder."
         raise fail("evaluate", expected, f"the run folder {folder}", remedy)
-    return read_torch(images) if folder.suffix in SUFFIXES else read_synthetic(images)
+    return read_torch(folder) if folder.suffix in SUFFIXES else read_synthetic(folder)
 
 
 def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) -> tuple[C, Splits]:

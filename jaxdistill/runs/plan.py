@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxdistill.config import build
 from jaxdistill.config.option import Options
-from jaxdistill.config.resolve import acting, facts_before_loading, filled, resolve
+from jaxdistill.config.resolve import acting, check_effects, facts_before_loading, filled, resolve
 from jaxdistill.config.saved import config_from
 from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, DataOptions, ReadingOptions
 from jaxdistill.core.checks import fail
@@ -117,6 +117,8 @@ def planned(
     if data is not None:
         chosen = chosen.replace(dataset=data.info.name)
     expected = facts_before_loading(chosen) if data is None else Facts.of(data.info)
+    if not opening:
+        check_effects(chosen, expected)
     config = resolve(chosen, expected)  # wrong options raise before data are loaded
     given = splits(chosen) if data is None else data
     own_data = data is not None or bool(given.info.digest)

@@ -15,6 +15,7 @@ from jaxdistill.config.option import UNSET
 from jaxdistill.config.saved import DIGESTS, config_from, experiment_of
 from jaxdistill.config.table import OWN_NETWORK, Config
 from jaxdistill.core.checks import fail
+from jaxdistill.core.paths import as_path
 from jaxdistill.core.types import Array, Batch, DistillState, Learner, Method
 from jaxdistill.data import Splits, to_pixels
 from jaxdistill.evaluation import Score
@@ -192,7 +193,7 @@ def load_run(
       UserError: no run there, one that cannot be read or that will not do, one without a checkpoint yet, or
         one that needs data, a network or a pool that nobody gave; says which.
     """
-    where, folder = "load_run", Path(path).expanduser()
+    where, folder = "load_run", as_path("load_run", path)
     file = folder / "config.json"
     if not file.is_file():
         raise fail(where, "the folder of a run of experiments.distill", f"{path} without config.json")

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxdistill.runtime.machine import writing
+
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Writes a file beside `path`, syncs it to the disk and renames it over `path`.
@@ -22,24 +24,25 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
       write: called with the open binary file.
 
     Raises:
-      OSError: the disk is full or the directory not writable; `path` is as it was.
+      UserError: the disk is full or the directory not writable; `path` is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with writing("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def atomic_folder(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
@@ -50,19 +53,20 @@ def atomic_folder(path: str | os.PathLike, write: Callable[[Path], Any]) -> None
       write: called with the new, empty folder.
 
     Raises:
-      OSError: the disk is full or the parent not writable; `path` is as it was.
+      UserError: the disk is full or the parent not writable; `path` is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    try:
-        new.mkdir()
-        write(new)
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with writing("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            new.mkdir()
+            write(new)
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -10,9 +10,9 @@ import hashlib
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.paths import as_path
+from jaxdistill.runtime.machine import writing
 from jaxdistill.runtime.mesh import is_key, on_host
 
 
@@ -48,17 +50,16 @@ class Checkpoints:
         from orbax.checkpoint.checkpoint_managers import LatestN
 
         self._ocp = ocp
-        self.directory = Path(directory).absolute()  # Orbax takes a relative path, and fails later
+        self.directory = as_path(
+            "Checkpoints", directory
+        ).absolute()  # Orbax takes a relative path, and fails later
         options = ocp.CheckpointManagerOptions(
             preservation_policy=LatestN(keep), enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
-        try:
+        with writing("Checkpoints", directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             with _quiet():
                 self._manager = ocp.CheckpointManager(self.directory, options=options)
-        except OSError as error:
-            what = f"{directory} ({error.strerror or error})"
-            raise fail("Checkpoints", "a directory to write to", what) from error
 
     def latest_step(self) -> int | None:
         """The last step that was saved, whole or damaged; None where there is none."""
@@ -75,7 +76,7 @@ class Checkpoints:
           state: a pytree of arrays (typed PRNG keys among them), on any number of devices and hosts.
 
         Raises:
-          UserError: `step` lies before the last one saved.
+          UserError: `step` lies before the last one saved; the disk is full.
         """
         step = int(step)
         latest = self.latest_step()
@@ -90,7 +91,8 @@ class Checkpoints:
             state=args.StandardSave(stored),  # type: ignore[call-arg]
             info=args.JsonSave({"step": step, "leaves": _describe(flat)}),  # type: ignore[call-arg]
         )
-        with _quiet():
+        kept = f"The checkpoint of step {latest} is kept." if latest else ""
+        with writing("Checkpoints.save", self.directory, kept), _quiet():
             self._manager.save(step, args=content)
 
     def restore(self, template: Any) -> tuple[Any, int, list[str]] | None:
@@ -232,18 +234,39 @@ def _first_line(error: Exception) -> str:
     return text if len(text) <= 160 else text[:159] + "…"
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax tells absl's logger and Python's warnings about everything it does; where a read fails, the reads
-    beside it end later, in threads whose event loop is gone."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+class _Quiet:
+    """Inside, what the whole process is told by Orbax is not shown; as before after the last of all threads.
+
+    Orbax tells absl's logger and Python's warnings about everything it does; where a read fails, the reads
+    beside it end later, in threads whose event loop is gone.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._restore = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._hush()
+        try:
             yield
-    finally:
-        logger.setLevel(before)
-        sys.unraisablehook = hook
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._restore.close()
+
+    def _hush(self) -> None:
+        logger = logging.getLogger("absl")
+        self._restore.callback(logger.setLevel, logger.level)
+        self._restore.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+        self._restore.enter_context(warnings.catch_warnings())
+        logger.setLevel(logging.CRITICAL)
+        sys.unraisablehook = lambda unraisable: None
+        warnings.simplefilter("ignore")
+
+
+_quiet = _Quiet()

@@ -30,6 +30,7 @@ import jax
 import numpy as np
 
 from jaxdistill.core.checks import fail
+from jaxdistill.core.paths import as_path
 from jaxdistill.core.types import Batch
 from jaxdistill.data import read_npz, to_pixels
 from jaxdistill.data.whitening import Whitening
@@ -170,7 +171,8 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
     Raises:
       UserError: the file is missing, damaged, lacks images or labels, or they do not fit together.
     """
-    where = f"read_synthetic({Path(*Path(path).parts[-2:])})"  # of many runs, the folder tells which
+    path = as_path("read_synthetic", path)
+    where = f"read_synthetic({Path(*path.parts[-2:])})"  # of many runs, the folder tells which
     return checked(where, read_npz(path, where), num_classes)
 
 

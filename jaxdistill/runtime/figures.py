@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.core.checks import fail
+from jaxdistill.runtime import fonts
 from jaxdistill.runtime.atomic import atomic_write
 
 INK, FAINT, RULE = "#1f2328", "#6e7781", "#d8dee4"
@@ -19,6 +20,8 @@ MARKERS = "osD^v<>"
 DPI = 160
 MOST_PER_CLASS = 20
 """Images of one class that a figure shows at most."""
+MOST_CLASSES, MOST_ROWS = 200, 50
+"""Classes that a figure shows at most: with one image each, and with a row each."""
 
 
 def image_grid(
@@ -34,7 +37,9 @@ def image_grid(
 
     Learned images leave the range of real ones. Grey and colour are shown between the 1st and the 99th
     percentile of all pixels, widened to the range of real pixels where they stay inside it, so that all
-    images of a figure share one scale; the caption says which.
+    images of a figure share one scale; the caption says which. Of many classes and images it shows some,
+    evenly along their order; the caption says how many. A name that no font of the machine can show becomes
+    the class's number.
 
     Args:
       path: the PNG.
@@ -53,15 +58,17 @@ def image_grid(
     low, high, caption = display_range(pixels, scale)
     shown = np.clip((pixels - low) / (high - low), 0, 1)
     groups = [np.flatnonzero(labels == c) for c in range(len(class_names))]
-    groups = [
-        (str(name), rows[_evenly(len(rows), MOST_PER_CLASS)])
-        for name, rows in zip(class_names, groups, strict=True)
-        if len(rows)
-    ]
-    most = max(len(rows) for _, rows in groups)
-    hidden = len(pixels) - sum(len(rows) for _, rows in groups)
-    if hidden:
+    groups = [(c, rows) for c, rows in enumerate(groups) if len(rows)]
+    most = min(MOST_PER_CLASS, max(len(rows) for _, rows in groups))
+    if most < max(len(rows) for _, rows in groups):
         caption += f"; {MOST_PER_CLASS} of each class, evenly along their order"
+    kept = _evenly(len(groups), MOST_CLASSES if most == 1 else MOST_ROWS)
+    if len(kept) < len(groups):
+        caption += f"; {len(kept)} of {len(groups)} classes, evenly along their order"
+    groups = [
+        (fonts.shown(str(class_names[c]), f"class {c}"), rows[_evenly(len(rows), most)])
+        for c, rows in (groups[i] for i in kept)
+    ]
     if most == 1:
         _block(path, [(name, shown[rows[0]]) for name, rows in groups], title, caption)
     else:
@@ -294,7 +301,8 @@ def _write(
 ) -> None:
     width, height = figure.get_size_inches()
     style |= {"fontsize": size, "color": colour, "ha": ha, "va": va, "parse_math": False}
-    figure.text(x / width, 1 - y / height, text, **style)
+    text = fonts.shown(text)
+    figure.text(x / width, 1 - y / height, text, fontfamily=fonts.families(text), **style)
 
 
 def _caption(path: Any, figure: Any, x: float, caption: str) -> None:
@@ -305,8 +313,10 @@ def _caption(path: Any, figure: Any, x: float, caption: str) -> None:
 
 def _finish(path: Any, figure: Any, title: str) -> None:
     if title:
+        title = fonts.shown(title)
         figure.suptitle(
             title,
+            fontfamily=fonts.families(title),
             x=0.06 / figure.get_size_inches()[0],
             ha="left",
             fontsize=11,

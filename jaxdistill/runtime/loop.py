@@ -30,6 +30,7 @@ from jaxdistill.runtime.memory import temporary_bytes, total_bytes
 from jaxdistill.runtime.metrics import MetricsLog, read_metrics
 from jaxdistill.runtime.progress import Progress
 from jaxdistill.runtime.rundir import RunDir
+from jaxdistill.runtime.stalls import Bound, Stalls
 
 SHOWN = ("loss", "accuracy", "inner_gradient", "residual", "cosine", "curvature_v", "curvature_g")
 SHOWN += ("solver_steps", "negative_curvature", "skipped")
@@ -125,6 +126,7 @@ def distill(
     tensorboard: bool = False,
     remedy: str = "",
     faults: Mapping[str, str] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
     devices: mesh.Layout | None = None,
 ) -> Finished:
     """Runs a method to `num_steps`, from the last checkpoint of the run where there is one.
@@ -142,6 +144,7 @@ def distill(
       tensorboard: also write TensorBoard events into the run directory.
       remedy: what to lower if the run diverges, in the caller's words.
       faults: metrics that stop the run where they are above zero, and the remedy for each.
+      bounds: of learned hyper-parameters: a caution is given if one stays there for a whole chunk.
       devices: those that the learners and the real batch are split over; JAX's default device when None.
 
     Returns:
@@ -184,7 +187,7 @@ def distill(
         given = placed(data.real) if streamed is None else None
         chunks, compiled = [compiled_chunk(each, devices) for each in methods], {}
         compile_seconds, skipped = 0.0, hosts.from_primary(lambda: _skipped_before(rows, step))
-        stop = stack.enter_context(_signals())
+        stop, stalls = stack.enter_context(_signals()), Stalls(bounds or {})
         progress = stack.enter_context(Progress(num_steps, step, label))
         for note in notes:
             progress.say(note)
@@ -219,9 +222,11 @@ def distill(
             rows.append({"step": step, **means, **learned, "seconds": round(spent, 3)})
             if log is not None:
                 log.write(step, {name: value for name, value in rows[-1].items() if name != "step"})
-            progress.update(step, **{n: means[n] for n in SHOWN if n in means})
             if step % every == 0 or step == num_steps:
                 checkpoints.save(step, state)
+            if hosts.is_primary():
+                stalls.check(rows)
+            progress.update(step, **{n: means[n] for n in SHOWN if n in means})
         number = hosts.signal_of_all(stop)
         if number:
             checkpoints.save(step, state)
@@ -365,6 +370,14 @@ def _kept(checkpoints: AnyCheckpoints) -> str:
     return f"The checkpoint of step {saved} is kept." if saved else "There was no checkpoint yet."
 
 
+_listening: list[list[int]] = []
+
+
+def listening() -> bool:
+    """Whether a loop runs in the main thread, which saves before a signal ends it."""
+    return bool(_listening)
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
     """A list that SIGINT or SIGTERM puts its number in; a second one acts as it always did.
@@ -382,10 +395,12 @@ def _signals() -> Iterator[list[int]]:
         for other, handler in previous.items():
             signal.signal(other, handler)
 
+    _listening.append(caught)
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, note)
         yield caught
     finally:
+        _listening.remove(caught)
         for number, handler in previous.items():
             signal.signal(number, handler)

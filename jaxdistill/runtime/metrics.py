@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxdistill.core.checks import fail
 from jaxdistill.runtime.atomic import atomic_write, jsonable
+from jaxdistill.runtime.machine import writing
 
 
 class MetricsLog:
@@ -41,7 +42,8 @@ class MetricsLog:
         self.path = Path(path)
         self._board = _board(tensorboard_dir, resume_step) if tensorboard_dir is not None else None
         self._keep(resume_step)
-        self._file = self.path.open("a", encoding="utf-8")
+        with writing("metrics", self.path):
+            self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds a row `{"step": step, **metrics}`; scalars go to TensorBoard too.
@@ -51,8 +53,9 @@ class MetricsLog:
           metrics: scalars and small arrays by name, of JAX, numpy or Python.
         """
         row = jsonable({"step": int(step), **metrics})
-        self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        with writing("metrics", self.path):
+            self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
         if self._board is not None:
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):
@@ -60,7 +63,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes the files; harmless when called twice."""
-        self._file.close()
+        with writing("metrics", self.path):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -1,6 +1,7 @@
 """What a run runs on, and what it costs."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -9,6 +10,16 @@ from typing import Any
 import jax
 
 from jaxdistill.version import __version__
+
+SETTINGS = {
+    "precision": "jax_default_matmul_precision",
+    "prng": "jax_default_prng_impl",
+    "prng_partitionable": "jax_threefry_partitionable",
+    "x64": "jax_enable_x64",
+}
+"""Settings of JAX that change numbers, by field."""
+FLAGS = ("xla_flags", "libtpu_init_args")
+"""Fields of variables of the process, in capitals there, that change how XLA compiles."""
 
 
 def device_description() -> str:
@@ -20,14 +31,16 @@ def device_description() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What besides the config decides a run's numbers: versions, device, commit.
+    """What besides the config decides a run's numbers: versions, device, settings of JAX and XLA, commit.
 
     It starts JAX's backend: a multi-host run calls `jax.distributed.initialize` before.
 
     Returns:
       `jaxdistill`, `jax`, `jaxlib`, `flax`, `optax` and `python` versions, `platform` and `device`
-      (kind), `device_count`, `process_count`, `precision` of matrix products, and `commit` of this checkout
-      (ending in `-dirty` if files are changed), None if there is none.
+      (kind), `device_count`, `process_count`, `precision` of matrix products, `prng` (how keys become
+      numbers), `prng_partitionable`, `x64`, `xla_flags` and `libtpu_init_args` of the process, None if they
+      are not set, and `commit` of this checkout (ending in `-dirty` if files are changed), None if there is
+      none.
     """
     packages = ("jax", "jaxlib", "flax", "optax")
     return {
@@ -38,7 +51,8 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
-        "precision": jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
+        **{name: getattr(jax.config, setting) for name, setting in SETTINGS.items()},
+        **{name: " ".join(os.environ.get(name.upper(), "").split()) or None for name in FLAGS},
         "commit": git_commit(),
     }
 

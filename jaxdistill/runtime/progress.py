@@ -1,5 +1,6 @@
 """The progress of a run: a bar on a terminal, a few lines in a log; plain lines alone without `rich`."""
 
+import codecs
 import contextlib
 import contextvars
 import importlib.util
@@ -15,6 +16,10 @@ WIDTH = 80
 """Columns of a log."""
 
 
+SMALLEST_WIDTH = 20
+"""Columns that a terminal has at least; some say 0."""
+PLAIN = {"±": "+/-", "…": "~"}
+"""What stands for a character that the encoding of an output lacks; `?` for all others."""
 _silent: contextvars.ContextVar[bool] = contextvars.ContextVar("silent", default=False)
 
 
@@ -29,21 +34,43 @@ def silent(wanted: bool = True) -> Iterator[None]:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Prints one line, flushed, to standard output or `file`."""
-    if not _silent.get():
-        print(text, file=file or sys.stdout, flush=True)
+    """Prints one line, flushed, to standard output or `file`; nothing if there is no standard output."""
+    out = file or sys.stdout
+    if out is not None and not _silent.get():
+        print(plain(text, out), file=out, flush=True)
+
+
+def plain(text: str, file: TextIO | None) -> str:
+    """The text in the characters that the encoding of a file has.
+
+    Example:
+      >>> plain("98.1 ± 0.2", None)
+      '98.1 ± 0.2'
+    """
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    return text.encode(encoding, "jaxdistill.plain").decode(encoding)
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAIN.get(character, "?") for character in lacking), error.end
+
+
+codecs.register_error("jaxdistill.plain", _replaced)
 
 
 @contextlib.contextmanager
 def counting(seconds: float = 2.0) -> Iterator[None]:
     """Inside, what the library reports of its long work is shown: a line at most every `seconds`."""
-    last = time.monotonic()
+    last, out = time.monotonic(), sys.stdout  # TFDS prepares a set with its own output put aside
 
     def show(what: str, done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= seconds:
             last = time.monotonic()
-            say(f"{what}: {done:,} of {total:,}")
+            say(f"{what}: {done:,} of {total:,}", out)
 
     with listening(show):
         yield
@@ -80,7 +107,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.total, self.start, self.label = total, start, label
-        self._file = file or sys.stdout
+        self._file: TextIO | None = file or sys.stdout
         self._clock = clock
         self._began = clock()
         self._first: tuple[float, int] | None = None
@@ -91,8 +118,7 @@ class Progress:
         self._began = self._clock()
         if self.start >= self.total or _silent.get():
             return self
-        if self._file.isatty() and _has_rich():
-            from rich.console import Console
+        if _is_terminal(self._file) and _has_rich():
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
@@ -101,7 +127,7 @@ class Progress:
                 BarColumn(None),
                 TextColumn("{task.fields[text]}"),
             )
-            self._bar = Bar(*columns, console=Console(file=self._file), expand=True, refresh_per_second=8)
+            self._bar = Bar(*columns, console=_console(self._file), expand=True, refresh_per_second=8)
             self._task = self._bar.add_task(
                 self.label, total=self.total, completed=self.start, text="compiling ..."
             )
@@ -121,7 +147,7 @@ class Progress:
             self._first = now, step
         text = "  ".join([f"{step}/{self.total}", *self._pace(step, now), *map(_metric, metrics.items())])
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, text=text)
+            self._bar.update(self._task, completed=step, text=plain(text, self._file))
         elif step >= self.total or now - self._spoke >= min(max(5.0, (now - self._began) / 20), 300.0):
             self._spoke = now
             self._line(f"{self.label}: {text}")
@@ -129,7 +155,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Prints a line of its own, above the bar where there is one."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, emoji=False, highlight=False)
+            self._bar.console.print(plain(text, self._file), markup=False, emoji=False, highlight=False)
         else:
             self._line(text)
 
@@ -169,12 +195,13 @@ def table(
       rows: cells per row, as many as there are columns; floats are shown with 4 digits.
       file: where to write, standard output by default.
     """
-    if _silent.get():
-        return
     out = file or sys.stdout
-    room = shutil.get_terminal_size().columns if out.isatty() else WIDTH
+    if out is None or _silent.get():
+        return
+    room = _columns() if _is_terminal(out) else WIDTH
     put = _printer(out)
     cells = [list(map(str, columns)), *([_cell(value) for value in row] for row in rows)]
+    cells = [[plain(cell, out) for cell in row] for row in cells]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > 4:
         widths[widths.index(max(widths))] -= 1
@@ -200,21 +227,36 @@ def table(
         put(line(row))
 
 
+def _is_terminal(file: TextIO | None) -> bool:
+    return file is not None and not file.closed and file.isatty()
+
+
+def _columns() -> int:
+    return max(SMALLEST_WIDTH, shutil.get_terminal_size().columns)
+
+
+def _console(file: TextIO | None) -> Any:
+    """A console of `rich` as wide as the terminal says, if that is a width."""
+    from rich.console import Console
+
+    console = Console(file=file)
+    return Console(file=file, width=_columns()) if console.width < SMALLEST_WIDTH else console
+
+
 def _has_rich() -> bool:
     return importlib.util.find_spec("rich") is not None
 
 
 def _printer(out: TextIO) -> Callable[..., None]:
     """(line, style) -> None: prints one line, in colours on a terminal if `rich` is there."""
-    if not out.isatty() or not _has_rich():
-        return lambda text, style="": print(text, file=out)
-    from rich.console import Console
+    if not _is_terminal(out) or not _has_rich():
+        return lambda text, style="": print(plain(text, out), file=out)
     from rich.text import Text
 
-    console = Console(file=out)
+    console = _console(out)
 
     def put(text: str, style: str = "") -> None:
-        console.print(Text(text, style=style), no_wrap=True, overflow="ignore", crop=False)
+        console.print(Text(plain(text, out), style=style), no_wrap=True, overflow="ignore", crop=False)
 
     return put
 

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from jaxdistill.core.checks import UserError, fail
+from jaxdistill.core.paths import as_path
 from jaxdistill.runtime import atomic, hosts, profile
+from jaxdistill.runtime.machine import writing
 
 MOST_NAMED = 6
 """An error names this many differing fields."""
@@ -138,7 +140,7 @@ def open_run(
       >>> with open_run("runs/dd", {"seed": 0, "learner": "mlp"}, experiment="distill") as run:
       ...     run.write_json("result.json", {"accuracy": 0.9})
     """
-    directory = Path(path).absolute()
+    directory = as_path("open_run", path).absolute()
     plain = atomic.jsonable(config, nonfinite=str)
     about = {"experiment": experiment}
     about |= {} if chosen is None else {"chosen": atomic.jsonable(chosen, nonfinite=str)}
@@ -165,7 +167,7 @@ def _open(
                 f"{path} with {', '.join(sorted(others)[:3])} in it",
                 "Choose another directory.",
             )
-        lock = (directory / "lock").open("ab+")
+        lock = (directory / "lock").open("ab+", buffering=0)
     except OSError as error:
         raise _unusable(path, error) from error
     with contextlib.ExitStack() as on_error:
@@ -192,9 +194,10 @@ def _take(lock: BinaryIO, path: Any) -> None:
         held = f"a directory held by another live run (pid {owner})"
         remedy = "Wait for it to end, stop it, or choose another directory."
         raise Held(str(fail("open_run", f"{path} to be free", held, remedy))) from None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n".encode())
-    lock.flush()
+    with writing("open_run", path):
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n".encode())
+        lock.flush()
 
 
 def _settle(

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxdistill.core.checks import fail
+from jaxdistill.core.paths import as_path
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import Synthetic, checked
 
@@ -102,7 +103,7 @@ def read_torch(path: str | os.PathLike) -> Synthetic:
     Raises:
       UserError: PyTorch is missing; the file is missing, damaged, holds code or something else.
     """
-    path = Path(path).expanduser()
+    path = as_path("read_torch", path)
     where = f"read_torch({Path(*path.parts[-2:])})"
     content = _loaded(path, where)
     if isinstance(content, Mapping) and content.get("format") == OURS:

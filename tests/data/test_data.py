@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import message
 
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
@@ -215,11 +216,29 @@ def test_from_arrays_refuses_bad_labels(y, message):
         data.from_arrays(np.zeros((3, 2, 2, 1)), np.array(y), 3)
 
 
-def test_from_arrays_checks_shapes():
-    with pytest.raises(AssertionError):
-        data.from_arrays(np.zeros((3, 2, 2)), np.array([0, 1, 2]), 3)
-    with pytest.raises(AssertionError):
-        data.from_arrays(np.zeros((3, 2, 2, 1)), np.array([0, 1]), 2)
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (np.zeros((3, 2, 2)), [0, 1, 2], "images x of shape [N, H, W, C], got shape (3, 2, 2)"),
+        (np.zeros((3, 2, 2, 1)), [0, 1], "y of shape (3,), a class for each image, got shape (2,)"),
+        (
+            np.zeros((3, 2, 2, 1), np.uint8),
+            [0, 1, 2],
+            "of a floating dtype, got dtype uint8. jd.splits(x, y, ",
+        ),
+        (np.zeros((3, 2, 2, 1), int).tolist(), [0, 1, 2], "of a floating dtype, got dtype int64"),
+        (np.full((3, 2, 2, 1), np.inf), [0, 1, 2], "finite images x, got NaN or infinity in image 0"),
+        (np.where(np.arange(12) == 9, np.nan, 0).reshape(3, 2, 2, 1), [0, 1, 2], "in image 2. Leave such"),
+    ],
+)
+def test_from_arrays_says_what_is_wrong_with_images(x, y, said):
+    with pytest.raises(UserError) as error:
+        data.from_arrays(x, y, 3)
+    assert said in message(error)
+
+
+def test_from_arrays_takes_lists():
+    assert data.from_arrays([[[[1.0]]], [[[0.0]]]], [1, 0], 2).x.ravel().tolist() == [0.0, 1.0]
 
 
 SAMPLERS = {"sample": data.sample, "sample_per_class": data.sample_per_class}
@@ -300,3 +319,12 @@ def test_large_sets_of_8_bits_have_the_numbers_of_floats(monkeypatch, key):
         jax.tree.map(np.testing.assert_array_equal, draw(same, key, 4), draw(other, key, 4))
     twice = jax.jit(lambda d: data.sample(d, key, 4).x)(same)
     np.testing.assert_array_equal(twice, data.sample(other, key, 4).x)
+
+
+@pytest.mark.parametrize("others", [3, 40])
+def test_three_images_of_a_class_are_one_in_each_part(others):
+    y = np.repeat([0, 1, 2], [3, others, others])
+    x = np.random.default_rng(0).integers(0, 256, (len(y), 4, 4, 1), np.uint8)
+    parts = data.splits(x, y)[:3]
+    assert [int(part.counts[0]) for part in parts] == [1, 1, 1]
+    assert sum(len(part.y) for part in parts) == len(y)

@@ -132,3 +132,24 @@ def test_a_place_that_cannot_be_written_to_is_found_before_training(ours, tmp_pa
     with pytest.raises(UserError) as error:
         evaluated(synthetic=ours, run_dir=tmp_path / "file/out", **QUICK)
     assert "a run_dir to write to" in message(error)
+
+
+@pytest.mark.parametrize(
+    ("there", "what"),
+    [("config.json", "a run of another experiment"), ("baselines.json", "results of experiments.baselines")],
+)
+def test_a_folder_of_another_experiment_is_refused(ours, tmp_path, untrained, there, what):
+    (tmp_path / there).write_text("{}")
+    with pytest.raises(UserError) as error:
+        evaluated(synthetic=ours, run_dir=tmp_path, **QUICK)
+    assert f"evaluate: expected a run_dir of its own, got {tmp_path}, {what}. Choose " in message(error)
+    assert [path.name for path in tmp_path.iterdir()] == [there]
+
+
+def test_the_folder_of_the_images_own_run_will_do(tmp_path, monkeypatch):
+    mine = written(tmp_path / "synthetic.npz", load("digits"))
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(evaluate, "evaluated", lambda job: {"rows": [], "config": {}})
+    monkeypatch.setattr(evaluate, "show", lambda job, result: None)
+    evaluated(synthetic=mine, run_dir=tmp_path, **QUICK)
+    assert (tmp_path / "evaluation.json").is_file()

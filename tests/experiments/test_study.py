@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 from conftest import CACHE
+from helpers import message
 from tiny_runs import ROOT
 
 from experiments import cli, experts
@@ -288,6 +289,11 @@ def test_a_cell_that_fails_is_a_row_and_is_tried_again(folder, no_training, monk
     assert notes["images", "matching_all"] == ("failed", "no more to be had")
     assert notes["images", "unrolled"] == notes["time", "unrolled"] == ("done", "")
     assert ("time", "matching_all") not in notes and "Failed: images, matching_all" in printed
+    with monkeypatch.context() as patch, pytest.raises(UserError) as error:
+        patch.setattr(script, "run", lambda options: found)
+        script.run_to_end(Options())
+    failed = "got 1 that failed (images-matching_all: no more to be had). The report has"
+    assert f"study: expected every cell to finish, {failed}" in message(error)
     with pytest.raises(UserError, match="at least one finished cell"):
         tiny_study(tmp_path / "none", gradients=("matching_all",))
     monkeypatch.setattr(script, "_distilled", works)

@@ -133,6 +133,8 @@ def test_a_candidate_that_fails_is_tried_again(tmp_path, made_up, monkeypatch):
     ("options", "says"),
     [
         ({"factors": [1.0, 0.0]}, "factors > 0, got 0"),
+        ({"factors": [1.0, 1e9]}, "factors <= 10000.0, got 1000000000.0"),
+        ({"steps_scale": 1e6}, "steps_scale <= 100, got 1000000.0"),
         ({"factors": []}, "at least one of factors, got none"),
         ({"steps_scale": 0.0}, "steps_scale > 0"),
         ({"preset": "digit"}, "digits, mnist, got 'digit'"),

@@ -113,3 +113,50 @@ def test_a_flax_class_in_the_place_of_an_instance_is_refused():
     with pytest.raises(UserError) as error:
         from_flax(nn.Dense, (8, 8, 1))
     assert "from_flax: expected an instance of a Flax module, such as Net(), got " in message(error)
+
+
+class Flax(nn.Module):
+    """A network of Flax's own layers: `what` it does between the first and the last."""
+
+    what: str
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        x = nn.Conv(2, (2, 2))(x)
+        if self.what == "batch_norm":
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+        if self.what == "dropout":
+            x = nn.Dropout(0.5)(x, deterministic=not train)
+        if self.what == "state":
+            self.variable("cache", "count", lambda: jnp.zeros(())).value += 1
+        return nn.Dense(3)(x.reshape(len(x), -1)) if self.what != "map" else x
+
+
+def test_batch_normalisation_of_flax_follows_its_batch_or_its_calibration(key):
+    net = from_flax(Flax("batch_norm"), (4, 4, 1))
+    params = net.init(key)
+    assert params.keys() == {"params"}
+    x = (np.random.default_rng(0).normal(size=(6, 4, 4, 1)) * 2 + 1).astype(np.float32)
+    calibrated = net.calibrate(params, x)
+    np.testing.assert_allclose(net.apply(calibrated, x), net.apply(params, x), rtol=1e-5, atol=1e-6)
+    alone = net.apply(calibrated, x[:1])
+    np.testing.assert_allclose(alone, net.apply(params, x)[:1], rtol=1e-5, atol=1e-6)
+    assert np.abs(alone - net.apply(params, x[:1])).max() > 1e-3  # without statistics the batch matters
+    layers = calibrated["params"]
+    assert net.embed(calibrated, x).shape == (6, layers["Dense_0"]["kernel"].shape[0])
+    features = net.embed(calibrated, x) @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"][None]
+    np.testing.assert_allclose(features, net.apply(calibrated, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("dropout", "got one that draws at random. Leave dropout out: nn.Dropout(rate, deterministic=True)."),
+        ("state", "got ScopeCollectionNotFound: "),
+        ("map", "from_flax: expected logits [B, ...] of two axes, got (2, 4, 4, 2) for 2 images."),
+    ],
+)
+def test_a_flax_module_that_is_no_function_of_images_is_refused_when_made(what, said):
+    with pytest.raises(UserError) as error:
+        from_flax(Flax(what), (4, 4, 1))
+    assert said in message(error)

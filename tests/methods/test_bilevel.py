@@ -21,6 +21,7 @@ from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.bilevel import bilevel
 from jaxdistill.methods.dd import dd
+from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.populations.given import given
@@ -262,3 +263,11 @@ def test_synthesis_and_schedule_are_those_of_the_state(method, state):
     values = method.hyperparameters(state)
     np.testing.assert_allclose(values["learning_rate"], [0.05, 0.05], rtol=1e-6)  # the recipe, small images
     assert float(values["momentum"][0]) == 0
+
+
+@pytest.mark.parametrize("name", ["dc", "dm"])
+def test_labels_are_learned_by_methods_whose_loss_sees_them(name):
+    teacher, key = images(image_shape=SHAPE, num_classes=CLASSES, soft_labels=True), jax.random.key(0)
+    method = recipe_of(METHODS[name]).make(tiny_net("linear"), teacher, real_batch_size=2)
+    gradient = jax.jit(method.gradient)(method.init(key), Data(tiny_data(), None), key)[0].teacher["y"]
+    assert bool(np.abs(gradient).max() > 0) == recipe_of(METHODS[name]).sees_labels

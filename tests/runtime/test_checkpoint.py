@@ -118,7 +118,7 @@ def test_flipped_bytes_are_found_by_their_digest(tmp_path, monkeypatch):
 
 def test_checkpoints_need_a_directory(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="a directory to write to"):
+    with pytest.raises(UserError, match=r"expected to write .*file/checkpoints, got Not a directory"):
         Checkpoints(tmp_path / "file" / "checkpoints")
     with pytest.raises(UserError, match="keep >= 1"):
         Checkpoints(tmp_path, keep=0)

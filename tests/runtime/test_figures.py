@@ -7,9 +7,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 from helpers import message
+from matplotlib.font_manager import fontManager
 
 from jaxdistill.core.checks import UserError
-from jaxdistill.runtime import figures
+from jaxdistill.runtime import figures, fonts
 
 
 @pytest.mark.parametrize(("count", "channels"), [(1, 1), (1, 3), (3, 3)])
@@ -59,3 +60,38 @@ def test_curves(tmp_path):
     with pytest.raises(UserError) as error:
         figures.curves(tmp_path / "b.png", [{"step": 1}])
     assert "rows with a loss" in message(error) and not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_in_other_scripts_are_shown_or_become_numbers(tmp_path, monkeypatch):
+    stix = next(font.fname for font in fontManager.ttflist if font.name == "STIXGeneral")
+    only = chr(min(fonts._characters(stix) - fonts._characters(dict(fonts._fonts())[fonts.FIRST])))
+    two = [fonts._fonts()[0], ("STIXGeneral", stix)]
+    monkeypatch.setattr(fonts, "_fonts", lambda: two)
+    fonts._font_of.cache_clear()
+    try:
+        assert fonts.families(f"cat {only}") == [fonts.FIRST, "STIXGeneral"]
+        assert fonts.shown(f"a{only}\uffff") == f"a{only}?" and fonts.shown("\uffffa", "class 1") == "class 1"
+        names = [f"cat {only}", "\uffff\U0010fffd"]
+        figures.image_grid(tmp_path / "a.png", np.zeros((2, 4, 4, 1)), [0, 1], names, title="\U0010fffd")
+        figures.curves(tmp_path / "b.png", [{"step": 1, "loss": 1.0}], title="\U0010fffd")
+    finally:
+        fonts._font_of.cache_clear()
+
+
+@pytest.mark.parametrize("per_class", [1, 2])
+def test_many_classes_are_a_stated_sample(tmp_path, monkeypatch, per_class):
+    written = []
+    monkeypatch.setattr(figures, "_caption", lambda path, figure, x, text: written.append((figure, text)))
+    labels = np.repeat(np.arange(600), per_class)
+    pixels = np.broadcast_to(labels[:, None, None, None] / 600, (len(labels), 2, 2, 1))
+    monkeypatch.setattr(figures, "MOST_CLASSES", 20)
+    monkeypatch.setattr(figures, "MOST_ROWS", 8)
+    figures.image_grid(tmp_path / "a.png", pixels, labels, [f"c{i}" for i in range(600)])
+    ((figure, caption),) = written
+    kept = 20 if per_class == 1 else 8
+    assert caption.endswith(f"; {kept} of 600 classes, evenly along their order")
+    assert len(figure.axes) == kept * per_class
+    shown = [text.get_text() for text in figure.texts]
+    assert shown[0] == "c0" and shown[-1] == "c599"
+    assert figure.get_size_inches()[1] * figures.DPI < 3000

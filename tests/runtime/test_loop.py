@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import optax
 import pytest
 from helpers import CLASSES, SHAPE, message, same_bits, tiny_data, tiny_net
 
-from jaxdistill.core.checks import UserError
+from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.core.types import Data
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.methods.dd import dd
@@ -20,6 +21,7 @@ from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.loop import Interrupted, distill
 from jaxdistill.runtime.metrics import read_metrics
 from jaxdistill.runtime.rundir import open_run
+from jaxdistill.runtime.stalls import Bound, Stalls
 from jaxdistill.teachers.images import images
 
 KEY = jax.random.key(0)
@@ -217,3 +219,28 @@ def test_checkpoints_come_at_whole_chunks(tmp_path, monkeypatch):
     run(tmp_path, chunk_length=4, checkpoint_every=5)
     assert saved == [8, 10]
     assert json.loads((tmp_path / "config.json").read_text())["config"] == {}
+
+
+def test_a_step_size_that_stays_at_its_bound_is_a_caution(tmp_path):
+    bound = Bound(0.0, 0.1, "too low", "Raise max_inner_learning_rate.")
+    with pytest.warns(
+        Caution, match=r"learning_rate: at its bound 0\.1 from outer step 5 to 10\. Raise max"
+    ) as told:
+        run(tmp_path / "run", bounds={"learning_rate": bound}, method=make(optax.sgd(0.0)))
+    assert len(told) == 1
+
+
+def test_stalls_are_told_once_and_only_if_everything_stands_still():
+    stalls = Stalls({"learning_rate": Bound(1e-6, np.inf, "low", "high")})
+    rows = [{"step": step, "gradient_norm": 1.0, "learning_rate": [1e-6, 0.1]} for step in (5, 10, 15)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for end in range(4):
+            stalls.check(rows[:end])
+    rows = [{**row, "gradient_norm": 0.0, "learning_rate": [1e-6, 1e-6]} for row in rows]
+    with pytest.warns(Caution) as told:
+        for end in range(4):
+            stalls.check(rows[:end])
+    said = [str(each.message) for each in told]
+    assert len(said) == 2 and "gradient of what is learned is 0 in every step up to outer step 5" in said[0]
+    assert said[1] == "learning_rate: at its bound 1e-06 from outer step 5 to 10. low"

@@ -1,5 +1,6 @@
 """Metrics on disk and progress on the screen."""
 
+import contextlib
 import io
 import math
 import sys
@@ -10,6 +11,7 @@ import pytest
 from helpers import message
 
 from jaxdistill.core.checks import UserError
+from jaxdistill.core.reporting import report
 from jaxdistill.runtime import metrics, progress
 
 
@@ -119,3 +121,47 @@ def test_duration():
         "3 min 05 s",
         "2 h 07 min",
     ]
+
+
+def test_what_the_library_reports_is_shown_though_output_is_put_aside(capsys):
+    with progress.counting(seconds=0.0), contextlib.redirect_stdout(io.StringIO()):
+        report("preparing mnist, images", 10_000, 60_000)
+    assert capsys.readouterr().out == "preparing mnist, images: 10,000 of 60,000\n"
+
+
+# ---------------------------------------------------------------- outputs that cannot show everything
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "?"), ("latin-1", "é"), ("utf-8", "é")])
+def test_printing_degrades_to_what_the_encoding_has(encoding, shown):
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    progress.say("é 1 ± 2 \udce9", out)
+    progress.table("猫", ["±" * 50, "learner"], [["98.1 ± 0.2", "é" * 60]], file=out)
+    with progress.Progress(10, label="猫", file=out) as bar:
+        bar.update(10, loss=1.0)
+    out.seek(0)
+    text = out.read()
+    sign, cat = "+/-" if encoding == "ascii" else "±", "猫" if encoding == "utf-8" else "?"
+    assert text.startswith(f"{shown} 1 {sign} 2 ?\n{cat}\n") and f"98.1 {sign} 0.2" in text
+    assert f"{cat}: 10/10" in text and max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("columns", ["0", "7", "40"])
+def test_terminals_of_odd_widths_show_everything_once(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    out = Terminal()
+    progress.table("title", ["learner", "mean"], [["convnet", 0.5], ["a" * 90, 0.25]], file=out)
+    with progress.Progress(10, label="dd", file=out) as bar:
+        bar.update(10, loss=1.0)
+        bar.say("a line")
+    text = out.getvalue()
+    assert text.count("convnet") == 1 and "0.25" in text and "a line" in text
+    assert len(text) < 4000
+
+
+def test_no_standard_output_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    progress.say("nobody listens")
+    progress.table("title", ["a"], [[1]])
+    with progress.Progress(10) as bar:
+        bar.update(10, loss=1.0)

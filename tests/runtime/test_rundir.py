@@ -82,6 +82,36 @@ def test_a_changed_environment_is_a_note(tmp_path):
         assert run.notes == [f'jax: started with "0.0.1", resumes with "{jax.__version__}"']
 
 
+def test_settings_of_jax_and_xla_that_differ_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    with rundir.open_run(tmp_path, {"seed": 0}, experiment="test") as run:
+        recorded = run.environment
+    assert recorded["prng"] == "threefry2x32" and recorded["x64"] is False
+    monkeypatch.setenv("XLA_FLAGS", " --xla_cpu_enable_fast_math=true ")
+    with (
+        jax.default_prng_impl("rbg"),
+        jax.threefry_partitionable(not recorded["prng_partitionable"]),
+        jax.enable_x64(True),
+        jax.default_matmul_precision("bfloat16"),
+        rundir.open_run(tmp_path, {"seed": 0}, experiment="test") as run,
+    ):
+        notes = run.notes
+    assert 'prng: started with "threefry2x32", resumes with "rbg"' in notes
+    assert "x64: started with false, resumes with true" in notes
+    fast = '"--xla_cpu_enable_fast_math='
+    assert f'xla_flags: started with {fast}false", resumes with {fast}true"' in notes
+    assert [note.partition(":")[0] for note in notes if note.startswith(("prec", "prng_p"))] == [
+        "precision",
+        "prng_partitionable",
+    ]
+    stored = json.loads((tmp_path / "config.json").read_text())
+    for name in ("prng", "x64", "xla_flags"):  # of a run of an older version: nothing is known, nothing told
+        del stored["environment"][name]
+    atomic.write_json(tmp_path / "config.json", stored)
+    with jax.enable_x64(True), rundir.open_run(tmp_path, {"seed": 0}, experiment="test") as run:
+        assert run.notes == []
+
+
 def test_run_refuses_what_it_would_spoil(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError) as error:

@@ -1,0 +1,86 @@
+"""SIGINT and SIGTERM of a script: one line and an exit code at any moment."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import CACHE
+from tiny_runs import ROOT, TINY
+
+from experiments import signals, start
+from experiments.cli import as_flags
+from jaxdistill.runtime import loop
+
+INT = int(signal.SIGINT)
+
+
+@pytest.fixture
+def watched(monkeypatch, capsys):
+    """What the thread does about signals that arrive: (exit codes, lines of standard error)."""
+    codes = []
+    monkeypatch.setattr(signals, "GRACE", 0.0)
+    monkeypatch.setattr(os, "_exit", codes.append)
+
+    def watch(*numbers):
+        reading, writing = os.pipe()
+        os.write(writing, bytes(numbers))
+        os.close(writing)
+        signals._watch(reading)
+        os.close(reading)
+        return codes, capsys.readouterr().err.splitlines()
+
+    return watch
+
+
+def test_a_busy_main_thread_is_ended_by_the_other(watched, monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signals.stop)
+    assert watched(INT) == ([130], ["stopped by SIGINT"])
+
+
+def test_the_loop_saves_first_and_says_that_it_waits(watched, monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signals.stop)
+    monkeypatch.setattr(loop, "_listening", [[]])
+    said = "SIGINT: waits for the running outer steps, then saves; again to stop at once"
+    assert watched(INT) == ([], [said])
+    assert watched(INT, INT) == ([130], [said, "stopped by SIGINT"])
+
+
+def test_what_the_main_thread_or_another_handler_does_is_left_to_them(watched, monkeypatch):
+    assert watched(INT, int(signal.SIGCHLD)) == ([], [])  # the handler is that of this test's process
+    monkeypatch.setattr(signal, "getsignal", lambda number: signals.stop)
+    monkeypatch.setattr(time, "sleep", lambda seconds: signals._handled.append(INT))
+    assert watched(INT) == ([], [])
+
+
+def test_a_loop_says_that_it_listens():
+    assert not loop.listening()
+    with loop._signals():
+        assert loop.listening()
+    assert not loop.listening()
+
+
+def test_a_signal_while_a_script_imports_or_ends_leaves_at_once(monkeypatch, capfd):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    start.leave_at_once(signal.SIGTERM)
+    assert codes == [143] and capfd.readouterr().err == "stopped by SIGTERM\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, None])
+def test_a_script_ends_with_one_line(tmp_path, seconds):
+    flags = as_flags(TINY | {"num_eval_learners": 200_000, "run_dir": tmp_path / "run"})
+    command = [sys.executable, "-m", "experiments.distill", *flags]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": CACHE, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=ROOT, env=environment) as script:
+        if seconds is None:
+            while "evaluating" not in (script.stdout.readline() if script.stdout else ""):
+                assert script.poll() is None
+        time.sleep(seconds or 3.0)  # in the imports, and in a compiled program
+        script.send_signal(signal.SIGINT)
+        _, error = script.communicate(timeout=60)
+    assert script.returncode == 130 and error.splitlines()[-1] == "stopped by SIGINT"
+    assert "Traceback" not in error
