@@ -1,6 +1,7 @@
 """The honest evaluator: networks trained on a small set, tested on images that chose nothing."""
 
 from jaxdistill.evaluation.compare import (
+    SEMANTICS,
     Evaluation,
     Subsets,
     Tuned,
@@ -42,6 +43,7 @@ from jaxdistill.evaluation.protocols import (
 
 __all__ = [
     "PUBLISHED",
+    "SEMANTICS",
     "STEP_SIZES",
     "Evaluation",
     "Evaluator",

@@ -13,6 +13,8 @@ from jaxdistill.data import check_per_class
 from jaxdistill.evaluation.evaluate import Score, evaluator, right_on, search, summarize, summarize_by_class
 from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol
 
+SEMANTICS = 1
+"""Counted up when `tuned` gives other numbers for the same arguments: users' caches are not read then."""
 Contexts = Callable[[Array, int], Params]
 """(key, K) -> K start parameters."""
 Subsets = Callable[[Array, int], Array]
