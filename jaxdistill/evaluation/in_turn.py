@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.platform import compiled_quickly
 from jaxdistill.core.reporting import report
 from jaxdistill.core.types import Array, Augment, Batch, Dataset, InnerOptimizer, Learner, Meta, Params
 from jaxdistill.evaluation.protocols import Protocol
@@ -26,6 +27,8 @@ TRAINING = "training steps"
 """What is reported: steps of all networks of a call."""
 SLICE = 128
 """The most steps of one call of the compiled program: the call itself costs little beside so many."""
+FEW = 10_000
+"""Images whose order is drawn by a program that is compiled quickly; of more, drawing it takes longer so."""
 Build = Callable[[dict[str, Array]], Any]
 
 
@@ -37,7 +40,7 @@ def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -
       protocol: how it is trained; its values are not used.
       measure: what a test is.
     """
-    start, augment = _start(protocol.order, protocol.augment is not None), protocol.augment
+    augment = protocol.augment
     build, decay = protocol.optimizer.build, protocol.weight_decay
     test_of = _test(learner, measure)
 
@@ -50,7 +53,8 @@ def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -
         key: Array,
     ) -> Any:
         begin, some, calibrated = _programs(learner, build, decay, augment, jax.random.key_impl(key))
-        count = subsets.shape[0]
+        count, size = subsets.shape
+        start = _start(protocol.order, augment is not None, size <= FEW)
         keys, rows, weights = jax.random.split(key, count), np.asarray(subsets), _on_host(params)
         at_each = _on_host(values)
         found = []
@@ -102,10 +106,9 @@ def _on_host(tree: Any) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _start(order: Callable[[Array], Array], augmented: bool) -> Callable[..., Any]:
+def _start(order: Callable[[Array], Array], augmented: bool, quickly: bool) -> Callable[..., Any]:
     """Compiled: (subset [N], key) -> (the images of each step [T, B], data of its key, None if unused)."""
 
-    @jax.jit
     def start(subset: Array, key: Array) -> tuple[Array, Array | None]:
         rows = subset[order(stream(key, "order"))]
         if not augmented:
@@ -113,7 +116,7 @@ def _start(order: Callable[[Array], Array], augmented: bool) -> Callable[..., An
         keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(rows.shape[0]))
         return rows, jax.random.key_data(keys)
 
-    return start
+    return compiled_quickly(start) if quickly else jax.jit(start)
 
 
 @lru_cache(maxsize=32)

@@ -114,8 +114,8 @@ def kept(
     found = None if who is None or fresh else hosts.from_primary(lambda: _read(file, text, shown))
     if found is not None:
         progress.say(
-            f"{name}: {shown(found['content'])}, computed on {found['made'][:10]} by {found['host']}, "
-            f"read from {file}; fresh_baselines computes it anew"
+            f"reused: {name}, {shown(found['content'])}, computed on {found['made'][:10]} by "
+            f"{found['host']}, read from {file}; fresh_baselines computes it anew"
         )
         return found["content"], True, found["made"]
     made = datetime.now(UTC).isoformat(timespec="seconds")

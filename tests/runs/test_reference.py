@@ -70,7 +70,7 @@ def test_a_row_is_computed_once_and_the_same_again(place, calls, capsys):
     assert len(calls) == 1 and (first.reused, again.reused) == (False, True)
     assert again.found == first.found and again.made == first.made
     (file,) = place.iterdir()
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("real: "))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("reused: real, "))
     assert str(file) in line and "33.3" in line and first.made[:10] in line
     assert not asked(fresh=True).reused and len(calls) == 2
 
