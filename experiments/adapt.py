@@ -28,7 +28,7 @@ from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import defaults, resolve
 from jaxdistill.config.table import Config
 from jaxdistill.core.keys import stream
-from jaxdistill.evaluation import pretraining, tuned
+from jaxdistill.evaluation import pretraining
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import compare
 from jaxdistill.runs.baseline_files import LISTS, draw, save_sets, table
@@ -37,6 +37,7 @@ from jaxdistill.runs.classes import class_counts
 from jaxdistill.runs.distill import distilled, opened, say_start
 from jaxdistill.runs.networks import of_new_networks
 from jaxdistill.runs.plan import identity_of, planned
+from jaxdistill.runs.reference import reference
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import profile, progress
 
@@ -137,12 +138,17 @@ def whole_set(run: Run, options: Options) -> list[Row]:
     searched = options.replace(num_search_learners=min(2, options.num_search_learners))
     evaluation = of_new_networks(run.learner, run.data, searched, options.num_full_learners)
     training = pretraining(len(run.data.train.y), num_epochs=count)
-    found = tuned(
+    made = reference(
+        "the whole target set",
         evaluation._replace(key=stream(run.key, "whole set")),
         [training],
         *compare.all_images(run.data),
+        data=run.data,
         step_sizes=FULL_RATES,
+        fresh=options.fresh_baselines,
+        shorter=progress.Shorter("full_data_epochs", count),
     )
+    found = made.found
     trained_by = f"{count} epoch{'s' if count > 1 else ''}: {found.step_size:.3g}"
     row = {"set": "whole target set", **found.score.as_row(), "trained_by": trained_by}
     return [row | {"validation": found.searched}]

@@ -66,7 +66,9 @@ Row = dict[str, Any]
 @options
 class Options(Config):
     title: ClassVar[str] = "attack"
-    left_out: ClassVar[tuple[str, ...]] = ("protocol", "num_baseline_learners", "full_data_epochs")
+    left_out: ClassVar[tuple[str, ...]] = (
+        *("protocol", "num_baseline_learners", "full_data_epochs", "fresh_baselines"),
+    )
     attack_class: int = option(0, "K, number of the class that networks should take for another", low=0)
     target_class: int = option(1, "J, number of the class that they should take it for", low=0)
     most_lost: float = option(0.1, "accuracy that the other classes may lose at the chosen step size", low=0)

@@ -39,9 +39,9 @@ from jaxdistill.evaluation import (
     Protocol,
     Subsets,
     epochs,
-    evaluator,
     everything,
     few_steps,
+    one_program,
     random_of_each_class,
     summarize,
     with_step_size,
@@ -276,7 +276,7 @@ class Trial(NamedTuple):
             arguments = (self.params, images, rows, training.values, split, self.key)
             program = (training.name, len(split.y))
             if program not in self.compiled:
-                function: Any = evaluator(self.net, training, strategy=strategy, learner_chunk=chunk)
+                function = one_program(self.net, training, strategy=strategy, learner_chunk=chunk)
                 self.compiled[program] = function.lower(*arguments).compile()
             began = time.perf_counter()
             found = jax.block_until_ready(self.compiled[program](*arguments))

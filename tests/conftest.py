@@ -21,7 +21,17 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import pytest
 
+from jaxdistill.core.user_cache import user_cache
+
 pytest.register_assert_rewrite("conformance", "helpers")  # their assertions show values too
+
+# reference rows of another session, or of the user, are no test's: a user's cache with none, and all the rest
+SESSION = tempfile.TemporaryDirectory(prefix="jaxdistill-test-")
+for _kind in ("data", "compile"):
+    (user_cache() / _kind).mkdir(parents=True, exist_ok=True)
+    Path(SESSION.name, "jaxdistill").mkdir(exist_ok=True)
+    Path(SESSION.name, "jaxdistill", _kind).symlink_to(user_cache() / _kind)
+os.environ["XDG_CACHE_HOME"] = SESSION.name
 
 FLAGS = os.environ["XLA_FLAGS"]
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(

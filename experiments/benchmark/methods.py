@@ -12,7 +12,7 @@ from experiments.programs import SMOKE, data, problem, programs, tiny, trajector
 from jaxdistill.core.checks import fail
 from jaxdistill.core.platform import present
 from jaxdistill.core.types import Batch, Data, Learner, Params
-from jaxdistill.evaluation import evaluator
+from jaxdistill.evaluation import one_program
 from jaxdistill.evaluation.protocols import epochs
 from jaxdistill.learners import learner
 
@@ -85,7 +85,7 @@ def evaluation(options: Options) -> Iterator[Row]:
     protocol = epochs(10, num_epochs=passes, decay_at_half=True)
     arguments = (params, images, rows, protocol.values, given.train, key)
     made = {
-        strategy: compiled(evaluator(network, protocol, strategy=strategy), arguments)
+        strategy: compiled(one_program(network, protocol, strategy=strategy), arguments)
         for strategy in ("map", "vmap")
     }
     times = timed(made, options.repeats)

@@ -24,6 +24,7 @@ from jaxdistill.runs.budget import OUT_OF_MEMORY
 from jaxdistill.runs.compare import full_set, random_images
 from jaxdistill.runs.networks import of_new_networks
 from jaxdistill.runs.protocols import protocol_name, protocol_of, seen
+from jaxdistill.runs.reference import reference
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.rundir import RunDir
@@ -133,7 +134,7 @@ def trained(
     protocol: str,
     images: Batch,
     subsets: Subsets,
-    count: int | None = None,
+    real: int | None = None,
 ) -> Scored:
     """Accuracy of fresh networks, the step size searched on validation.
 
@@ -143,18 +144,32 @@ def trained(
       protocol: one of `PROTOCOLS`.
       images: [M, ...].
       subsets: which of them each network sees.
-      count: how many images each network sees; all of them when None.
+      real: of the training images, how many each network sees; None of other images, all of which it sees.
     """
     passes = study.options.num_epochs if protocol == "dc" else study.options.num_augmented_epochs
-    plan = published(protocol, count or len(images.y), num_epochs=passes)
-    evaluation = _evaluation(study, study.learners[architecture])
-    found = tuned(evaluation, [plan], images, subsets, step_sizes=study.options.step_sizes)
-    return found.score.as_row() | {"step_size": found.step_size}
+    plan = published(protocol, len(images.y) if real is None else real, num_epochs=passes)
+    evaluation, rates = _evaluation(study, study.learners[architecture]), study.options.step_sizes
+    if real is None:
+        found, kept = tuned(evaluation, [plan], images, subsets, step_sizes=rates), {}
+    else:
+        made = reference(
+            f"{architecture}, {protocol}, {real} random real images",
+            evaluation,
+            [plan],
+            images,
+            subsets,
+            data=study.data,
+            step_sizes=rates,
+            fresh=study.options.fresh_baselines,
+            shorter="a smaller num_epochs or num_augmented_epochs takes less",
+        )
+        found, kept = made.found, made.as_fields()
+    return found.score.as_row() | {"step_size": found.step_size} | kept
 
 
 def _full(study: Study) -> dict[str, Any]:
     """The whole training set but its validation split."""
     evaluation = _evaluation(study, study.learners[study.own])
-    found = full_set(evaluation, study.data, study.options.full_data_epochs, study.options.step_sizes)
-    row = {"images": len(study.data.train.y), "protocol": found.protocol}
-    return row | found.score.as_row() | {"step_size": found.step_size}
+    made = full_set(evaluation, study.data, study.options)
+    row = {"images": len(study.data.train.y), "protocol": made.found.protocol}
+    return row | made.found.score.as_row() | {"step_size": made.found.step_size} | made.as_fields()

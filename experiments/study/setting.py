@@ -67,6 +67,9 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     step_sizes: tuple[float, ...] = option(
         DEFAULTS.step_sizes, f"step sizes that are searched over{OWN}", above=0
     )
+    fresh_baselines: bool = option(
+        False, "train on real images anew, also where the user's cache has the very numbers"
+    )
     num_epochs: int | None = option(None, "epochs of training by dc (default: 300)", low=1)
     num_augmented_epochs: int = option(
         DEFAULTS.num_augmented_epochs, f"epochs of training by dc_augmented{OWN} number", low=1

@@ -454,6 +454,9 @@ class SearchOptions(Options):
     title: ClassVar[str] = "evaluation"
     num_search_learners: int = option(5, "networks per candidate when a step size is searched", low=1)
     step_sizes: tuple[float, ...] = option(STEP_SIZES, "step sizes to try for a baseline", above=0, some=True)
+    fresh_baselines: bool = option(
+        False, "train on real images anew, also where the user's cache has the very numbers"
+    )
 
 
 @options
@@ -551,10 +554,11 @@ PLACES = (
     "data_memory",
     "experts",
     "pool",
+    "fresh_baselines",
     *DeviceOptions.options(),
     *HostOptions.options(),
 )
-"""Options for folders and devices: they do not change which run it is."""
+"""Options for folders, devices and the user's cache: they do not change which run it is."""
 CADENCE = ("checkpoint_every", "tensorboard")
 """Options that change no number of a result."""
 FREE = (*EvaluationOptions.options(), *CADENCE)

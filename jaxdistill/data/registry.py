@@ -13,6 +13,7 @@ import numpy as np
 from jaxdistill.core.checks import Caution, above, fail, one_of
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.registry import Registry
+from jaxdistill.core.user_cache import user_cache
 from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics, with_whitening
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
@@ -351,4 +352,4 @@ def _split(raw: Raw, y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
 
 def default_data_dir() -> Path:
     """Where prepared sets go: `jaxdistill/data` under XDG_CACHE_HOME, or under ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxdistill" / "data"
+    return user_cache() / "data"

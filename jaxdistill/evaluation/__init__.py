@@ -1,6 +1,7 @@
 """The honest evaluator: networks trained on a small set, tested on images that chose nothing."""
 
 from jaxdistill.evaluation.compare import (
+    SEMANTICS,
     Evaluation,
     Subsets,
     Tuned,
@@ -19,6 +20,7 @@ from jaxdistill.evaluation.evaluate import (
     as_they_are,
     confusion_on,
     evaluator,
+    one_program,
     right_on,
     search,
     summarize,
@@ -41,6 +43,7 @@ from jaxdistill.evaluation.protocols import (
 
 __all__ = [
     "PUBLISHED",
+    "SEMANTICS",
     "STEP_SIZES",
     "Evaluation",
     "Evaluator",
@@ -61,6 +64,7 @@ __all__ = [
     "few_steps",
     "label_robust_score",
     "one_part_each",
+    "one_program",
     "pretraining",
     "published",
     "random_of_each_class",

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.keys import stream
+from jaxdistill.core.platform import compiled_quickly
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import check_per_class
 from jaxdistill.evaluation.evaluate import Score, evaluator, right_on, search, summarize, summarize_by_class
 from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol
 
+SEMANTICS = 1
+"""Counted up when `tuned` gives other numbers for the same arguments: users' caches are not read then."""
 Contexts = Callable[[Array, int], Params]
 """(key, K) -> K start parameters."""
 Subsets = Callable[[Array, int], Array]
@@ -144,7 +147,7 @@ def random_of_each_class(dataset: Dataset, images_per_class: int) -> Subsets:
     return lambda key, num_networks: _draw(label, picks, jax.random.split(key, num_networks))
 
 
-@jax.jit
+@compiled_quickly
 def _draw(label: Array, picks: Array, keys: Array) -> Array:
     def subset(key: Array) -> Array:
         shuffled = jnp.lexsort((jax.random.uniform(key, label.shape), label))  # within each class

@@ -9,15 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.reporting import report
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Meta, Params
 from jaxdistill.data import sample
+from jaxdistill.evaluation.in_turn import TRAINING, in_turn
 from jaxdistill.evaluation.protocols import Protocol
 from jaxdistill.inner.losses import accuracy, inner_loss, top_k_accuracy
 from jaxdistill.inner.microbatch import images_at_a_time, in_parts, mean_of_parts
-from jaxdistill.inner.over_learners import gathered, over_data, over_learners
+from jaxdistill.inner.over_learners import by_turns, gathered, over_data, over_learners
 from jaxdistill.inner.train import train
 
 Measure = Callable[[Learner, Params, Dataset | Batch], Any]
@@ -301,6 +304,9 @@ def evaluator(
 ) -> Evaluator:
     """A compiled function that trains K networks by a protocol and tests them.
 
+    On a CPU one network follows another (`jaxdistill.evaluation.in_turn`); elsewhere, on a mesh, with a
+    `learner_chunk`, with `at` and where it is traced itself, all are one program.
+
     Step sizes are an argument, so that a search compiles once. The same learner and protocol, whatever its
     values, give the same function again, with what it has compiled: of the last 32, which is more than a
     study has architectures and protocols. Each keeps its programs in memory.
@@ -323,10 +329,24 @@ def evaluator(
     """
     if at is not None and (protocol.restart or not at):
         raise fail("evaluator", "steps to test at, of a protocol without restart", f"{at}, {protocol.name}")
-    fields = protocol._asdict()
-    del fields["values"]  # they are an argument, and cannot be hashed
     steps = None if at is None else tuple(at)
-    return _evaluator(learner, tuple(fields.items()), steps, measure, strategy, learner_chunk)
+    return _evaluator(learner, _hashed(protocol), steps, measure, strategy, learner_chunk)
+
+
+def one_program(
+    learner: Learner,
+    protocol: Protocol,
+    *,
+    strategy: str = "auto",
+    learner_chunk: int | None = None,
+) -> Any:
+    """As `evaluator`, always a single function of `jax.jit`: to be lowered, and timed as a whole."""
+    return _program(learner, _hashed(protocol), None, accuracy_on, strategy, learner_chunk)
+
+
+def _hashed(protocol: Protocol) -> tuple[tuple[str, Any], ...]:
+    """A protocol's fields without its values, which are an argument and cannot be hashed."""
+    return tuple((name, value) for name, value in protocol._asdict().items() if name != "values")
 
 
 @lru_cache(maxsize=32)
@@ -338,7 +358,41 @@ def _evaluator(
     strategy: str,
     learner_chunk: int | None,
 ) -> Evaluator:
-    """As `evaluator`, of a protocol's fields without its values. A mesh around is in JAX's own cache key."""
+    """As `evaluator`, of a protocol's fields without its values."""
+    whole = _program(learner, fields, at, measure, strategy, learner_chunk)
+    one_by_one = in_turn(learner, Protocol(values={}, **dict(fields)), measure)
+
+    def evaluate(
+        params: Params,
+        images: Batch,
+        subsets: Array,
+        values: dict[str, Array],
+        test: Dataset | Batch,
+        key: Array,
+    ) -> Any:
+        arguments = (params, images, subsets, values, test, key)
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments))
+        if at is None and not traced and by_turns(strategy, learner_chunk):
+            return one_by_one(*arguments)
+        found = jax.block_until_ready(whole(*arguments))
+        if not traced:
+            total = subsets.shape[0] * jax.eval_shape(dict(fields)["order"], key).shape[0]
+            report(TRAINING, total, total)
+        return found
+
+    return evaluate
+
+
+@lru_cache(maxsize=32)
+def _program(
+    learner: Learner,
+    fields: tuple[tuple[str, Any], ...],
+    at: tuple[int, ...] | None,
+    measure: Measure,
+    strategy: str,
+    learner_chunk: int | None,
+) -> Any:
+    """One compiled program of all networks. A mesh around is in JAX's own cache key."""
     protocol = Protocol(values={}, **dict(fields))
 
     def one(

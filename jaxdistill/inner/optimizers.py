@@ -71,12 +71,16 @@ def sgd(
     values = {"learning_rate": learning_rate, "momentum": momentum}
     plain = "momentum" not in learned and not np.any(np.asarray(momentum))
 
-    def build(v: dict[str, Array]) -> optax.GradientTransformation:
-        if plain:
-            return optax.scale(-v["learning_rate"])
-        return optax.chain(optax.trace(decay=v["momentum"]), optax.scale(-v["learning_rate"]))
-
+    build = _plain if plain else _heavy_ball
     return _optimizer("sgd", values, build, num_steps, learned, per_step, positive)
+
+
+def _plain(v: dict[str, Array]) -> optax.GradientTransformation:
+    return optax.scale(-v["learning_rate"])
+
+
+def _heavy_ball(v: dict[str, Array]) -> optax.GradientTransformation:
+    return optax.chain(optax.trace(decay=v["momentum"]), optax.scale(-v["learning_rate"]))
 
 
 def adam(

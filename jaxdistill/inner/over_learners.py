@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdistill.core.checks import at_least, one_of
-from jaxdistill.core.platform import choices
+from jaxdistill.core.platform import choices, target
 from jaxdistill.core.types import Batch
 
 STRATEGIES = ("auto", "vmap", "map")
@@ -73,6 +73,13 @@ def over_learners(function: Callable, *, strategy: str = "auto", chunk: int | No
         return jax.tree.map(lambda a: a[:count], outputs)
 
     return mapped
+
+
+def by_turns(strategy: str, chunk: int | None) -> bool:
+    """Whether `over_learners` computes one learner after another on a CPU, with no mesh around."""
+    how = choices().strategy if strategy == "auto" else strategy
+    alone = axis_size(LEARNER) * axis_size(DATA) == 1
+    return target() == "cpu" and how == "map" and chunk in (None, 1) and alone
 
 
 def over_data(batch: Batch) -> Batch:

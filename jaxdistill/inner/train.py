@@ -76,7 +76,7 @@ def train(
     steps = (steps, {name: jnp.broadcast_to(value, (num_steps,)) for name, value in values.items()})
     first = {name: value[0] for name, value in steps[1].items()}
     carry = (params, optimizer.build(first).init(params))
-    step = _step_of(loss, optimizer)
+    step = step_of(loss, optimizer)
     if keep_every is not None:
         return _keeping(step, carry, steps, remat, keep_every)
     if backprop_last is None or backprop_last == num_steps:
@@ -87,8 +87,8 @@ def train(
     return _windowed(step, carry, steps, remat, backprop_last, length)
 
 
-def _step_of(loss: Callable[[Params, Any], Array], optimizer: InnerOptimizer) -> Step:
-    """One optimiser step."""
+def step_of(loss: Callable[[Params, Any], Array], optimizer: InnerOptimizer) -> Step:
+    """One optimiser step, the body of every loop of training."""
 
     def step(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
         params, state = carry

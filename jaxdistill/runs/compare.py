@@ -11,13 +11,11 @@ from jaxdistill.evaluation import (
     Protocol,
     Score,
     Subsets,
-    Tuned,
     dc,
     epochs,
     everything,
     random_of_each_class,
     score,
-    tuned,
 )
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.source import source_of
@@ -32,6 +30,7 @@ from jaxdistill.runs.protocols import (
     protocol_of,
     seen,
 )
+from jaxdistill.runs.reference import Reference, reference, steps_of
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import mesh, progress
 
@@ -62,8 +61,10 @@ def compared(run: Run) -> dict[str, Any]:
     name = protocol_name(config)
     training = protocol_of(run)
     batch, subsets = seen(run, stream(key, "export"), distilled.num_learners)
-    found = score(distilled, training, batch, subsets)
-    on_validation = score(chosen_on_validation, training, batch, subsets)
+    shorter = progress.Shorter("num_eval_learners", distilled.num_learners)
+    with progress.expecting("distilled images", 2 * distilled.num_learners * steps_of(training), shorter):
+        found = score(distilled, training, batch, subsets)
+        on_validation = score(chosen_on_validation, training, batch, subsets)
     shuffle = other_order(run, name)
     reordered = None
     if shuffle is not None:
@@ -73,7 +74,7 @@ def compared(run: Run) -> dict[str, Any]:
     full = None
     if config.num_baseline_learners and config.full_data_epochs:
         progress.say("evaluating: full training set, step size searched on validation ...")
-        full = full_set(baseline, data, config.full_data_epochs, config.step_sizes)
+        full = full_set(baseline, data, config)
     return {
         **_fields("test_accuracy", found),
         "num_learners": len(found.every),
@@ -88,7 +89,7 @@ def compared(run: Run) -> dict[str, Any]:
     }
 
 
-def _random_real(run: Run, baseline: Evaluation, name: str) -> Tuned | None:
+def _random_real(run: Run, baseline: Evaluation, name: str) -> Reference | None:
     """Random real images, as many as the distilled ones; None where there are not that many."""
     config, data = run.config, run.data
     classes, order = data.info.num_classes, run.order
@@ -110,7 +111,16 @@ def _random_real(run: Run, baseline: Evaluation, name: str) -> Tuned | None:
             name="equal steps",
         )
         plans = [equal_steps, dc(count)]
-    return tuned(baseline, plans, *random_images(data, per_class), step_sizes=config.step_sizes)
+    return reference(
+        "random real images",
+        baseline,
+        plans,
+        *random_images(data, per_class),
+        data=data,
+        step_sizes=config.step_sizes,
+        fresh=config.fresh_baselines,
+        shorter="num_baseline_learners=0 leaves real images out",
+    )
 
 
 def enough_real(data: Splits, per_class: int) -> bool:
@@ -131,11 +141,27 @@ def all_images(data: Splits) -> tuple[Batch, Subsets]:
     return Batch(data.train.x, data.train.y), everything(len(data.train.y))
 
 
-def full_set(evaluation: Evaluation, data: Splits, passes: int, step_sizes: Sequence[float]) -> Tuned:
-    """The whole training set but its validation split, the step size searched on validation."""
+def full_set(evaluation: Evaluation, data: Splits, config: Any) -> Reference:
+    """The whole training set but its validation split, the step size searched on validation.
+
+    Args:
+      evaluation: the networks.
+      data: the splits.
+      config: options with `full_data_epochs`, `step_sizes` and `fresh_baselines`.
+    """
+    passes = config.full_data_epochs
     name = f"{passes} epoch" if passes == 1 else f"{passes} epochs"
     training = epochs(len(data.train.y), num_epochs=passes, decay_at_half=True, name=name)
-    return tuned(evaluation, [training], *all_images(data), step_sizes=step_sizes)
+    return reference(
+        "full training set",
+        evaluation,
+        [training],
+        *all_images(data),
+        data=data,
+        step_sizes=config.step_sizes,
+        fresh=config.fresh_baselines,
+        shorter=progress.Shorter("full_data_epochs", passes),
+    )
 
 
 def _fields(name: str, found: Score) -> dict[str, Any]:
@@ -154,15 +180,17 @@ def _reordered(found: Score | None, shuffle: str | None) -> dict[str, Any]:
     }
 
 
-def _tuned(name: str, row: Tuned | None) -> dict[str, Any]:
-    if row is None:
+def _tuned(name: str, made: Reference | None) -> dict[str, Any]:
+    if made is None:
         return {f"{name}_mean": None, f"{name}_std": None}
+    row = made.found
     return _fields(name, row.score) | {
         f"{name}_num_learners": len(row.score.every),
         f"{name}_accuracies": row.score.every,
         f"{name}_protocol": row.protocol,
         f"{name}_step_size": row.step_size,
         f"{name}_validation": {p: {f"{k:g}": v for k, v in s.items()} for p, s in row.searched.items()},
+        **{f"{name}_{part}": value for part, value in made.as_fields().items()},
     }
 
 

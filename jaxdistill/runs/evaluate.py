@@ -22,7 +22,7 @@ from jaxdistill.config.table import (
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Batch, Learner
 from jaxdistill.data import DatasetInfo, Splits
-from jaxdistill.evaluation import STEP_SIZES, Protocol, everything, published, score, tuned
+from jaxdistill.evaluation import PUBLISHED, STEP_SIZES, Protocol, everything, published, score, tuned
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.spec import check_fits, parse_learner
 from jaxdistill.runs.classes import class_counts, tested_unevenly
@@ -37,6 +37,7 @@ from jaxdistill.runs.given_images import (
     tell_start,
 )
 from jaxdistill.runs.networks import of_new_networks
+from jaxdistill.runs.reference import reference, steps_of
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import mesh as meshes
 from jaxdistill.runtime import profile
@@ -90,6 +91,7 @@ def evaluate(
     num_learners: int = 20,
     num_search_learners: int = 5,
     step_sizes: Sequence[float] = STEP_SIZES,
+    fresh_baselines: bool = False,
     num_epochs: int | None = None,
     data: Splits | None = None,
     dataset: str | None = None,
@@ -128,6 +130,8 @@ def evaluate(
       num_learners: networks that are tested, per cell of the table.
       num_search_learners: networks per step size of a search.
       step_sizes: those that are searched.
+      fresh_baselines: whether networks are trained on random real images anew where the user's cache has the
+        very numbers.
       num_epochs: of the papers' protocols; 300 when None, with augmentation 1000.
       data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
         those of the run or of the file.
@@ -159,6 +163,7 @@ def evaluate(
         num_learners=num_learners,
         num_search_learners=num_search_learners,
         step_sizes=step_sizes,  # pyright: ignore[reportArgumentType]
+        fresh_baselines=fresh_baselines,
         num_epochs=num_epochs,
         dataset=dataset,
         data_dir=data_dir,
@@ -284,21 +289,45 @@ def _row(job: Prepared, name: str) -> dict[str, Any]:
     cells: dict[str, Any] = {"learner": name}
     for title, protocol in job.protocols.items():
         shown.say(f"{name}: synthetic images, {title} ...")
-        if protocol.name == "as_distilled":
-            cells[title] = score(evaluation, protocol, images, everything(count)).as_row()
-        else:
-            best = tuned(evaluation, [protocol], images, everything(count), step_sizes=rates)
-            cells[title] = best.score.as_row() | {"step_size": best.step_size}
+        searches = 0 if protocol.name == "as_distilled" else chosen.num_search_learners * len(rates)
+        total = (searches + chosen.num_learners) * steps_of(protocol)
+        with shown.expecting(f"{name}: {title}", total, _shorter(chosen, [title])):
+            if protocol.name == "as_distilled":
+                cells[title] = score(evaluation, protocol, images, everything(count)).as_row()
+            else:
+                best = tuned(evaluation, [protocol], images, everything(count), step_sizes=rates)
+                cells[title] = best.score.as_row() | {"step_size": best.step_size}
     if job.real_per_class:
         names = [each for each, how in job.protocols.items() if how.name != "as_distilled"] or ["dc"]
         shown.say(f"{name}: random real images, {', '.join(names)} ...")
         size = job.real_per_class * job.data.info.num_classes
         papers = [published(each, size, num_epochs=chosen.num_epochs) for each in names]
         real = random_images(job.data, job.real_per_class)
-        best = tuned(evaluation, papers, *real, step_sizes=rates)
+        made = reference(
+            f"{name}: random real images",
+            evaluation,
+            papers,
+            *real,
+            data=job.data,
+            step_sizes=rates,
+            fresh=chosen.fresh_baselines,
+            shorter=_shorter(chosen, names),
+        )
+        best = made.found
         cells["random_real"] = best.score.as_row() | {
             "protocol": best.protocol,
             "step_size": best.step_size,
             "images_per_class": job.real_per_class,
+            **made.as_fields(),
         }
     return cells
+
+
+def _shorter(chosen: EvaluateOptions, protocols: Sequence[str]) -> shown.Shorter | str:
+    """How to wait less for networks that are trained by these protocols."""
+    protocol, *others = protocols
+    if others:
+        return "a smaller num_epochs takes less"
+    if protocol not in PUBLISHED:
+        return shown.Shorter("num_learners", chosen.num_learners)
+    return shown.Shorter("num_epochs", chosen.num_epochs or (300 if protocol == "dc" else 1000))

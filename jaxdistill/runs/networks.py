@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxdistill.config import build
 from jaxdistill.config.table import Config
@@ -15,6 +17,7 @@ from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, DistillState, Learner, Params
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import Evaluation
+from jaxdistill.inner.over_learners import by_turns
 from jaxdistill.populations.fresh import fresh
 from jaxdistill.populations.pretrained import pretrained
 from jaxdistill.runs.banks import Bank
@@ -126,6 +129,18 @@ def of_new_networks(learner: Learner, data: Splits, config: Any, num_learners: i
 
 @lru_cache(maxsize=32)
 def new_networks(learner: Learner) -> Callable[[jax.Array, int], Params]:
-    """Compiled, once per learner: (key, K) -> K fresh initialisations."""
+    """Compiled, once per learner: (key, K) -> K fresh initialisations; on a CPU by one program for all K."""
     population = fresh(learner)
-    return jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1)
+    together = jax.jit(lambda key, count: population.context((), None, key, count), static_argnums=1)
+    alone = jax.jit(
+        lambda data, impl: learner.init(jax.random.wrap_key_data(data, impl=impl)), static_argnums=1
+    )
+
+    def draw(key: Array, count: int) -> Params:
+        if isinstance(key, Tracer) or not by_turns("map", None):
+            return together(key, count)
+        data, impl = np.asarray(jax.random.key_data(jax.random.split(key, count))), jax.random.key_impl(key)
+        each = [jax.device_get(alone(one, impl)) for one in data]
+        return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *each)
+
+    return draw

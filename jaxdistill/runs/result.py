@@ -32,7 +32,8 @@ def run_to_result(chosen: Config) -> dict[str, Any]:
         say_start(plan, path)
         result = directory.read_result()
         whole = directory.synthetic.exists()  # what is gone is written again from the checkpoint
-        if whole and result is not None and _is_of(result, plan, plan.config.num_outer_steps):
+        fresh = plan.config.fresh_baselines
+        if whole and not fresh and result is not None and _is_of(result, plan, plan.config.num_outer_steps):
             return result
         return _result(distilled(plan, directory), directory, result)
 
@@ -43,7 +44,7 @@ def result_of(run: Run) -> dict[str, Any]:
         return _result(run, None, None)
     with opened(run.plan, run.path) as directory:
         result = directory.read_result()
-        if result is not None and _is_of(result, run.plan, run.step):
+        if not run.config.fresh_baselines and result is not None and _is_of(result, run.plan, run.step):
             return result
         return _result(run, directory, result)
 

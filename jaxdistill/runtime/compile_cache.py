@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from jaxdistill.core.user_cache import user_cache
 from jaxdistill.runtime.progress import say as say_line
 
 
@@ -36,7 +37,7 @@ def enable_compile_cache(
     if chosen:
         jax.config.update("jax_compilation_cache_dir", chosen)
         return Path(chosen)
-    path = Path(directory).absolute() if directory is not None else _default()
+    path = Path(directory).absolute() if directory is not None else user_cache() / "compile" / machine()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -52,13 +53,7 @@ def enable_compile_cache(
     return path
 
 
-def _default() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    cache = Path(root) if root and Path(root).is_absolute() else Path("~/.cache").expanduser()
-    return cache / "jaxdistill" / "compile" / _machine()
-
-
-def _machine() -> str:
+def machine() -> str:
     """A short name of what this CPU can do."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

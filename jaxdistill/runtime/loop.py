@@ -28,7 +28,7 @@ from jaxdistill.runtime import hosts, mesh
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.memory import temporary_bytes, total_bytes
 from jaxdistill.runtime.metrics import MetricsLog, read_metrics
-from jaxdistill.runtime.progress import Progress
+from jaxdistill.runtime.progress import Progress, Shorter, expected
 from jaxdistill.runtime.rundir import RunDir
 from jaxdistill.runtime.stalls import Bound, Stalls
 
@@ -186,7 +186,8 @@ def distill(
         streamed = _streamed(method, data.real, key, step, num_steps, length)
         given = placed(data.real) if streamed is None else None
         chunks, compiled = [compiled_chunk(each, devices) for each in methods], {}
-        compile_seconds, skipped = 0.0, hosts.from_primary(lambda: _skipped_before(rows, step))
+        compile_seconds, told = 0.0, False
+        skipped = hosts.from_primary(lambda: _skipped_before(rows, step))
         stop, stalls = stack.enter_context(_signals()), Stalls(bounds or {})
         progress = stack.enter_context(Progress(num_steps, step, label))
         for note in notes:
@@ -211,7 +212,8 @@ def distill(
                 compile_seconds += time.perf_counter() - began
             began = time.perf_counter()
             new, metrics, finite = jax.block_until_ready(compiled[which, size](state, *now))
-            spent += time.perf_counter() - began
+            took = time.perf_counter() - began
+            spent += took
             metrics = jax.device_get(metrics)
             _check_faults(metrics, step, checkpoints, faults or {})
             skipped = _check_skipped(metrics, skipped, step, min(MOST_SKIPPED, num_steps), checkpoints)
@@ -227,6 +229,10 @@ def distill(
             if hosts.is_primary():
                 stalls.check(rows)
             progress.update(step, **{n: means[n] for n in SHOWN if n in means})
+            if not told and step < num_steps:
+                told, left = True, num_steps - step
+                shorter = Shorter("num_outer_steps", num_steps, step)
+                progress.say(expected(f"{left} outer steps", took / size * left, shorter))
         number = hosts.signal_of_all(stop)
         if number:
             checkpoints.save(step, state)

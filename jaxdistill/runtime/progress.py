@@ -8,12 +8,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from jaxdistill.core.reporting import listening
 
 WIDTH = 80
 """Columns of a log."""
+LONG = 600.0
+"""Seconds above which a person is told how to wait less."""
+ENOUGH = 2.0
+"""Seconds of work that say how long all of it takes."""
 
 
 SMALLEST_WIDTH = 20
@@ -73,6 +77,77 @@ def counting(seconds: float = 2.0) -> Iterator[None]:
             say(f"{what}: {done:,} of {total:,}", out)
 
     with listening(show):
+        yield
+
+
+class Shorter(NamedTuple):
+    """An option that long work takes less time with, in proportion."""
+
+    option: str
+    now: int
+    """Its value."""
+    done: int = 0
+    """How much of it is done before the work that is left."""
+
+    def told(self, seconds: float) -> str:
+        """The value with which work of `seconds` takes at most `LONG`."""
+        left = self.now - self.done
+        value = max(1, int(left * LONG / seconds))
+        return f"{self.option}={self.done + value} takes about {duration(seconds * value / left)}"
+
+
+def expected(what: str, seconds: float, shorter: Shorter | str) -> str:
+    """The time that work takes, in words; above ten minutes with the option that shortens it.
+
+    Args:
+      what: the work.
+      seconds: as measured on a part of it.
+      shorter: the option, or what to do.
+
+    Example:
+      >>> expected("all", 1500.0, Shorter("num_outer_steps", 3000))
+      'expected: about 25 min 00 s for all; num_outer_steps=1200 takes about 10 min 00 s'
+    """
+    line = f"expected: about {duration(seconds)} for {what}"
+    if seconds <= LONG:
+        return line
+    return f"{line}; {shorter if isinstance(shorter, str) else shorter.told(seconds)}"
+
+
+@contextlib.contextmanager
+def expecting(
+    what: str, total: int, shorter: Shorter | str, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[None]:
+    """Inside, the time that training takes is shown once, if it is a second or more.
+
+    It comes from the first steps, compilation left out.
+
+    Args:
+      what: is trained.
+      total: training steps of all networks, as `jaxdistill.evaluation` reports them; the same number again
+        says that the time since then was no training.
+      shorter: see `expected`.
+      clock: seconds, monotonic.
+    """
+    before, first, last, said = 0, None, (0.0, 0), False
+
+    def listen(_: str, done: int, of: int) -> None:
+        nonlocal before, first, last, said
+        step, now = before + done, clock()
+        if first is None:
+            first = now, step
+        elif step == last[1]:  # something was compiled
+            first = first[0] + now - last[0], first[1]
+        last = now, step
+        measured = now - first[0]
+        if not said and step > first[1] and (measured >= ENOUGH or done == of):
+            said, seconds = True, measured / (step - first[1]) * max(total, step)
+            if seconds >= 1:
+                say(expected(what, seconds, shorter))
+        if done == of:
+            before += of
+
+    with listening(listen):
         yield
 
 

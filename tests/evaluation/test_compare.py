@@ -24,6 +24,7 @@ from jaxdistill.evaluation import (
     tuned,
     with_step_size,
 )
+from jaxdistill.runs.networks import new_networks
 
 KEY = jax.random.key(0)
 
@@ -165,6 +166,17 @@ def test_random_subsets_of_too_many_are_refused(count, says):
 
 def test_everything_is_everything():
     np.testing.assert_array_equal(everything(4)(KEY, 3), np.tile(np.arange(4), (3, 1)))
+
+
+def test_new_networks_do_not_depend_on_how_many_are_drawn_at_once():
+    net = tiny_net("linear")
+    draw = new_networks(net)
+    some, more = draw(KEY, 2), draw(KEY, 3)
+    for leaf, other in zip(jax.tree.leaves(some), jax.tree.leaves(more), strict=True):
+        np.testing.assert_array_equal(leaf, other[:2])
+    together = jax.jit(lambda key: draw(key, 3))(KEY)  # traced: all in one program
+    for leaf, other in zip(jax.tree.leaves(together), jax.tree.leaves(more), strict=True):
+        np.testing.assert_array_equal(leaf, other)
 
 
 def test_random_real_images_are_distinct_and_class_by_class():

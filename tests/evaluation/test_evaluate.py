@@ -9,6 +9,7 @@ import pytest
 from helpers import CLASSES, SHAPE, message, tiny_batch, tiny_data, tiny_net
 
 from jaxdistill.core.checks import UserError
+from jaxdistill.core.reporting import listening
 from jaxdistill.core.types import Meta
 from jaxdistill.data import from_arrays
 from jaxdistill.evaluation import (
@@ -19,7 +20,9 @@ from jaxdistill.evaluation import (
     evaluator,
     everything,
     few_steps,
+    in_turn,
     one_part_each,
+    one_program,
     published,
     top_k_on,
     with_step_size,
@@ -200,6 +203,32 @@ def test_strategies_agree_and_networks_differ():
     np.testing.assert_allclose(scores[0], scores[1], atol=1.01 / 120)
 
 
+def test_networks_in_turn_are_those_of_one_program(monkeypatch):
+    """Slices end at the restart and inside an epoch; each network has its own images, order and draws."""
+    monkeypatch.setattr(in_turn, "SLICE", 4)
+    net, images, test = tiny_net("linear"), tiny_batch(9), tiny_batch(40, seed=1)
+
+    def turn(key, x):
+        return jnp.where(jax.random.bernoulli(key), x, 2 * x)
+
+    protocol = epochs(6, num_epochs=7, batch_size=3, learning_rate=0.3, decay_at_half=True, augment=turn)
+    arguments = (starts(net, 3), images, jnp.array([[0, 1, 2, 3, 4, 5], [8, 7, 6, 5, 4, 3], [0] * 6]))
+    arguments = (*arguments, protocol.values, test, KEY)
+
+    def logits(net, params, split):
+        return net.apply(params, split.x)
+
+    told = []
+    with listening(lambda what, done, total: told.append((done, total))):
+        found = evaluator(net, protocol, measure=logits)(*arguments)
+    together = evaluator(net, protocol, measure=logits, learner_chunk=3)(*arguments)
+    np.testing.assert_allclose(found, together, rtol=1e-4, atol=1e-5)  # sums of a batch, in another order
+    assert [done for done, _ in told[:7]] == [1, 3, 6, 10, 14, 14, 18]  # the restart is after 6
+    assert told[-1] == (42, 42)
+    alone = one_program(net, protocol)(*arguments)  # one after another, too
+    np.testing.assert_array_equal(evaluator(net, protocol)(*arguments), alone)
+
+
 def test_a_network_that_diverged_is_not_hidden():
     net, images = tiny_net(), tiny_batch(4)
     protocol = epochs(4, num_epochs=3, batch_size=4, learning_rate=0.1)
@@ -245,14 +274,20 @@ def test_the_same_choices_are_compiled_once():
     one, two, _, all_of_them = (function(*arguments) for function in measured)
     np.testing.assert_allclose(one, made(*arguments), atol=1e-6)
     assert (one < two).all() and (two < all_of_them).all() and (all_of_them == 1).all()
-    mean_logit = evaluator(net, plan, measure=lambda net, params, split: jnp.mean(net.apply(params, split.x)))
+    traced = []
+
+    def mean(net, params, split):
+        traced.append(split)
+        return jnp.mean(net.apply(params, split.x))
+
+    mean_logit = evaluator(net, plan, measure=mean)
     seen = [
         mean_logit(starts(net, 2), batch, everything(4)(KEY, 2), with_step_size(plan, rate).values, test, KEY)
         for rate in (0.01, 0.5)
         for batch in (images, images._replace(x=-images.x))
     ]
     assert len({float(value[0]) for value in seen}) == 4  # neither is part of the program
-    assert mean_logit._cache_size() == 1
+    assert len(traced) == 1
     assert published("dc", 10) is published("dc", 10)
 
 

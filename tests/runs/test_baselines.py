@@ -15,6 +15,7 @@ from jaxdistill.evaluation import Score, Tuned
 from jaxdistill.runs import baselines
 from jaxdistill.runs.baseline_files import draw
 from jaxdistill.runs.plan import planned
+from jaxdistill.runs.reference import Reference
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime.loop import Finished
 
@@ -36,7 +37,9 @@ def test_a_class_whose_labels_have_moved_is_still_drawn(tmp_path, monkeypatch):
     run = Run(run.plan, run.finished._replace(state=run.state._replace(meta=meta)))
     assert run.labels.tolist() == [9, *range(9)]
     monkeypatch.setattr(baselines, "score", lambda *given: SCORE)
-    monkeypatch.setattr(baselines, "tuned", lambda *given, **more: Tuned(SCORE, "one step size", 0.1, {}))
+    tuned = Tuned(SCORE, "one step size", 0.1, {})
+    monkeypatch.setattr(baselines, "tuned", lambda *given, **more: tuned)
+    monkeypatch.setattr(baselines, "reference", lambda *given, **more: Reference(tuned, False, "now"))
     monkeypatch.setattr(
         baselines, "optimized_real", lambda data, key, n, **more: baselines.random_real(data, key, n)
     )

@@ -100,7 +100,8 @@ def test_a_run_of_own_arrays_on_own_networks(run, capsys):
     config = result["config"]
     assert (config["dataset"], config["learners"]) == ("mine", ["own"]) and config["run"] == run.plan.identity
     again = jd.evaluate(run, {"net": net}, protocols=["as_distilled", "dc"], **QUICK | {"progress": True})
-    assert again["rows"] == [row | {"learner": "net"}]
+    reused = {"random_real": row["random_real"] | {"reused": True}}
+    assert again["rows"] == [row | {"learner": "net"} | reused]
     assert (
         "Test accuracy (%) on mine after training on 6 images; mean ± std, K = 2" in capsys.readouterr().out
     )

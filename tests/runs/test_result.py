@@ -19,6 +19,7 @@ from jaxdistill.evaluation import Tuned, summarize
 from jaxdistill.runs import compare, result
 from jaxdistill.runs.plan import default_run_dir, planned
 from jaxdistill.runs.protocols import in_other_order, other_order, other_shuffle
+from jaxdistill.runs.reference import Reference
 from jaxdistill.runtime import loop
 from jaxdistill.runtime.metrics import read_metrics
 
@@ -136,14 +137,7 @@ def test_a_finished_run_is_shown_again(finished, monkeypatch):
     assert run.compare() == before and run.score().every == before["test_accuracies"]
 
 
-@pytest.fixture
-def leave_out_searches(monkeypatch):
-    """A function after which those of baselines cost nothing: they are most of a tiny run's time."""
-    found = Tuned(summarize(jnp.array([0.4, 0.6]), 4), "dc", 0.1, {"dc": {0.1: 0.5}})
-    return lambda: monkeypatch.setattr(compare, "tuned", lambda *arguments, **options: found)
-
-
-def test_other_evaluation_options_evaluate_again(finished, monkeypatch, leave_out_searches):
+def test_other_evaluation_options_evaluate_again(finished, monkeypatch):
     path, before, _ = finished
     synthetic = (path / "synthetic.npz").read_bytes()
     monkeypatch.setattr(loop, "compiled_chunk", lambda *given: None)  # nothing to call: no outer step
@@ -154,7 +148,8 @@ def test_other_evaluation_options_evaluate_again(finished, monkeypatch, leave_ou
     assert more["seconds"] == pytest.approx(before["seconds"], abs=0.011)
     assert more["compile_seconds"] == before["compile_seconds"]
     assert (path / "synthetic.npz").read_bytes() == synthetic
-    leave_out_searches()
+    assert not before["random_real_reused"] and more["random_real_reused"]
+    assert more["random_real_made"] == before["random_real_made"]
     back, _ = tiny_run(path)
     assert back["test_accuracies"] == before["test_accuracies"]
     (path / "result.json").write_text(json.dumps(before))
@@ -255,8 +250,9 @@ MANY = {
 }
 
 
-def test_a_colour_set_of_a_user_with_many_options(tmp_path, leave_out_searches):
-    leave_out_searches()
+def test_a_colour_set_of_a_user_with_many_options(tmp_path, monkeypatch):
+    found = Tuned(summarize(jnp.array([0.4, 0.6]), 4), "dc", 0.1, {"dc": {0.1: 0.5}})
+    monkeypatch.setattr(compare, "reference", lambda *given, **more: Reference(found, False, "now"))
     dataset = write_set(tmp_path / "mine.npz", (12, 12, 3), (20, 20, 20, 20))
     with drawn("image_grid"):
         found, printed = tiny_run(tmp_path / "run", dataset=dataset, **MANY)

@@ -80,6 +80,21 @@ def test_progress_in_a_log_is_few_plain_lines():
     assert len(lines) < 90 and max(map(len, lines)) <= 80
 
 
+def test_the_expected_time_comes_from_the_first_steps_without_compilation(capsys):
+    now = [0.0]
+    shorter = progress.Shorter("full_data_epochs", 20)
+    with progress.expecting("full set", 1000, shorter, clock=lambda: now[0]):
+        for seconds, done in ((30.0, 1), (31.0, 2), (40.0, 2), (42.0, 4), (43.0, 10), (90.0, 500)):
+            now[0] = seconds  # 30 s of compilation before the first step, 9 s after the second
+            report("steps", done, 500)
+    assert capsys.readouterr().out.splitlines() == [
+        "expected: about 16 min 40 s for full set; full_data_epochs=12 takes about 10 min 00 s"
+    ]
+    assert progress.expected("it", 600.0, shorter) == "expected: about 10 min 00 s for it"
+    resumed = progress.Shorter("num_outer_steps", 3000, 1000)
+    assert progress.expected("it", 1200.0, resumed).endswith("; num_outer_steps=2000 takes about 10 min 00 s")
+
+
 def test_progress_on_a_terminal_is_a_bar():
     out = Terminal()
     with progress.Progress(4, label="dd", file=out) as bar:

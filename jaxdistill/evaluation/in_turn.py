@@ -1,0 +1,157 @@
+"""Networks trained and tested one after another, a slice of steps at a time: how a CPU evaluates.
+
+The number of steps of a slice is an argument of the compiled program. So the search of a step size and the
+test share one program whatever their numbers of networks, as do protocols of other lengths; and whoever
+listens (`jaxdistill.core.reporting`) hears how far it is after the first few steps.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.platform import compiled_quickly
+from jaxdistill.core.reporting import report
+from jaxdistill.core.types import Array, Augment, Batch, Dataset, InnerOptimizer, Learner, Meta, Params
+from jaxdistill.evaluation.protocols import Protocol
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.microbatch import in_parts
+from jaxdistill.inner.train import Carry, step_of
+
+TRAINING = "training steps"
+"""What is reported: steps of all networks of a call."""
+SLICE = 128
+"""The most steps of one call of the compiled program: the call itself costs little beside so many."""
+FEW = 10_000
+"""Images whose order is drawn by a program that is compiled quickly; of more, drawing it takes longer so."""
+Build = Callable[[dict[str, Array]], Any]
+
+
+def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -> Callable[..., Any]:
+    """As `jaxdistill.evaluation.evaluator`, one network after another.
+
+    Args:
+      learner: the network.
+      protocol: how it is trained; its values are not used.
+      measure: what a test is.
+    """
+    augment = protocol.augment
+    build, decay = protocol.optimizer.build, protocol.weight_decay
+    test_of = _test(learner, measure)
+
+    def evaluate(
+        params: Params,
+        images: Batch,
+        subsets: Array,
+        values: dict[str, Array],
+        test: Dataset | Batch,
+        key: Array,
+    ) -> Any:
+        begin, some, calibrated = _programs(learner, build, decay, augment, jax.random.key_impl(key))
+        count, size = subsets.shape
+        start = _start(protocol.order, augment is not None, size <= FEW)
+        keys, rows, weights = jax.random.split(key, count), np.asarray(subsets), _on_host(params)
+        at_each = _on_host(values)
+        found = []
+        for k in range(count):
+            order, draws = _on_host(start(rows[k], keys[k]))
+            num_steps = len(order)
+            now = {name: np.broadcast_to(value, (num_steps,)) for name, value in at_each.items()}
+            steps = ((order, draws), now)
+            carry: Carry = (jax.tree.map(lambda a, k=k: a[k], weights), None)
+            for low, high in _slices(num_steps, protocol.restart, gently=k == 0):
+                if low in (0, protocol.restart):
+                    first = {name: value[low] for name, value in now.items()}
+                    carry = (carry[0], begin(carry[0], first))
+                carry = jax.block_until_ready(some(carry, images, *_window(steps, low, high)))
+                report(TRAINING, k * num_steps + high, count * num_steps)
+            last = jax.tree.map(lambda a: a[-1], (order, draws))
+            found.append(_on_host(test_of(calibrated(carry[0], images, last), test)))
+            if k == 0 < count - 1:
+                report(TRAINING, num_steps, count * num_steps)  # the test was compiled meanwhile
+        return jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *found)
+
+    return evaluate
+
+
+def _slices(num_steps: int, restart: int, gently: bool) -> Iterator[tuple[int, int]]:
+    """[low, high) of every slice, none across the restart; at first 1, 2, 4 ... steps, so as to hear soon."""
+    low, size = 0, 1 if gently else SLICE
+    while low < num_steps:
+        high = min(low + size, num_steps)
+        if low < restart < high:
+            high = restart
+        yield low, high
+        low, size = high, min(2 * size, SLICE)
+
+
+def _window(steps: Any, low: int, high: int) -> tuple[Any, np.int32]:
+    """(the steps of a slice, filled up to `SLICE`; how many there are)."""
+
+    def window(a: np.ndarray) -> np.ndarray:
+        filled = np.zeros((SLICE, *a.shape[1:]), a.dtype)
+        filled[: high - low] = a[low:high]
+        return filled
+
+    return jax.tree.map(window, steps), np.int32(high - low)
+
+
+def _on_host(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)
+
+
+@lru_cache(maxsize=32)
+def _start(order: Callable[[Array], Array], augmented: bool, quickly: bool) -> Callable[..., Any]:
+    """Compiled: (subset [N], key) -> (the images of each step [T, B], data of its key, None if unused)."""
+
+    def start(subset: Array, key: Array) -> tuple[Array, Array | None]:
+        rows = subset[order(stream(key, "order"))]
+        if not augmented:
+            return rows, None
+        keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(rows.shape[0]))
+        return rows, jax.random.key_data(keys)
+
+    return compiled_quickly(start) if quickly else jax.jit(start)
+
+
+@lru_cache(maxsize=32)
+def _programs(
+    learner: Learner, build: Build, weight_decay: float, augment: Augment | None, impl: Any
+) -> tuple[Callable[..., Any], ...]:
+    """Compiled: the optimiser's first state, a slice of steps, and what a network remembers of its batch."""
+    data_loss = in_parts(learner, partial(inner_loss(learner, weight_decay=weight_decay), Meta((), {})))
+
+    def batch_of(images: Batch, step: Any) -> Batch:
+        rows, draw = step
+        batch = Batch(images.x[rows], images.y[rows])
+        if augment is None:
+            return batch
+        return batch._replace(x=augment(jax.random.wrap_key_data(draw, impl=impl), batch.x))
+
+    def some(carry: Carry, images: Batch, steps: Any, count: Array) -> Carry:
+        optimizer = InnerOptimizer(dict, lambda raw: {}, build)
+        step = step_of(lambda params, now: data_loss(params, batch_of(images, now)), optimizer)
+
+        def body(t: Array, carry: Carry) -> Carry:
+            return step(carry, jax.tree.map(lambda a: a[t], steps))[0]
+
+        return lax.fori_loop(0, count, body, carry)
+
+    def begin(params: Params, first: dict[str, Array]) -> Any:
+        return build(first).init(params)
+
+    def calibrated(params: Params, images: Batch, step: Any) -> Params:
+        return learner.calibrate(params, batch_of(images, step).x)
+
+    return jax.jit(begin), jax.jit(some), jax.jit(calibrated)
+
+
+@lru_cache(maxsize=32)
+def _test(learner: Learner, measure: Callable[..., Any]) -> Callable[[Params, Dataset | Batch], Any]:
+    """Compiled: what `measure` gives."""
+    return jax.jit(lambda params, test: measure(learner, params, test))
