@@ -100,6 +100,26 @@ class TeacherOptions(Options):
         of="inner",
     )
     start: str = option("noise", "what learned images start from", known=STARTS, of="teacher")
+    decoder: str = option(
+        "none",
+        "what is stored in the place of learned images: small images (multiformation), shared bases, a small "
+        "network per image (field), frequencies (dct), a few colours (palette)",
+        known="jaxdistill.teachers.decoders:DECODERS",
+        of="teacher",
+    )
+    budget: str | None = option(
+        None,
+        "what may be stored, in the place of images_per_class: ipc:1, the bits of a float32 image per class; "
+        "scalars:7840, numbers in all; bits:25088, per class",
+        of="teacher",
+        keyword="decoder",
+    )
+    stored_as: str = option(
+        "float32",
+        "type in which learned numbers are stored; images as stored are exported and evaluated",
+        known="jaxdistill.teachers.storage:STORED_AS",
+        of="teacher",
+    )
     soft_labels: bool = option(False, "learn the labels too", of="teacher")
     label_confidence: float = option(
         0.9, "with soft_labels, probability of the true class at the start", above=0, high=1, of="teacher"
