@@ -128,9 +128,6 @@ def _within_budget(values: Values, chosen: Values, facts: Facts | None) -> Value
     """The number of images that fit a budget, if there is one; nothing if nothing is known of the images."""
     if values.get("budget") is None:
         return {}
-    if "images_per_class" in chosen:
-        remedy = "A budget says how many images there are."
-        raise fail("budget", "either budget or images_per_class", "both", remedy)
     if facts is None or not acts(TeacherOptions.options()["budget"], values):
         return {}
     names = taken("decoder", values)
@@ -143,6 +140,9 @@ def _within_budget(values: Values, chosen: Values, facts: Facts | None) -> Value
         soft_labels=values["soft_labels"],
         **{name: value for name, value in chosen.items() if name in names},
     )
+    if chosen.get("images_per_class", count) != count:
+        expected = f"images_per_class {count}, which fit {values['budget']}, or no images_per_class"
+        raise fail("budget", expected, chosen["images_per_class"])
     return {"images_per_class": count}
 
 

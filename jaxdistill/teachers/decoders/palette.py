@@ -26,8 +26,8 @@ def palette(*, image_shape: tuple[int, int, int], num_colors: int = 4, temperatu
 
     Returns:
       The decoder; latents are {"pixels": v [N, H, W, C], "colors": c [N, P, C]}, of which colours and the
-      index of each pixel's nearest colour are stored. It starts from the pixels of given images; their colours are
-      the means of P clusters (Lloyd's algorithm from quantiles of brightness).
+      index of each pixel's nearest colour are stored. It starts from the pixels of given images; their
+      colours are the means of P clusters (Lloyd's algorithm from quantiles of brightness).
 
     Raises:
       UserError: fewer than 2 colours or more than 256, or a temperature that is not above 0.
