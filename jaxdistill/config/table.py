@@ -429,6 +429,12 @@ class OuterOptions(AugmentOptions, MapOptions):
         keyword="layers",
     )
     class_strategy: str = option("auto", "how the axis of classes is computed", known=STRATEGIES, of="method")
+    synthetic_batch_size: int | None = option(
+        None,
+        "synthetic images of a class that are matched in an outer step, drawn at random (default: all)",
+        low=1,
+        of="method",
+    )
     num_learners: int = option(8, "K, learners per outer step", low=1)
     microbatch: int | None = option(
         None,
@@ -454,7 +460,8 @@ class TrajectoryOptions(Options):
     )
     inner_batch_size: int | None = option(
         None,
-        "images per student step, drawn from all synthetic images (default: the teacher's batches)",
+        "images per inner step, drawn from all synthetic images, in dd equally many of every class (default: "
+        "the teacher's batches)",
         low=1,
         of="method",
     )
