@@ -86,3 +86,31 @@ def test_bad_choices_are_refused(options, expected):
     with pytest.raises(UserError) as error:
         jd.distill(dataset="digits", method="dm", num_outer_steps=2, progress=False, **options)
     assert expected in message(error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["bases", "palette"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "dd", "gradient": "unrolled", "inner_batch_size": 10, "distill_epochs": 8},
+        {"method": "dd", "gradient": "truncated", "distill_epochs": 4},
+        {"method": "dd", "gradient": "accumulated", "distill_epochs": 2},
+        {"method": "dd", "gradient": "implicit", "max_inner_steps": 3, "soft_labels": True},
+        {"method": "dm", "synthetic_batch_size": 2, "augment": ["crop"]},
+        {"method": "dc", "match_epochs": 1, "matches": 2},
+    ],
+    ids=lambda options: "-".join(str(value) for value in list(options.values())[:2]),
+)
+def test_every_method_and_gradient_learns_through_a_decoder(options, decoder):
+    chosen = {"dataset": "digits", "learner": "linear", "num_learners": 1, "real_batch_size": 16}
+    chosen |= {"decoder": decoder, "budget": "ipc:1", "outer_learning_rate": 1e-3}
+    chosen |= {"num_bases": 8} if decoder == "bases" else {"num_colors": 4}
+    run = jd.distill(**chosen | options, num_outer_steps=3, progress=False)
+    start = run.method.init(run.key).meta.teacher["latents"]
+    for name, learned in run.state.meta.teacher["latents"].items():
+        assert np.abs(learned - start[name]).max() > 0, name
+    assert len(run.images) == 10 * run.config.images_per_class > 10
+    labels = 32 * len(run.images) * 10 if options.get("soft_labels") else 0
+    sizes = 32 * sum(leaf.size for leaf in jax.tree.leaves(run.state.meta.inner))
+    assert labels + sizes < run.stored.bits <= (64 + 10 * bool(labels)) * 320 + sizes

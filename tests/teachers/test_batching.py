@@ -90,4 +90,6 @@ def test_a_method_trains_on_the_drawn_batches_and_gives_them():
     state = method.init(KEY)
     batch = jax.jit(method.synthesize)(state, KEY)
     assert batch.x.shape == (5, 6, *SHAPE)
+    assert method.stored(state).scalars == 15 * 16 + 5  # a learned step size of each inner step
+    assert method.stored(state).bits == (15 * 16 + 5) * 32
     assert len(np.unique(np.asarray(batch.x).reshape(30, -1), axis=0)) == 15  # all images are exported
