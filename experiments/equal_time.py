@@ -76,7 +76,7 @@ class Options(
     DeviceOptions,
 ):
     title: ClassVar[str] = "comparison"
-    left_out = (*VARIED, *BY_GRADIENT["auto"], *BY_GRADIENT["truncated"], "tensorboard")
+    left_out = (*VARIED, *BY_GRADIENT["auto"], *BY_GRADIENT["truncated"], "inner_batch_size", "tensorboard")
     contenders: tuple[str, ...] = option(
         ("unrolled", "unrolled_fixed", "cg", "gauss_newton_cg", "neumann", "identity"),
         "ways to differentiate training",

@@ -114,6 +114,7 @@ from .teachers import generator as generator
 from .teachers import images as images
 from .teachers import minibatches as minibatches
 from .teachers import shuffled as shuffled
+from .teachers.decoders import DECODERS as DECODERS
 from .version import __version__ as __version__
 
 __all__ = [

@@ -23,6 +23,7 @@ from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.source import source_of
 from jaxdistill.teachers import TEACHERS
+from jaxdistill.teachers.decoders import DECODERS
 
 KEY = jax.random.key(0)
 STEPS = 2
@@ -55,6 +56,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "noise": "fresh",
         "steps_at_once": 1,
         "weight_norm": False,
+    },
+    "images: decoded": {
+        "images_per_class": 2,
+        "decoder": DECODERS["bases"](image_shape=SHAPE, num_bases=2),
+        "stored_as": "uint8",
     },
     "images: from real ones": {"images_per_class": 2, "distill_steps": 2, "start": START},
 }

@@ -78,6 +78,7 @@ def rows_of_run(
         "picture": encoded(synthetic.pixels, synthetic.labels, synthetic.metadata.get("scale")),
         **{name: result.get(name) for name in ("outer_steps", "seconds", "compile_seconds")},
         **{name: result.get(name) for name in ("program_bytes", "all_bytes")},
+        **{name: result.get(name) for name in ("scalars_stored", "bits_per_class")},
     }
     return [row], _baselines(result, row)
 

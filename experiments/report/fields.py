@@ -95,11 +95,14 @@ def _by_name(value: Any) -> bool:
 
 TEXTS = ("name", "teacher", "gradient", "change", "reading", "learner", "dataset", "command", "identity")
 TEXTS += ("status", "note", "what", "architecture", "protocol")
+STORED = ("scalars_stored", "bits_per_class")
 NUMBERS = ("images", "outer_steps", "seconds", "seconds_per_step", "seed", "try")
 KINDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(TEXTS, _text),
     **dict.fromkeys(NUMBERS, _number),
-    **dict.fromkeys(("compile_seconds", "program_bytes", "all_bytes", "wall_seconds"), _or_none(_number)),
+    **dict.fromkeys(
+        ("compile_seconds", "program_bytes", "all_bytes", "wall_seconds", *STORED), _or_none(_number)
+    ),
     **dict.fromkeys(("as_distilled", "hard_labels"), _or_none(_score)),
     **dict.fromkeys(("environment", "diagnostics"), _by_name),
     "accuracies": _scores,

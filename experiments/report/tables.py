@@ -24,6 +24,8 @@ GRADIENTS = (
     *("implicit_cg", "implicit_neumann", "implicit_identity"),
 )
 """The order of lines, which is that of the study's cells; others come after them."""
+STORAGE = {"images": "images", "scalars": "scalars_stored", "bits": "bits_per_class"}
+"""Column to field of a row: what synthetic data take."""
 ARCHITECTURES = {"plain": "trained without augmentation", "augmented": "trained under augmentation"}
 ByArchitecture = dict[str, dict[str, Value]]
 """By kind of training (`ARCHITECTURES`) and architecture: an accuracy."""
@@ -192,6 +194,7 @@ def _line(rows: list[CellRow], baselines: Sequence[BaselineRow]) -> Line:
         "augmented": pooled(with_augmentation(mine, True)),
         "as_distilled": pooled([row["as_distilled"] for row in done if row["as_distilled"]]),
         "others": mean_of_others([row["accuracies"] for row in done], own),
+        **{name: value_of([row.get(field) for row in done]) for name, field in STORAGE.items()},
         "memory": value_of([row["program_bytes"] for row in done]),
         "all": value_of([row.get("all_bytes") for row in done]),
         "step": value_of([row["seconds_per_step"] for row in done]),
@@ -262,7 +265,7 @@ def _marks(lines: Sequence[Line]) -> dict[tuple[str, str], str]:
     marks = {}
     for column in COLUMNS:
         have = [line for line in lines if column.name in line.values]
-        if len(have) < 2:
+        if column.higher is None or len(have) < 2:
             continue
         sign = 1 if column.higher else -1
         best = max(have, key=lambda line: sign * line.values[column.name].mean)

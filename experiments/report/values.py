@@ -29,8 +29,8 @@ class Column(NamedTuple):
     name: str
     title: str
     unit: str
-    higher: bool
-    """Whether more is better."""
+    higher: bool | None
+    """Whether more is better; None if neither is."""
     factor: float = 1.0
     explained: str = ""
 
@@ -51,6 +51,9 @@ COLUMNS = (
     Column("seconds", "total", "s", False, 1, "all outer steps"),
     Column("lrs", "LRS", "", True, 1, "label-robust score"),
     Column("ars", "ARS", "", True, 1, "augmentation-robust score"),
+    Column("images", "images", "", None, 1, "synthetic images that networks are trained on"),
+    Column("scalars", "scalars", "", None, 1, "numbers that are stored, learned labels and step sizes too"),
+    Column("bits", "bits per class", "", None, 1, "bits of these, per class"),
 )
 ACCURACIES = ("own", "augmented", "as_distilled", "others")
 """The columns that are accuracies."""

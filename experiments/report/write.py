@@ -22,7 +22,7 @@ from experiments.report.data import check_finished, load, without_repeats
 from experiments.report.findings import findings
 from experiments.report.pictures import Point, decoded, side_by_side, trade_off
 from experiments.report.tables import Line, Table, tables
-from experiments.report.values import COLUMNS, shown
+from experiments.report.values import ACCURACIES, COLUMNS, shown
 from experiments.tables import as_markdown, writable
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.atomic import atomic_write, write_json
@@ -37,7 +37,10 @@ SHORT = {
     "step": "ms",
 }
 """The columns of the printed table, and what they are called there."""
+RATE = "rate"
 COSTS = {"memory": "memory of the compiled outer steps, MiB", "seconds": "time of all outer steps, s"}
+PLOTS = (*COSTS, *(f"{RATE}_{score}" for score in ACCURACIES))
+"""The pictures of a table, in their order; a rate stands below the first table of its data set."""
 TEMPLATE = Path(__file__).with_name("template.html")
 Draw = Callable[..., bytes]
 """(format, dark=...) -> a picture."""
@@ -101,6 +104,29 @@ def _plots(found: Sequence[Table]) -> dict[str, Draw]:
             points = [_point(line, cost, score) for line in lines if line.values[cost].mean > 0]
             if len(points) >= 2:
                 made[f"{number}_{cost}"] = _draw(points, label, table.title)
+    return made | _rates(found)
+
+
+def _rates(found: Sequence[Table]) -> dict[str, Draw]:
+    """By name, a function that draws accuracy against bits per class, of all grids of a data set and network.
+
+    Tables have cells of equally many images each; a rate is compared across them.
+    """
+    groups: dict[str, list[tuple[int, Line]]] = {}
+    for number, table in enumerate(found):
+        for line in table.lines if not table.changed else ():
+            if line.rows:
+                own = line.rows[0]
+                groups.setdefault(f"{own['dataset']}, {own['learner']}", []).append((number, line))
+    made: dict[str, Draw] = {}
+    for title, numbered in groups.items():
+        for score in ("own", "augmented", "as_distilled"):
+            lines = [line for _, line in numbered if {"bits", score} <= line.values.keys()]
+            if len({line.values["bits"].mean for line in lines}) >= 2:
+                points = [_point(line, "bits", score) for line in lines]
+                made[f"{numbered[0][0]}_{RATE}_{score}"] = _draw(
+                    points, "bits per class", f"{title}, {score}"
+                )
     return made
 
 
@@ -146,6 +172,7 @@ def _html(content: Content, plots: Mapping[str, Draw]) -> str:
         ran=what_was_run(content.rows),
         took=time_taken(content.rows),
         today=date.today().isoformat(),
+        costs=PLOTS,
         plots={name: (uri(draw("svg")), uri(draw("svg", dark=True))) for name, draw in plots.items()},
     )
 
@@ -164,7 +191,7 @@ def markdown(content: Content, pictures: Collection[str]) -> str:
         parts += [f"- {sentence}" for sentence in findings(table)] + [""]
         parts += [
             f"![{table.title}, {cost}](report_{number}_{cost}.png)"
-            for cost in COSTS
+            for cost in PLOTS
             if f"{number}_{cost}" in pictures
         ]
         for heat in heats(table):

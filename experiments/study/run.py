@@ -36,6 +36,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.data import to_pixels
 from jaxdistill.runs.distill import distilled, opened
 from jaxdistill.runs.plan import planned
+from jaxdistill.runs.result import storage
 from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.rundir import RunDir, open_run
 
@@ -230,6 +231,7 @@ def _distilled(study: Study, folder: Folder, cell: Cell, chosen: dict[str, Any],
     last = run.metrics[-1]
     row = {
         "images": len(labels),
+        **{name: value for name, value in storage(run).items() if name != "images_trained_on"},
         **read_json(costs),
         "outer_steps": run.step,
         "seconds": run.finished.seconds,

@@ -34,6 +34,10 @@ from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.persistent import match_schedule
 from jaxdistill.populations.source import Source, source_of
 from jaxdistill.teachers import CURRICULA, TEACHERS, shuffled
+from jaxdistill.teachers.decoders import DECODERS, Decoder
+
+REAL_PER_CLASS = 50
+"""At most so many real images of each class show a decoder what images look like."""
 
 
 def precision(options: Options) -> AbstractContextManager:
@@ -112,6 +116,8 @@ def teacher(config: Any, data: Splits, key: Array) -> Teacher:
     options = config.values()
     if "start" in names:
         options["start"] = start_images(config, data, key)
+    if "decoder" in names:
+        options["decoder"] = decoder(config, data, key)
     if "batch_size" in names:
         options["batch_size"] = batch_size(config, info)
     options |= {
@@ -122,6 +128,16 @@ def teacher(config: Any, data: Splits, key: Array) -> Teacher:
     }
     made = make(TEACHERS, config.teacher, **{n: v for n, v in options.items() if n in names})
     return shuffled(made, curriculum.shuffle)
+
+
+def decoder(config: Any, data: Splits, key: Array) -> Decoder:
+    """The decoder of learned images, with its chosen options."""
+    names = taken("decoder", {"decoder": config.decoder})
+    options = {name: value for name, value in config.own.items() if name in names}
+    if "real" in names:
+        per_class = min(REAL_PER_CLASS, int(data.train.counts.min()))
+        options["real"] = random_real(data.train, stream(key, "decoder"), per_class).x
+    return make(DECODERS, config.decoder, image_shape=data.info.image_shape, **options)
 
 
 def start_images(config: Any, data: Splits, key: Array) -> Array | None:

@@ -21,10 +21,12 @@ from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.source import source_of
 from jaxdistill.teachers import TEACHERS
+from jaxdistill.teachers.decoders import DECODERS
 
 HEADS: dict[str, tuple[Registry[Any], Callable[[Any], Callable[..., Any]]]] = {
     "method": (METHODS, lambda member: recipe_of(member).make),
     "teacher": (TEACHERS, lambda member: member),
+    "decoder": (DECODERS, lambda member: member),
     "learner": (LEARNERS, lambda member: member),
     "population": (POPULATIONS, lambda member: source_of(member).make),
     "linear_solver": (LINEAR_SOLVERS, lambda member: member),

@@ -8,7 +8,7 @@ settings for those), the gradient, the settings of a script's class, what was ch
 from typing import Any, TypeVar
 
 from jaxdistill.config.option import Options
-from jaxdistill.config.owners import acts, brought, owner, ruled_out
+from jaxdistill.config.owners import acts, brought, owner, ruled_out, taken
 from jaxdistill.config.table import LEARNER_OPTIONS, TeacherOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.registry import find
@@ -19,6 +19,7 @@ from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import Facts, Recipe, recipe_of
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.source import source_of
+from jaxdistill.teachers.storage import images_within
 
 C = TypeVar("C", bound=Options)
 Values = dict[str, Any]
@@ -30,7 +31,7 @@ AT_MINIMUM: Values = {
     "weight_decay": 0.01,
 }
 """Defaults of gradients that assume that training has ended."""
-HEADS = ("method", "teacher", "learner", "population", "gradient")
+HEADS = ("method", "teacher", "decoder", "learner", "population", "gradient")
 """The choices that decide the defaults of others."""
 THROUGH = (*AT_MINIMUM, "remat")
 """A recipe's settings that implicit gradients ignore; all gradients but unrolled ignore `remat`."""
@@ -108,6 +109,7 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
         settings = _settings(recipe, facts, chosen, values)
         values |= {name: value for name, value in settings.items() if name in values}
         values |= chosen
+        values |= _within_budget(values, chosen, facts)
         if source_of(find(POPULATIONS, values["population"])).only_one:
             values |= {"num_learners": 1}
         values |= {n: v for n, v in recipe.adjust({**settings, **values}).items() if n in values}
@@ -120,6 +122,28 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
         steps = {**values, **chosen}
         values |= {"backprop_last": max(1, steps["distill_steps"] * steps["distill_epochs"] // 2)}
     return values | chosen
+
+
+def _within_budget(values: Values, chosen: Values, facts: Facts | None) -> Values:
+    """The number of images that fit a budget, if there is one; nothing if nothing is known of the images."""
+    if values.get("budget") is None:
+        return {}
+    if facts is None or not acts(TeacherOptions.options()["budget"], values):
+        return {}
+    names = taken("decoder", values)
+    count = images_within(
+        values["budget"],
+        values["decoder"],
+        facts.image_shape,
+        facts.num_classes,
+        stored_as=values["stored_as"],
+        soft_labels=values["soft_labels"],
+        **{name: value for name, value in chosen.items() if name in names},
+    )
+    if chosen.get("images_per_class", count) != count:
+        expected = f"images_per_class {count}, which fit {values['budget']}, or no images_per_class"
+        raise fail("budget", expected, chosen["images_per_class"])
+    return {"images_per_class": count}
 
 
 def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values) -> Values:

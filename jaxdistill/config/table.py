@@ -100,6 +100,26 @@ class TeacherOptions(Options):
         of="inner",
     )
     start: str = option("noise", "what learned images start from", known=STARTS, of="teacher")
+    decoder: str = option(
+        "none",
+        "what is stored in the place of learned images: small images (multiformation), shared bases, a small "
+        "network per image (field), frequencies (dct), a few colours (palette)",
+        known="jaxdistill.teachers.decoders:DECODERS",
+        of="teacher",
+    )
+    budget: str | None = option(
+        None,
+        "what may be stored, in the place of images_per_class: ipc:1, the bits of a float32 image per class; "
+        "scalars:7840, numbers in all; bits:25088, per class",
+        of="teacher",
+        keyword="decoder",
+    )
+    stored_as: str = option(
+        "float32",
+        "type in which learned numbers are stored; images as stored are exported and evaluated",
+        known="jaxdistill.teachers.storage:STORED_AS",
+        of="teacher",
+    )
     soft_labels: bool = option(False, "learn the labels too", of="teacher")
     label_confidence: float = option(
         0.9, "with soft_labels, probability of the true class at the start", above=0, high=1, of="teacher"
@@ -409,6 +429,12 @@ class OuterOptions(AugmentOptions, MapOptions):
         keyword="layers",
     )
     class_strategy: str = option("auto", "how the axis of classes is computed", known=STRATEGIES, of="method")
+    synthetic_batch_size: int | None = option(
+        None,
+        "synthetic images of a class that are matched in an outer step, drawn at random (default: all)",
+        low=1,
+        of="method",
+    )
     num_learners: int = option(8, "K, learners per outer step", low=1)
     microbatch: int | None = option(
         None,
@@ -434,7 +460,8 @@ class TrajectoryOptions(Options):
     )
     inner_batch_size: int | None = option(
         None,
-        "images per student step, drawn from all synthetic images (default: the teacher's batches)",
+        "images per inner step, drawn from all synthetic images, in dd equally many of every class (default: "
+        "the teacher's batches)",
         low=1,
         of="method",
     )

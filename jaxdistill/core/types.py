@@ -121,6 +121,21 @@ class Teacher(NamedTuple):
     """(phi or Made, key) -> Batch [classes, n, ...]: what per-class objectives use."""
     make: Callable[[Params, Array], Params] | None = None
     """(phi, key) -> a pytree of arrays, made once per outer step; None where batches cost nothing to make."""
+    stored: Callable[[Params], "Stored"] | None = None
+    """phi -> what is stored of it; None where that is phi in float32."""
+    read: Callable[["Stored"], "Made"] | None = None
+    """What is stored -> what batches are made of; None where that is phi itself."""
+
+
+class Stored(NamedTuple):
+    """What is stored of synthetic data, and what it takes."""
+
+    arrays: dict[str, Array]
+    """By name, in the types in which they are stored."""
+    scalars: int
+    """Their numbers in all."""
+    bits: int
+    """Their bits in all."""
 
 
 class Made(NamedTuple):
@@ -246,8 +261,10 @@ class Method(NamedTuple):
     gradient: Callable[[DistillState, Data, Array], tuple[Meta, Metrics]]
     """(state, data, root key of the run) -> (hypergradient, metrics) of the step that `update` would take."""
     synthesize: Callable[[DistillState, Array], Batch]
-    """(state, key) -> Batch [T, B, ...], the synthetic batches in training order."""
+    """(state, key) -> Batch [T, B, ...], the synthetic batches in training order, of images as stored."""
     hyperparameters: Callable[[DistillState], dict[str, Array]]
     """state -> inner hyper-parameters as used, each [T] or [1]."""
+    stored: Callable[[DistillState], Stored]
+    """state -> what is stored; learned inner hyper-parameters count, but are not in `arrays`."""
     draw: Callable[[Dataset, Array, Array], Batch] | None = None
     """(data set, root key of the run, outer step) -> the real batch of that step; None if it sees none."""

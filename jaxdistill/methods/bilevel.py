@@ -27,10 +27,12 @@ from jaxdistill.core.types import (
     Population,
     Probe,
     Solve,
+    Stored,
     Teacher,
 )
 from jaxdistill.data import sample
 from jaxdistill.inner.over_learners import over_data, over_learners
+from jaxdistill.teachers.storage import as_read, stored_of
 
 
 def num_inner_steps(teacher: Teacher) -> int:
@@ -190,7 +192,12 @@ def bilevel(
         return new, metrics
 
     def synthesize(state: DistillState, key: Array) -> Batch:
-        return teacher.batches(state.meta.teacher, key)
+        return teacher.batches(as_read(teacher, state.meta.teacher), key)
+
+    def stored(state: DistillState) -> Stored:
+        found = stored_of(teacher, state.meta.teacher)
+        sizes = stored_of(None, state.meta.inner)
+        return found._replace(scalars=found.scalars + sizes.scalars, bits=found.bits + sizes.bits)
 
     return Method(
         init=init,
@@ -198,6 +205,7 @@ def bilevel(
         gradient=gradient,
         synthesize=synthesize,
         hyperparameters=lambda state: inner_optimizer.values(state.meta.inner),
+        stored=stored,
         draw=None if draw is None else lambda data, key, step: _real_batch(draw, data, at_step(key, step)),
     )
 

@@ -22,7 +22,7 @@ from functools import partial
 import optax
 
 from jaxdistill.augment import Augmentation
-from jaxdistill.core.checks import at_least
+from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Method, Population, Teacher
 from jaxdistill.data import sample_per_class
 from jaxdistill.inner.optimizers import sgd
@@ -38,6 +38,7 @@ from jaxdistill.methods.recipe import (
 from jaxdistill.methods.recipe import outer_optimizer as outer_optimizer_of
 from jaxdistill.objectives.gradient_matching import gradient_matching
 from jaxdistill.populations.persistent import match_schedule, persistent
+from jaxdistill.teachers.batching import some_of_each_class
 
 
 def dc(
@@ -54,6 +55,7 @@ def dc(
     augmentation: Augmentation | None = None,
     class_strategy: str = "auto",
     microbatch: int | None = None,
+    synthetic_batch_size: int | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
     recipe: Recipe | None = None,
@@ -71,6 +73,8 @@ def dc(
       augmentation: of real and synthetic images where they are matched (siamese), and of those that networks
         are trained on between matches (per image); none in the paper.
       distance, by_class, class_strategy, microbatch: see `jaxdistill.objectives.gradient_matching`.
+      synthetic_batch_size: synthetic images of a class that are matched in an outer step, drawn from those of
+        the class (with a term per class); all when None.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
       recipe: where what is left out comes from; `RECIPE` when None.
 
@@ -90,9 +94,14 @@ def dc(
         recipe or RECIPE, teacher, num_learners=num_learners, real_batch_size=real_batch_size
     )
     at_least("dc", "real_batch_size", chosen["real_batch_size"], 1)
+    matched = teacher
+    if synthetic_batch_size is not None:
+        if not by_class:
+            raise fail("dc", "by_class with synthetic_batch_size", "all classes in one term")
+        matched = some_of_each_class(teacher, synthetic_batch_size)
     objective = gradient_matching(
         learner,
-        teacher,
+        matched,
         distance=distance,
         by_class=by_class,
         augment=None if augmentation is None else augmentation.siamese,

@@ -20,6 +20,7 @@ from functools import partial
 
 import optax
 
+from jaxdistill.core.checks import fail
 from jaxdistill.core.types import (
     Array,
     Batch,
@@ -34,11 +35,12 @@ from jaxdistill.core.types import (
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.methods.bilevel import bilevel, num_inner_steps
-from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe, settings_of
+from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe, images_in, settings_of
 from jaxdistill.methods.recipe import inner_optimizer as inner_optimizer_of
 from jaxdistill.methods.recipe import outer_optimizer as outer_optimizer_of
 from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.fresh import fresh
+from jaxdistill.teachers.batching import minibatches
 
 
 def dd(
@@ -59,6 +61,7 @@ def dd(
     warm_start: bool = False,
     skip_failed_solves: bool = False,
     validate_every: int | None = None,
+    inner_batch_size: int | None = None,
     recipe: Recipe | None = None,
 ) -> Method:
     """Dataset Distillation with the settings of its recipe: the paper's, or those for small images.
@@ -81,6 +84,9 @@ def dd(
       warm_start, skip_failed_solves: see `jaxdistill.methods.bilevel`; for implicit gradients.
       validate_every: e, a divisor of T: the outer loss is the mean of the losses on real data after every e
         inner steps (unrolled gradients); of the end alone when None.
+      inner_batch_size: images of an inner step, equally many of every class, drawn from all synthetic images
+        anew in every outer step; those that the teacher gives it when None. In all inner steps together every
+        image is drawn.
       recipe: where what is left out comes from; `RECIPE` when None.
 
     Returns:
@@ -107,9 +113,16 @@ def dd(
     loss = inner_loss(learner, weight_decay=chosen["weight_decay"])
     if validate_every is not None:
         solve = partial(solve, keep_every=validate_every)
-    solved = solve(teacher, loss, optimizer, calibrate=learner.calibrate)
+    student = teacher
+    if inner_batch_size is not None:
+        drawn, count = num_inner_steps(teacher) * inner_batch_size, images_in(teacher)
+        if drawn < count:
+            remedy = "Raise distill_epochs, or inner_batch_size."
+            raise fail("dd", f"inner steps x inner_batch_size >= {count}, the images", drawn, remedy)
+        student = minibatches(teacher, inner_batch_size, balanced=True)
+    solved = solve(student, loss, optimizer, calibrate=learner.calibrate)
     return bilevel(
-        teacher=teacher,
+        teacher=student,
         inner_optimizer=optimizer,
         population=fresh(learner) if population is None else population,
         objective=validation(learner, solved, microbatch=microbatch, intermediate=validate_every is not None),

@@ -27,6 +27,7 @@ from jaxdistill.methods.recipe import MATCHING, SMALL_MATCHING, Recipe, Settings
 from jaxdistill.methods.recipe import outer_optimizer as outer_optimizer_of
 from jaxdistill.objectives.distribution_matching import distribution_matching
 from jaxdistill.populations.fresh import fresh
+from jaxdistill.teachers.batching import some_of_each_class
 
 
 def dm(
@@ -42,6 +43,7 @@ def dm(
     layers: str = "last",
     class_strategy: str = "auto",
     microbatch: int | None = None,
+    synthetic_batch_size: int | None = None,
     strategy: str = "auto",
     learner_chunk: int | None = None,
 ) -> Method:
@@ -57,6 +59,8 @@ def dm(
       draw: (data set, key) -> the real batch [classes, n, ...]; drawn at random when None.
       augmentation: its siamese half is applied to real and synthetic images; None for none.
       layers, class_strategy, microbatch: see `jaxdistill.objectives.distribution_matching`.
+      synthetic_batch_size: synthetic images of a class that are matched in an outer step, drawn from those of
+        the class; all when None.
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 
     Returns:
@@ -73,9 +77,12 @@ def dm(
     """
     chosen = settings_of(RECIPE, teacher, num_learners=num_learners, real_batch_size=real_batch_size)
     at_least("dm", "real_batch_size", chosen["real_batch_size"], 1)
+    matched = teacher
+    if synthetic_batch_size is not None:
+        matched = some_of_each_class(teacher, synthetic_batch_size)
     objective = distribution_matching(
         learner,
-        teacher,
+        matched,
         layers=layers,
         augment=None if augmentation is None else augmentation.siamese,
         class_strategy=class_strategy,

@@ -99,6 +99,16 @@ def images_per_class(teacher: Teacher) -> int:
     return max(1, steps * batch // classes)
 
 
+def images_in(teacher: Teacher) -> int:
+    """Different synthetic images, of a teacher that tells them by class; of another, those of all batches."""
+    if teacher.by_class is None:
+        steps, batch, _ = _shapes(teacher).y.shape
+        return steps * batch
+    key, by_class = jax.random.key(0), teacher.by_class
+    classes, count, _ = jax.eval_shape(lambda: by_class(teacher.init(key), key)).y.shape
+    return classes * count
+
+
 def settings_of(recipe: Recipe, teacher: Teacher, **chosen: Any) -> dict[str, Any]:
     """The settings of a method for what a teacher makes.
 

@@ -226,6 +226,11 @@ def show(result: Mapping[str, Any]) -> None:
     networks = f"{tested_on(saved['population'])}: {saved['learner']} on {saved['dataset']}"
     columns = ["trained on", "mean", "std", *(["balanced"] if with_balanced else []), "K", "trained by"]
     progress.table(f"\nTest accuracy (%) of {networks}", columns, rows)
+    if "bits_per_class" in result:
+        progress.say(
+            f"{result['images_trained_on']} images trained on, {result['scalars_stored']} scalars stored, "
+            f"{result['bits_per_class']:.0f} bits per class"
+        )
     speed = result["outer_steps"] / max(result["seconds"], 1e-9)
     progress.say(
         f"{result['outer_steps']} outer steps in {progress.duration(result['seconds'])} ({speed:.3g}/s), "

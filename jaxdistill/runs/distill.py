@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxdistill.config import build
 from jaxdistill.config.saved import chosen_of
 from jaxdistill.config.table import FREE, LEARNER_OPTIONS, PLACES, Config, ReadingOptions
 from jaxdistill.core.checks import fail
+from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
 from jaxdistill.methods.outer import SMALLEST
@@ -19,6 +22,7 @@ from jaxdistill.runs.run import Run
 from jaxdistill.runtime import loop, mesh, profile
 from jaxdistill.runtime import progress as shown
 from jaxdistill.runtime.export import Content, write_synthetic
+from jaxdistill.runtime.latents import latents_arrays, write_latents
 from jaxdistill.runtime.loop import Interrupted
 from jaxdistill.runtime.rundir import RunDir, open_run
 from jaxdistill.runtime.stalls import Bound
@@ -161,8 +165,21 @@ def content_of(run: Run) -> Content:
     }
 
 
+def latents_of(run: Run) -> dict[str, np.ndarray]:
+    """The content of a run's file of latents.
+
+    Raises:
+      UserError: a run that learned a generator.
+    """
+    config, info = run.config, run.data.info
+    if config.teacher != "images":
+        raise fail("latents", "a run with teacher=images", f"teacher={config.teacher}")
+    decoder = build.decoder(config, run.data, stream(run.key, "teacher start"))
+    return latents_arrays(run.stored, decoder, info, config.images_per_class)
+
+
 def export(run: Run, directory: RunDir) -> None:
-    """Writes `synthetic.npz`, `images.png` and `curves.png`."""
+    """Writes `synthetic.npz`, `images.png`, `curves.png`; `latents.npz` if images are not stored as such."""
     from jaxdistill.runtime import figures  # imports matplotlib
 
     config, info, plan = run.config, run.data.info, run.plan
@@ -171,6 +188,8 @@ def export(run: Run, directory: RunDir) -> None:
         return
     content["start"] = only_network(config, run.state, run.bank)
     write_synthetic(directory.synthetic, **content)
+    if config.teacher == "images" and (config.decoder, config.stored_as) != ("none", "float32"):
+        write_latents(directory.latents, latents_of(run))
     title = f"{info.name}, {plan.made_of}, {config.method}"
     channels = info.image_shape[-1]
     if channels in (1, 3):

@@ -11,17 +11,18 @@ import numpy as np
 from jaxdistill.core.checks import fail, one_of
 from jaxdistill.core.paths import as_path
 from jaxdistill.data import read_npz
-from jaxdistill.runs.distill import content_of
+from jaxdistill.runs.distill import content_of, latents_of
 from jaxdistill.runs.networks import only_network
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import export_formats as formats
 from jaxdistill.runtime import progress as shown
 from jaxdistill.runtime.atomic import atomic_folder, atomic_write
 from jaxdistill.runtime.export import Synthetic, arrays_of, checked
+from jaxdistill.runtime.latents import write_latents
 from jaxdistill.runtime.torch_files import SUFFIXES, require_torch, write_torch
 from jaxdistill.runtime.training_code import from_torch_file, training_code
 
-FILES = {"npz": (".npz",), "torch": SUFFIXES}
+FILES = {"latents": (".npz",), "npz": (".npz",), "torch": SUFFIXES}
 """The formats that are one file: how its name ends."""
 FOLDERS = ("folder", "hf")
 FORMATS = (*FOLDERS, *FILES)
@@ -54,6 +55,8 @@ def export(
     | `torch` | a `.pt` of tensors for `torch.load(weights_only=True)`; `write_torch` lists them |
     | `folder` | a PNG per image in a folder per class, and `distillation.json`: labels, order, step sizes |
     | `hf` | a data set for `datasets.load_dataset` and the Hub, with a card that says how to train on it |
+    | `latents` | what is stored in the place of images, and code with which NumPy decodes it, see
+      `jaxdistill.runtime.latents` |
     | `npz` | all of `synthetic.npz`, with `x` as uint8, white at 255 |
 
     PNGs and uint8 are rounded and clipped to the range from black to white, which learned images often
@@ -85,6 +88,9 @@ def export(
         require_torch("export torch")
     if to == "hf":
         formats.require_pyarrow()
+    if to == "latents":
+        write_latents(path, _latents(images))
+        return path
     source = _source(images)
     channels = source.file.pixels.shape[-1]
     if to in FOLDERS and channels not in (1, 3):
@@ -106,6 +112,18 @@ def export(
     with shown.silent(not progress):
         _say(source.file, path, to)
     return path
+
+
+def _latents(images: Run | str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of a run's latents, or those in its folder."""
+    if isinstance(images, Run):
+        return latents_of(images)
+    path = Path(images).expanduser()
+    path = path / "latents.npz" if path.is_dir() else path
+    arrays = read_npz(path, f"export({Path(*path.parts[-2:])})")
+    if "code" not in arrays:
+        raise fail("export latents", "a run, its folder or its latents.npz", path)
+    return arrays
 
 
 def _check_place(path: Path, to: str, overwrite: bool) -> None:

@@ -27,6 +27,7 @@ from jaxdistill.runs.networks import num_unseen, unseen_networks
 from jaxdistill.runs.run import Run, Synthetic
 from jaxdistill.runtime.export import dedupe
 from jaxdistill.teachers import CURRICULA
+from jaxdistill.teachers.storage import as_read
 
 ORDERS = {"none": "batches in order", "batches": "batches shuffled"}
 """Shuffle to its label in a table."""
@@ -110,7 +111,9 @@ def in_other_order(run: Run, shuffle: str) -> tuple[Protocol, Batch, Subsets]:
     if shuffle == "none":
         in_order = run.config.replace(curriculum="full")
         teacher = build.teacher(in_order, run.data, stream(run.key, "teacher start"))
-        images, labels, order = dedupe(teacher.batches(run.state.meta.teacher, stream(run.key, "export")))
+        images, labels, order = dedupe(
+            teacher.batches(as_read(teacher, run.state.meta.teacher), stream(run.key, "export"))
+        )
     plan = as_learned(run, order, shuffle=shuffle)
     return plan, Batch(jnp.asarray(images), jnp.asarray(labels)), everything(len(images))
 

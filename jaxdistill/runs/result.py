@@ -70,8 +70,19 @@ def facts(run: Run, directory: RunDir | None) -> dict[str, Any]:
         "program_bytes": finished.program_bytes,
         "all_bytes": finished.all_bytes,
         "outer_steps": run.step,
+        **storage(run),
         "config": run.plan.identity,
         "environment": profile.environment() if directory is None else directory.environment,
+    }
+
+
+def storage(run: Run) -> dict[str, int | float]:
+    """How many images networks are trained on, and what these images take."""
+    stored = run.stored
+    return {
+        "images_trained_on": len(run.synthetic.images),
+        "scalars_stored": stored.scalars,
+        "bits_per_class": stored.bits / run.data.info.num_classes,
     }
 
 

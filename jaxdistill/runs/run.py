@@ -16,7 +16,7 @@ from jaxdistill.config.saved import DIGESTS, config_from, experiment_of
 from jaxdistill.config.table import OWN_NETWORK, Config
 from jaxdistill.core.checks import fail
 from jaxdistill.core.paths import as_path
-from jaxdistill.core.types import Array, Batch, DistillState, Learner, Method
+from jaxdistill.core.types import Array, Batch, DistillState, Learner, Method, Stored
 from jaxdistill.data import Splits, to_pixels
 from jaxdistill.evaluation import Score
 from jaxdistill.runs.banks import Bank, bank_digest, bank_option
@@ -131,6 +131,11 @@ class Run:
     def batch(self) -> Batch:
         """Batch [N, ...]: images as networks see them, standardised, and labels as probabilities."""
         return Batch(jnp.asarray(self.synthetic.images), jnp.asarray(self.synthetic.labels))
+
+    @property
+    def stored(self) -> Stored:
+        """What is stored of the teacher, and the scalars and bits of that and of learned step sizes."""
+        return self.method.stored(self.state)
 
     @property
     def order(self) -> np.ndarray:

@@ -6,6 +6,7 @@ runs/dd/
   checkpoints/     the last states
   metrics.jsonl    a row per logged outer step
   synthetic.npz    the result, and images.png and curves.png to look at
+  latents.npz      what is stored in the place of images, if they have a decoder or are quantised
   result.json      the numbers at the end
 """
 
@@ -71,6 +72,10 @@ class RunDir:
     @property
     def synthetic(self) -> Path:
         return self.path / "synthetic.npz"
+
+    @property
+    def latents(self) -> Path:
+        return self.path / "latents.npz"
 
     @property
     def images(self) -> Path:

@@ -37,32 +37,89 @@ def augmented(teacher: Teacher, augment: Augment) -> Teacher:
     return with_batches(teacher, change)
 
 
-def minibatches(teacher: Teacher, batch_size: int) -> Teacher:
+def minibatches(teacher: Teacher, batch_size: int, *, balanced: bool = False) -> Teacher:
     """As many inner steps, each on some of the images: shuffled, and shuffled anew when all had their turn.
 
     Args:
       teacher: all its batches are one set, each image once if it goes over them several times and tells
         images by class.
       batch_size: b >= 1, images of a step; a step may take from two shuffles.
+      balanced: whether a step has equally many images of every class; each class is shuffled on its own.
 
     Raises:
-      UserError: `batch_size` below 1, or above the number of images.
+      UserError: `batch_size` below 1, or above the number of images; of balanced ones, no multiple of the
+        number of classes, or a teacher of fewer images than classes.
 
-    References: Cazenavette et al. 2022, section 3.4 (batched synthetic data).
+    References: Cazenavette et al. 2022, section 3.4 (batched synthetic data); Deng & Russakovsky 2022 and
+    Feng et al. 2024 (of every class equally many).
     """
     at_least("minibatches", "batch_size", batch_size, 1)
+    if balanced and teacher.by_class is None:
+        raise fail("minibatches", "at least one synthetic image of every class", "fewer images than classes")
+
+    def orders(key: Array, count: int, length: int) -> Array:
+        """[length]: rows of `count` images in turn, each shuffle with a key of its own."""
+        keys = jax.random.split(key, -(-length // count))
+        return jax.vmap(lambda key: jax.random.permutation(key, count))(keys).reshape(-1)[:length]
+
+    def of_each_class(pool: Batch, num_steps: int, key: Array) -> Batch:
+        """[classes, n, ...] -> [T, b, ...], class by class within a step."""
+        classes, count = pool.y.shape[:2]
+        if batch_size % classes:
+            raise fail("minibatches", f"batch_size a multiple of the {classes} classes", batch_size)
+        each = batch_size // classes
+        if each > count:
+            raise fail("minibatches", f"batch_size <= {classes * count}, the synthetic images", batch_size)
+        keys = jax.random.split(key, classes)
+        rows = jax.vmap(lambda key: orders(key, count, num_steps * each))(keys)
+
+        def drawn(a: Array) -> Array:
+            a = jax.vmap(lambda of_class, rows: of_class[rows])(a, rows)
+            a = a.reshape(classes, num_steps, each, *a.shape[2:]).swapaxes(0, 1)
+            return a.reshape(num_steps, batch_size, *a.shape[3:])
+
+        return jax.tree.map(drawn, pool)
 
     def change(teacher: Teacher, phi: Params, key: Array) -> Batch:
         given = teacher.batches(phi, key)
         num_steps = given.y.shape[0]
         pool = given if teacher.by_class is None else teacher.by_class(phi, key)
+        if balanced:
+            return of_each_class(pool, num_steps, stream(key, "minibatches"))
         pool = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), pool)
         count = pool.y.shape[0]
         if batch_size > count:
             raise fail("minibatches", f"batch_size <= {count}, the synthetic images", batch_size)
-        keys = jax.random.split(stream(key, "minibatches"), -(-num_steps * batch_size // count))
-        order = jax.vmap(lambda key: jax.random.permutation(key, count))(keys).reshape(-1)
-        rows = order[: num_steps * batch_size].reshape(num_steps, batch_size)
+        rows = orders(stream(key, "minibatches"), count, num_steps * batch_size)
+        rows = rows.reshape(num_steps, batch_size)
         return jax.tree.map(lambda a: a[rows], pool)
 
     return with_batches(teacher, change)
+
+
+def some_of_each_class(teacher: Teacher, per_class: int) -> Teacher:
+    """The teacher with `per_class` random images of every class in the place of all of them in `by_class`.
+
+    Args:
+      teacher: any that tells images by class; `batches` stay as they are.
+      per_class: images of a class, drawn without replacement at every outer step.
+
+    Raises:
+      UserError: a number below 1 or above the images of a class.
+    """
+    at_least("some_of_each_class", "synthetic_batch_size", per_class, 1)
+    by_class = teacher.by_class
+    if by_class is None:
+        expected = "at least one synthetic image of every class"
+        raise fail("some_of_each_class", expected, "fewer images than classes")
+
+    def some(phi: Params, key: Array) -> Batch:
+        pool = by_class(phi, key)
+        classes, count = pool.y.shape[:2]
+        if per_class > count:
+            raise fail("some_of_each_class", f"synthetic_batch_size <= {count}, images of a class", per_class)
+        keys = jax.random.split(stream(key, "some of each class"), classes)
+        rows = jax.vmap(lambda key: jax.random.permutation(key, count)[:per_class])(keys)
+        return jax.tree.map(lambda a: jax.vmap(lambda of_class, rows: of_class[rows])(a, rows), pool)
+
+    return teacher._replace(by_class=some)

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.core.linalg import widened
-from jaxdistill.core.types import Array, Batch, Params, Teacher
+from jaxdistill.core.types import Array, Batch, Made, Params, Stored, Teacher
+from jaxdistill.teachers.decoders.decoder import Decoder, Latents
+from jaxdistill.teachers.decoders.pixels import pixels
 from jaxdistill.teachers.soft_labels import logit_scale
+from jaxdistill.teachers.storage import STORED_AS, as_stored, counted, restored, stored_images
 
 
 def images(
@@ -20,6 +23,8 @@ def images(
     start: Array | None = None,
     soft_labels: bool = False,
     label_confidence: float = 0.9,
+    decoder: Decoder | None = None,
+    stored_as: str = "float32",
 ) -> Teacher:
     """Synthetic images as free parameters, in `distill_steps` batches, gone over `distill_epochs` times.
 
@@ -36,10 +41,14 @@ def images(
         standard normal noise when None.
       soft_labels: whether labels are learned too.
       label_confidence: with `soft_labels`, the probability of the true class at the start, in (1/classes, 1).
+      decoder: what is stored in the place of images, of `jaxdistill.teachers.decoders`; the images when None.
+      stored_as: numbers are stored as `float32`, `float16` or `uint8` (see `storage.as_stored`). Images are
+        learned as float32; what is exported and evaluated is what is stored.
 
     Returns:
       A teacher with phi = {"x": [S, B, H, W, C]} and, with soft labels, "y": [S, B, classes] logits;
-      B = classes * images_per_class / S. `by_class` gives [classes, images_per_class, ...].
+      B = classes * images_per_class / S. `by_class` gives [classes, images_per_class, ...]. With a decoder,
+      phi has its "latents" in the place of "x", and images are decoded once per outer step.
 
     Raises:
       UserError: counts below 1, images_per_class not a multiple of distill_steps, a start of another shape.
@@ -69,28 +78,66 @@ def images(
     one_hot = np.eye(num_classes, dtype=jax.dtypes.canonicalize_dtype(float))
     hard = jax.device_put(np.tile(np.repeat(one_hot, per_step, axis=0), (distill_steps, 1, 1)))
 
-    def init(key: Array) -> Params:
-        if start is None:
-            x = jax.random.normal(key, (distill_steps, num_classes * per_step, *image_shape))
-        else:
-            x = start.reshape(num_classes, distill_steps, per_step, *image_shape).swapaxes(0, 1)
-            x = x.reshape(distill_steps, num_classes * per_step, *image_shape)
-        return widened({"x": x, "y": scale * hard} if soft_labels else {"x": x})
+    one_of("images stored_as", stored_as, STORED_AS)
+    plain = decoder is None or decoder.name == "none"
+    form = decoder if decoder is not None else pixels(image_shape=image_shape)
+    count = num_classes * images_per_class
 
-    def distinct(phi: Params) -> Batch:
-        return Batch(phi["x"], jax.nn.softmax(phi["y"]) if soft_labels else hard)
+    def in_batches(x: Array) -> Array:
+        """[classes * images_per_class, ...], class by class -> [S, B, ...]."""
+        x = x.reshape(num_classes, distill_steps, per_step, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(distill_steps, num_classes * per_step, *x.shape[3:])
+
+    def in_classes(a: Array) -> Array:
+        """[S, B, ...] -> [classes, images_per_class, ...]."""
+        a = a.reshape(distill_steps, num_classes, per_step, *a.shape[2:]).swapaxes(0, 1)
+        return a.reshape(num_classes, images_per_class, *a.shape[3:])
+
+    def init(key: Array) -> Params:
+        flat = None if start is None else start.reshape(count, *image_shape)
+        if not plain:
+            flat = None if flat is None else jax.lax.optimization_barrier(flat)  # XLA would fold its decoding
+            found = {"latents": form.init(key, count, flat)}
+        elif flat is None:
+            found = {"x": jax.random.normal(key, (distill_steps, num_classes * per_step, *image_shape))}
+        else:
+            found = {"x": in_batches(flat)}
+        return widened(found | ({"y": scale * hard} if soft_labels else {}))
+
+    def make(phi: Params, key: Array) -> Batch:
+        del key
+        x = phi["x"] if plain else in_batches(form.decode(phi["latents"]))
+        return Batch(x, jax.nn.softmax(phi["y"]) if soft_labels else hard)
+
+    def distinct(phi: Params, key: Array) -> Batch:
+        return phi.value if isinstance(phi, Made) else make(phi, key)
 
     def batches(phi: Params, key: Array) -> Batch:
-        del key
-        return jax.tree.map(lambda a: jnp.tile(a, (distill_epochs,) + (1,) * (a.ndim - 1)), distinct(phi))
+        every = distinct(phi, key)
+        return jax.tree.map(lambda a: jnp.tile(a, (distill_epochs,) + (1,) * (a.ndim - 1)), every)
 
     def by_class(phi: Params, key: Array) -> Batch:
-        del key
+        return jax.tree.map(in_classes, distinct(phi, key))
 
-        def arrange(a: Array) -> Array:
-            a = a.reshape(distill_steps, num_classes, per_step, *a.shape[2:]).swapaxes(0, 1)
-            return a.reshape(num_classes, images_per_class, *a.shape[3:])
+    def flat_classes(a: Array) -> Array:
+        return in_classes(a).reshape(count, *a.shape[2:])
 
-        return jax.tree.map(arrange, distinct(phi))
+    def stored(phi: Params) -> Stored:
+        latents: Latents = {"pixels": flat_classes(phi["x"])} if plain else phi["latents"]
+        labels = {"labels": flat_classes(phi["y"])} if soft_labels else {}
+        arrays = stored_images(form, latents, stored_as) | as_stored(labels, stored_as)
+        return counted(arrays, form.bits)
 
-    return Teacher(init=init, batches=batches, by_class=by_class)
+    def read(stored: Stored) -> Made:
+        arrays = restored(stored.arrays)
+        x = in_batches((form.read or form.decode)(arrays))
+        return Made(Batch(x, jax.nn.softmax(in_batches(arrays["labels"])) if soft_labels else hard))
+
+    return Teacher(
+        init=init,
+        batches=batches,
+        by_class=by_class,
+        make=None if plain else make,
+        stored=stored,
+        read=None if stored_as == "float32" and form.read is None else read,
+    )

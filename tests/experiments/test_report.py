@@ -288,3 +288,18 @@ def test_pictures_have_the_size_of_their_images_and_both_themes():
     assert light.startswith(b"<?xml") and light != dark and trade_off(points, cost="MiB") == light
     with pytest.raises(UserError, match="points of positive cost"):
         trade_off([points[0]._replace(cost=0.0)], cost="MiB")
+
+
+def test_accuracy_against_bits_is_a_picture_across_numbers_of_images(tmp_path):
+    kept = {"scalars_stored": 640, "bits_per_class": 2048.0}
+    rows = [
+        row(**kept),
+        row(gradient="matching_all", images=40, own=0.95, **kept | {"bits_per_class": 512.0}),
+    ]
+    made = write(tmp_path / "two", [save(tmp_path / "a", rows)])
+    assert not made["cautions"] and (tmp_path / "two/report_0_rate_own.png").stat().st_size > 1000
+    text = (tmp_path / "two/report.md").read_text()
+    assert "rate_own](report_0_rate_own.png)" in text and "| bits per class |" in text
+    assert "Test accuracy against rate_own" in (tmp_path / "two/report.html").read_text()
+    write(tmp_path / "one", [save(tmp_path / "b", rows[:1])])  # one rate is no curve
+    assert not list((tmp_path / "one").glob("*rate*"))

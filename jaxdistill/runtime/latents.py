@@ -1,0 +1,60 @@
+"""What a run stores in the place of images, as an `.npz` that NumPy alone decodes: `latents.npz`.
+
+latents/<name>    what the decoder reads: float32, float16 or uint8, and integers such as the index of a
+                  colour; labels that are learned are logits [N, classes] under latents/labels
+<name>/low, step  float32, of an array of floats in uint8: value = step * level + low
+image_shape       [3], (H, W, C) of the N decoded images, which are in the order of their classes
+classes           [N] int64, the class of each image
+decoder           its name
+code              Python that decodes: exec(str(file["code"]), {"path": PATH, ...}) leaves `images`,
+                  [N, H, W, C] standardised: u = (x / scale - mean) / std
+scale, mean, std, class_names, dataset, zca_*    as in `synthetic.npz`, see `jaxdistill.runtime.export`
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from jaxdistill.core.types import Stored
+from jaxdistill.runtime.atomic import atomic_write
+from jaxdistill.runtime.export import whitening_arrays, write_arrays
+from jaxdistill.teachers.decoders.decoder import NUMPY, Decoder
+
+OF_UINT8 = ("/low", "/step")
+
+
+def latents_arrays(
+    stored: Stored, decoder: Decoder, info: Any, images_per_class: int
+) -> dict[str, np.ndarray]:
+    """The arrays of a file of latents.
+
+    Args:
+      stored: what a teacher stores.
+      decoder: its decoder.
+      info: the `DatasetInfo` of its data.
+      images_per_class: decoded images of a class.
+    """
+    arrays = {}
+    for name, array in stored.arrays.items():
+        value = np.asarray(array)
+        value = value.astype(np.float32) if value.dtype == np.float64 else value
+        arrays[name if name.endswith(OF_UINT8) else f"latents/{name}"] = value
+    channels = info.image_shape[-1:]
+    mean, std = (np.broadcast_to(np.asarray(v, np.float32), channels) for v in (info.mean, info.std))
+    arrays |= {
+        "image_shape": np.asarray(info.image_shape, np.int64),
+        "classes": np.repeat(np.arange(info.num_classes), images_per_class),
+        "scale": np.float32(info.scale),
+        "mean": mean,
+        "std": std,
+        "class_names": np.asarray(info.class_names, np.str_),
+    }
+    texts = {"decoder": decoder.name, "code": NUMPY + decoder.numpy, "dataset": info.name}
+    arrays |= {name: np.asarray(text, np.str_) for name, text in texts.items()}
+    return arrays | whitening_arrays(info.whitening)
+
+
+def write_latents(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a file of latents, atomically."""
+    atomic_write(path, lambda file: write_arrays(file, arrays))
