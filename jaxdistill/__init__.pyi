@@ -80,7 +80,9 @@ from .methods.dm import dm as dm
 from .methods.dsa import dsa as dsa
 from .methods.gtn import gtn as gtn
 from .methods.mtt import mtt as mtt
+from .methods.outer import outer_adabelief as outer_adabelief
 from .methods.outer import outer_adam as outer_adam
+from .methods.outer import outer_lamb as outer_lamb
 from .methods.outer import outer_schedule as outer_schedule
 from .methods.outer import outer_sgd as outer_sgd
 from .methods.recipe import Recipe as Recipe
@@ -203,7 +205,9 @@ __all__ = [
     "nearest_neighbors",
     "one_part_each",
     "optimized_real",
+    "outer_adabelief",
     "outer_adam",
+    "outer_lamb",
     "outer_schedule",
     "outer_sgd",
     "over_learners",

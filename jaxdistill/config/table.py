@@ -13,7 +13,6 @@ from jaxdistill.evaluation.protocols import STEP_SIZES
 STARTS = ("noise", "real")
 GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "auto")
 FAILED_SOLVES = ("stop", "skip")
-OUTER_OPTIMIZERS = ("adam", "sgd")
 STRATEGIES = "jaxdistill.inner.over_learners:STRATEGIES"
 OWN_NETWORK = "own"
 """The name of a network that is given as a `Learner` and is in no registry."""
@@ -370,8 +369,15 @@ class OuterOptions(AugmentOptions, MapOptions):
         known="jaxdistill.methods:METHODS",
     )
     num_outer_steps: int = option(1500, "outer steps", low=1)
-    outer_optimizer: str = option("adam", "optimiser of the outer loop", known=OUTER_OPTIMIZERS)
+    outer_optimizer: str = option(
+        "adam", "optimiser of the outer loop", known="jaxdistill.methods.outer:OUTER_OPTIMIZERS"
+    )
     outer_learning_rate: float = option(0.01, "learning rate of the outer optimiser")
+    outer_learning_rates: tuple[str, ...] = option(
+        (),
+        "learning rates of single parts of what is learned, as in images:0.003,labels:0.01; the schedule is "
+        "that of outer_learning_rate",
+    )
     outer_momentum: float = option(0.5, "momentum of the outer sgd", low=0, of="outer_optimizer")
     hyper_learning_rate: float | None = option(
         None,
@@ -381,7 +387,11 @@ class OuterOptions(AugmentOptions, MapOptions):
         of="inner",
     )
     outer_b1: float = option(
-        0.5, "decay of the outer Adam's average of gradients", low=0, high=1, of="outer_optimizer"
+        0.5,
+        "decay of the average of gradients of the outer adam, lamb or adabelief",
+        low=0,
+        high=1,
+        of="outer_optimizer",
     )
     schedule: str = option(
         "cosine", "schedule of the outer learning rate", known="jaxdistill.methods.outer:OUTER_SCHEDULES"
