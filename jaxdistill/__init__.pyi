@@ -73,6 +73,7 @@ from .learners import learner as learner
 from .learners.mixed_precision import mixed_precision as mixed_precision
 from .learners.shapes import random_shapes as random_shapes
 from .methods import METHODS as METHODS
+from .methods.average import averaged as averaged
 from .methods.bilevel import bilevel as bilevel
 from .methods.dc import dc as dc
 from .methods.dd import dd as dd
@@ -162,6 +163,7 @@ __all__ = [
     "augmentation_robust_score",
     "augmented",
     "average_real",
+    "averaged",
     "bilevel",
     "choose_per_class",
     "confusion_on",

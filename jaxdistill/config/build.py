@@ -29,6 +29,7 @@ from jaxdistill.learners.mixed_precision import mixed_precision
 from jaxdistill.learners.shapes import SHAPES, random_shapes
 from jaxdistill.methods import METHODS
 from jaxdistill.methods import recipe as recipes
+from jaxdistill.methods.average import averaged
 from jaxdistill.methods.recipe import Recipe, images_per_class, recipe_of
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.persistent import match_schedule
@@ -281,4 +282,5 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
         parts |= {"augmentation": augmented}
     if "skip_failed_solves" in names:
         parts |= {"skip_failed_solves": config.on_failed_solve == "skip"}
-    return how.make(network, made, **options | parts)
+    complete = how.make(network, made, **options | parts)
+    return averaged(complete, config.outer_ema) if config.outer_ema else complete

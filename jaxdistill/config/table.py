@@ -401,6 +401,13 @@ class OuterOptions(AugmentOptions, MapOptions):
     )
     clip: float = option(1.0, "largest global norm of the hypergradient; 0 for no clip", low=0)
     max_inner_learning_rate: float = option(2.0, "bound on learned step sizes; 0 for none", low=0, of="inner")
+    outer_ema: float = option(
+        0.0,
+        "decay of the average of what is learned over the outer steps, which becomes the output; 0 for the "
+        "last values",
+        low=0,
+        below=1,
+    )
     real_batch_size: int = option(
         256, "real images per outer step; in dc, dsa and dm per class", low=1, of="method"
     )

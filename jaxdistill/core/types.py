@@ -234,6 +234,13 @@ class DistillState(NamedTuple):
     """Warm start of a linear solve; empty where there is none."""
     step: Array
     """int32 scalar: outer steps done."""
+    average: Any = ()
+    """The average of what was learned, where that is the output (`jaxdistill.methods.average`)."""
+
+    @property
+    def output(self) -> Meta:
+        """What a run gives: the average where there is one, what is learned otherwise."""
+        return self.average if isinstance(self.average, Meta) else self.meta
 
 
 class Method(NamedTuple):

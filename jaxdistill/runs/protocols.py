@@ -110,7 +110,7 @@ def in_other_order(run: Run, shuffle: str) -> tuple[Protocol, Batch, Subsets]:
     if shuffle == "none":
         in_order = run.config.replace(curriculum="full")
         teacher = build.teacher(in_order, run.data, stream(run.key, "teacher start"))
-        images, labels, order = dedupe(teacher.batches(run.state.meta.teacher, stream(run.key, "export")))
+        images, labels, order = dedupe(teacher.batches(run.state.output.teacher, stream(run.key, "export")))
     plan = as_learned(run, order, shuffle=shuffle)
     return plan, Batch(jnp.asarray(images), jnp.asarray(labels)), everything(len(images))
 

@@ -178,6 +178,25 @@ def test_ctrl_c_in_a_script_is_an_interrupt_and_the_state_is_saved(monkeypatch, 
     assert [row["step"] for row in again.metrics] == [2, 4]
 
 
+def test_an_average_is_the_output_and_is_resumed(monkeypatch, here, whole):
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    options = QUIET | {"outer_ema": 0.5}
+    expected = jd.distill(**options)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_at(2, signal.SIGINT, patch)
+        jd.distill(**options, run_dir="run")
+    again = jd.distill(**options, run_dir="run")
+    same_bits(again.state, expected.state)
+    # the steps are those without an average, of a program that is fused another way
+    np.testing.assert_allclose(again.state.meta.teacher["x"], whole.state.meta.teacher["x"], atol=1e-5)
+    same_bits(again.batch.x, again.state.average.teacher["x"][0])
+    with np.load("run/synthetic.npz") as file:
+        same_bits(file["x"], again.images)
+    assert np.abs(again.batch.x - again.state.meta.teacher["x"][0]).max() > 1e-4
+    same_bits(jd.load_run("run").hyperparameters, again.hyperparameters)
+    assert again.hyperparameters["learning_rate"][0] != whole.hyperparameters["learning_rate"][0]
+
+
 def test_a_folder_holds_the_run(folder, whole):
     run = jd.load_run(folder)
     same_bits(run.state, whole.state)
