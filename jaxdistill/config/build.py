@@ -36,6 +36,9 @@ from jaxdistill.populations.persistent import match_schedule
 from jaxdistill.populations.source import Source, source_of
 from jaxdistill.teachers import CURRICULA, TEACHERS, shuffled
 
+EVALUATED = ("norm", "activation")
+"""The options of a network that may differ in evaluation."""
+
 
 def precision(options: Options) -> AbstractContextManager:
     """Inside, matrix products and convolutions are as exact as the options say, or `float32`."""
@@ -70,6 +73,28 @@ def learner(config: NetworkOptions, info: DatasetInfo) -> Learner:
     )
 
 
+def tested(config: Config, network: Learner, info: DatasetInfo) -> Learner:
+    """The network that images are tested on: the one that they are for, but for `eval_norm` and the like.
+
+    Raises:
+      UserError: another network than the one whose weights a population has.
+    """
+    chosen = {name: getattr(config, f"eval_{name}") for name in EVALUATED}
+    changes = {name: value for name, value in chosen.items() if value is not None}
+    if not changes:
+        return network
+    has_weights = source(config)
+    if has_weights.only_one or has_weights.bank == "pool":
+        expected = f"no eval_{next(iter(changes))} with networks whose weights are given"
+        raise fail("evaluation", expected, f"population={config.population}")
+    return make_learner(
+        config.learner,
+        image_shape=info.image_shape,
+        num_classes=info.num_classes,
+        **network_options(config) | changes,
+    )
+
+
 def shapes(config: Config, info: DatasetInfo) -> list[Learner]:
     """Networks of random shape around the chosen one, `num_shapes` of them."""
     lookup("num_shapes learner", config.learner, SHAPES)
@@ -79,6 +104,8 @@ def shapes(config: Config, info: DatasetInfo) -> list[Learner]:
                 "num_shapes", f"{name}={needed} with networks of several shapes", getattr(config, name)
             )
     chosen = network_options(config)
+    if chosen.get("widths"):
+        raise fail("num_shapes", "no widths with networks of several shapes", chosen["widths"])
     given = options_of_learner(config.learner) | chosen
     kept = {name: given[name] for name in ("width", "depth") if name in given}
     drawn = random_shapes(config.learner, kept, count=config.num_shapes, seed=config.seed)

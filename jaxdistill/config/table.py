@@ -16,7 +16,7 @@ FAILED_SOLVES = ("stop", "skip")
 STRATEGIES = "jaxdistill.inner.over_learners:STRATEGIES"
 OWN_NETWORK = "own"
 """The name of a network that is given as a `Learner` and is in no registry."""
-LEARNER_OPTIONS = ("width", "depth", "norm", "activation", "pooling", "kernel", "initialization")
+LEARNER_OPTIONS = ("width", "widths", "depth", "norm", "activation", "pooling", "kernel", "initialization")
 """The options of a network: they mean the same wherever a network is chosen."""
 
 
@@ -155,6 +155,9 @@ class NetworkOptions(Options):
     title: ClassVar[str] = "learner"
     learner: str = option("mlp", "the network", known="jaxdistill.learners:LEARNERS", also=(OWN_NETWORK,))
     width: int | None = option(None, "hidden units or channels of the network", low=1, of="learner")
+    widths: tuple[int, ...] | None = option(
+        None, "channels of each block of a convnet, as in 128,256,512, in place of width", low=1, of="learner"
+    )
     depth: int | None = option(None, "layers or blocks of the network", low=1, of="learner")
     norm: str | None = option(
         None, "normalisation of the network", known="jaxdistill.layers.modules:NORMS", of="learner"
@@ -482,6 +485,20 @@ class EvaluationOptions(SearchOptions):
         "300 epochs (dc), for 1000 epochs with DC's augmentation for MNIST (dc_augmented) or with DSA's "
         "(dsa); default: the method's own",
         known="jaxdistill.evaluation.protocols:PROTOCOLS",
+    )
+    eval_norm: str | None = option(
+        None,
+        "normalisation of the networks that test the images (default: that of the network)",
+        known="jaxdistill.layers.modules:NORMS",
+        of="learner",
+        keyword="norm",
+    )
+    eval_activation: str | None = option(
+        None,
+        "activation function of the networks that test the images (default: that of the network)",
+        known="jaxdistill.layers.modules:ACTIVATIONS",
+        of="learner",
+        keyword="activation",
     )
     num_eval_learners: int = option(20, "networks that are trained on the distilled images", low=1)
     num_baseline_learners: int = option(20, "networks per baseline; 0 leaves the baselines out", low=0)

@@ -39,7 +39,7 @@ from jaxdistill.runtime import mesh, progress
 def score_of(run: Run, *, num_learners: int | None = None, protocol: str | None = None) -> Score:
     """Test accuracy of networks trained on a run's images, as `Run.score` says."""
     config = run.config if num_learners is None else run.config.replace(num_eval_learners=num_learners)
-    distilled, _ = evaluations(config, run.data, run.learner, run.state, run.key, run.bank)
+    distilled, _ = evaluations(config, run.data, run.tested, run.state, run.key, run.bank)
     with mesh.spread(run.plan.devices):
         shown = seen(run, stream(run.key, "export"), distilled.num_learners)
         return score(distilled, protocol_of(run, protocol), *shown)
@@ -56,7 +56,7 @@ def compared(run: Run) -> dict[str, Any]:
       The accuracy fields of `result.json`; a row that was left out has a mean of None.
     """
     config, data, key = run.config, run.data, run.key
-    distilled, baseline = evaluations(config, data, run.learner, run.state, key, run.bank)
+    distilled, baseline = evaluations(config, data, run.tested, run.state, key, run.bank)
     chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
     progress.say("evaluating: distilled images ...")
     name = protocol_name(config)
