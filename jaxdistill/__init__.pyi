@@ -52,6 +52,8 @@ from .evaluation import top_k_on as top_k_on
 from .evaluation import tuned as tuned
 from .inner.accumulated import accumulated as accumulated
 from .inner.implicit import implicit as implicit
+from .inner.kernel_ridge import kernel_machine as kernel_machine
+from .inner.kernel_ridge import kernel_ridge as kernel_ridge
 from .inner.losses import accuracy as accuracy
 from .inner.losses import cross_entropy as cross_entropy
 from .inner.losses import inner_loss as inner_loss
@@ -67,6 +69,7 @@ from .inner.solvers import LINEAR_SOLVERS as LINEAR_SOLVERS
 from .inner.solvers import linear_solver as linear_solver
 from .inner.train import train as train
 from .inner.unrolled import unrolled as unrolled
+from .layers.infinite import infinite_mlp as infinite_mlp
 from .learners import LEARNERS as LEARNERS
 from .learners import from_flax as from_flax
 from .learners import learner as learner
@@ -80,6 +83,7 @@ from .methods.dd import dd as dd
 from .methods.dm import dm as dm
 from .methods.dsa import dsa as dsa
 from .methods.gtn import gtn as gtn
+from .methods.kip import kip as kip
 from .methods.mtt import mtt as mtt
 from .methods.outer import outer_adabelief as outer_adabelief
 from .methods.outer import outer_adam as outer_adam
@@ -191,10 +195,14 @@ __all__ = [
     "gtn",
     "images",
     "implicit",
+    "infinite_mlp",
     "inner_loss",
     "interop",
     "k_means",
     "keep_in_range",
+    "kernel_machine",
+    "kernel_ridge",
+    "kip",
     "kl_divergence",
     "label_robust_score",
     "learner",

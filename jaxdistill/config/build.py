@@ -296,10 +296,9 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     table, values = type(config).options(), config.values()
     options = {table[n].taken_as if n in table else n: values[n] for n in acting(config)}
     options = {name: value for name, value in options.items() if name in names}
-    parts = {
-        "population": population(config, network, made, augmented),
-        "outer_optimizer": recipes.outer_optimizer(values),
-    }
+    parts: dict[str, Any] = {"outer_optimizer": recipes.outer_optimizer(values)}
+    if how.networks:
+        parts |= {"population": population(config, network, made, augmented)}
     if how.trains:
         parts |= {
             "inner_optimizer": inner_optimizer(config, num_inner_steps(config)),

@@ -258,3 +258,8 @@ class Method(NamedTuple):
     """state -> inner hyper-parameters as used, each [T] or [1]."""
     draw: Callable[[Dataset, Array, Array], Batch] | None = None
     """(data set, root key of the run, outer step) -> the real batch of that step; None if it sees none."""
+    predictor: Callable[[DistillState, Array], tuple[Learner, Params]] | None = None
+    """(state, key) -> (learner, its parameters): the closed form that predicts from the images of the state,
+    without training; None of a method that has none."""
+    check: Callable[[DistillState, Array], None] | None = None
+    """(the first state, key) -> nothing; raises a `UserError` if the method cannot start there."""

@@ -62,6 +62,8 @@ class Recipe(NamedTuple):
     link: str = ""
     trains: bool = True
     """Whether it trains inner steps on the synthetic data and differentiates them."""
+    networks: bool = True
+    """Whether its objective looks at networks."""
     protocol: str | Callable[[str], str] = "as_distilled"
     """How networks are trained on its images: a protocol's name, or (name of the data set) -> that name."""
     populations: Collection[str] = ()

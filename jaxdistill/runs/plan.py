@@ -161,6 +161,8 @@ def planned(
     if not opening:  # a method that does not trace starts no run
         start = jax.eval_shape(methods[0].init, key)
         jax.eval_shape(methods[0].update, start, arguments, key)
+        if (check := methods[0].check) is not None:
+            check(jax.jit(methods[0].init)(key), key)
     identity = identity_of(config) | extra
     return Plan(chosen, config, identity, changed, network, tested, bank, methods, key, devices, experiment)
 
