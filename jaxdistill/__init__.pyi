@@ -73,6 +73,7 @@ from .layers.infinite import infinite_mlp as infinite_mlp
 from .learners import LEARNERS as LEARNERS
 from .learners import from_flax as from_flax
 from .learners import learner as learner
+from .learners.linearized import linearized as linearized
 from .learners.mixed_precision import mixed_precision as mixed_precision
 from .learners.shapes import random_shapes as random_shapes
 from .methods import METHODS as METHODS
@@ -207,6 +208,7 @@ __all__ = [
     "label_robust_score",
     "learner",
     "linear_solver",
+    "linearized",
     "load",
     "load_run",
     "minibatches",

@@ -76,6 +76,10 @@ def _standardised(pixels: Array, table: Array | None) -> Array:
     return jax.lax.optimization_barrier(table[pixels.astype("int32"), jnp.arange(table.shape[1])])
 
 
+Split = Callable[[Params], tuple[Params, Callable[[Params], Params]]]
+"""params -> (the part of them that is trained, from such a part to params)."""
+
+
 class Learner(NamedTuple):
     """The network that is trained on synthetic data.
 
@@ -94,6 +98,8 @@ class Learner(NamedTuple):
     """(params, [B, H, W, C]) -> Params with the batch statistics of that batch remembered."""
     embed_all: Callable[[Params, Array], list[Array]] | None = None
     """(params, [B, H, W, C]) -> features after every block, each [B, F_l], `embed` last; None if unknown."""
+    split: Split | None = None
+    """What of its parameters is trained, and shrunk by L2; None: all of them."""
 
 
 class Meta(NamedTuple):
@@ -154,6 +160,8 @@ class InnerLoss(NamedTuple):
     """(meta, params, Batch) -> (u -> G u), the semi-definite part of the Hessian; None if unknown."""
     weight_decay: float | None = None
     """Its L2 coefficient: the Hessian is at least this much convex beyond its data part. None if unknown."""
+    split: Split | None = None
+    """The learner's: what the loss is a function of, the rest being constant; u of `gauss_newton` is one."""
 
     def __call__(self, meta: Meta, params: Params, batch: Batch) -> Array:
         return self.value(meta, params, batch)

@@ -9,7 +9,18 @@ from jax import lax
 
 from jaxdistill.core.checks import Caution, at_least, fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.linalg import add_scaled, cosine, dot, norm, ratio, scaled, squared_norm, zeros_like
+from jaxdistill.core.linalg import (
+    add_scaled,
+    cosine,
+    dot,
+    joined,
+    norm,
+    part_of,
+    ratio,
+    scaled,
+    squared_norm,
+    zeros_like,
+)
 from jaxdistill.core.types import (
     Array,
     Batch,
@@ -50,7 +61,8 @@ def implicit(
         dL/dphi = d_phi L - (d2F / dphi dtheta)^T v,    (d2F / dtheta2 + damping I) v = g.
 
     Memory does not grow with the number of inner steps: nothing of the way is kept. Exact where training
-    reached the minimum and the linear solve its solution; the report says how far each of them got.
+    reached the minimum and the linear solve its solution; the report says how far each of them got. Of a
+    learner that trains a part of its parameters theta is that part (`InnerLoss.split`).
 
     Args:
       teacher: makes the T batches, once per solve, with one draw of its noise.
@@ -83,6 +95,7 @@ def implicit(
     _check_loss(inner_loss, solver, damping)
     transform = optimizer.build(values)
     floor = damping + (inner_loss.weight_decay or 0.0)
+    split = inner_loss.split
 
     def mean_loss(meta: Meta, batches: Batch, params: Params) -> Array:
         if batches.y.shape[0] == 1:
@@ -95,14 +108,14 @@ def implicit(
     ) -> tuple[Params, SolveInfo]:
         del probe, key
         end = minimize(
-            lambda params: mean_loss(meta, batches, params),
-            start,
+            lambda part: mean_loss(meta, batches, joined(split, start, part)),
+            part_of(split, start),
             transform,
             tolerance=tolerance,
             max_steps=max_steps,
         )
         told = {"inner_gradient": end.relative_gradient, "inner_steps": end.steps.astype(end.loss.dtype)}
-        return end.params, SolveInfo(losses=end.loss[None], report=told)
+        return joined(split, start, end.params), SolveInfo(losses=end.loss[None], report=told)
 
     def forward(meta, batches, start, probe, key):
         params, info = minimum(meta, batches, start, probe, key)
@@ -110,9 +123,13 @@ def implicit(
 
     def backward(residuals, cotangents):
         meta, batches, params, probe, key = residuals
-        right, _ = cotangents
-        by_params = jax.grad(mean_loss, argnums=2)
-        _, hessian = jax.vjp(lambda p: by_params(meta, batches, p), params)
+        right = part_of(split, cotangents[0])
+
+        def by_part(meta: Meta, batches: Batch, part: Params) -> Params:
+            return jax.grad(lambda p: mean_loss(meta, batches, joined(split, params, p)))(part)
+
+        part = part_of(split, params)
+        _, hessian = jax.vjp(lambda p: by_part(meta, batches, p), part)
         system = System(
             hessian=lambda u: hessian(u)[0],
             gauss_newton=_gauss_newton(inner_loss, meta, batches, params),
@@ -123,7 +140,7 @@ def implicit(
             key=key,
         )
         v, told = solver.solve(system)
-        _, mixed = jax.vjp(lambda m, b: by_params(m, b, params), meta, batches)
+        _, mixed = jax.vjp(lambda m, b: by_part(m, b, part), meta, batches)
         by_meta, by_batches = mixed(scaled(-1.0, v))
         if probe is not None:
             told = told | _judge(solver, system, v)
@@ -140,7 +157,10 @@ def implicit(
 
     def probe(params: Params) -> Probe:
         dtype = jnp.result_type(*jax.tree.leaves(params))
-        return Probe(zeros_like(params), {name: jnp.zeros((), dtype) for name in (*REPORTS, *solver.reports)})
+        return Probe(
+            zeros_like(part_of(split, params)),
+            {name: jnp.zeros((), dtype) for name in (*REPORTS, *solver.reports)},
+        )
 
     return Solve(run, probe)
 

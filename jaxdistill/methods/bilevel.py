@@ -125,12 +125,15 @@ def bilevel(
         return state._replace(solver=first_solutions(state)) if warm_start else state
 
     def first_solutions(state: DistillState) -> Params:
-        def contexts(key: Array) -> Params:
+        def solutions(key: Array) -> Params:
             if learner_init is None:
-                return population.context(state.population, None, key, num_learners)
-            return jax.vmap(learner_init)(jax.random.split(key, num_learners))
+                every = population.context(state.population, None, key, num_learners)
+            else:
+                every = jax.vmap(learner_init)(jax.random.split(key, num_learners))
+            probe = (lambda context: None) if solve is None else solve.probe
+            return jax.vmap(lambda context: _reporting(probe(context)).solution)(every)
 
-        shapes = jax.eval_shape(contexts, jax.random.key(0))
+        shapes = jax.eval_shape(solutions, jax.random.key(0))
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def differentiated(state: DistillState, data: Data, key: Array) -> tuple[Meta, Metrics, Params]:
