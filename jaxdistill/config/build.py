@@ -25,6 +25,7 @@ from jaxdistill.inner.solvers import LinearSolver, linear_solver
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.learners import learner as make_learner
 from jaxdistill.learners import options_of as options_of_learner
+from jaxdistill.learners.linearized import linearized
 from jaxdistill.learners.mixed_precision import mixed_precision
 from jaxdistill.learners.shapes import SHAPES, random_shapes
 from jaxdistill.methods import METHODS
@@ -244,6 +245,7 @@ def solve(config: Any) -> Callable[..., Solve]:
             damping=config.damping,
             tolerance=config.inner_tolerance,
             max_steps=config.max_inner_steps or None,
+            clip=config.implicit_clip,
         )
     if config.gradient == "accumulated":
         return accumulated
@@ -280,6 +282,11 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     """
     made, how = teacher(config, data, key), recipe(config)
     network = mixed_precision(network, config.dtype)
+    if config.linearized:
+        if source(config).bank is not None or source(config).only_one:
+            expected = "population=fresh or persistent with linearized"
+            raise fail("learner", expected, f"population={config.population}")
+        network = linearized(network)
     names = taken("method", {"method": config.method})
     if config.warm_start and config.population == "fresh":
         text = "warm_start: with population=fresh a linear solve starts from the solution of another network."

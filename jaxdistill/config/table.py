@@ -195,6 +195,12 @@ class LearnerOptions(NetworkOptions):
         "generators and the networks that test the images stay float32",
         known="jaxdistill.learners.mixed_precision:DTYPES",
     )
+    linearized: bool = option(
+        False,
+        "distill for the network in first order about its first weights, whose training is convex; the "
+        "network itself tests the images",
+        of="inner",
+    )
     population: str = option(
         "fresh",
         "which networks the images are for: new ones every outer step (fresh), one (fixed), ones that train "
@@ -320,6 +326,11 @@ class ImplicitOptions(Options):
     )
     identity_scale: float | None = option(
         None, "multiple of the identity (default: 1)", of="linear_solver", keyword="scale"
+    )
+    implicit_clip: bool = option(
+        False,
+        "clip the part of the hypergradient by the trained network to the norm of the direct part, by leaf",
+        of="gradient",
     )
     warm_start: bool = option(
         False, "start the linear solve from the last outer step's solution", of="gradient"

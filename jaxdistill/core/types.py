@@ -186,6 +186,8 @@ class Probe(NamedTuple):
     """In: where the linear solve starts, like the learner's params. Cotangent: its solution v."""
     report: Metrics
     """In: zeros. Cotangent: scalars by name."""
+    implicit: Any = ()
+    """In: zeros like `Meta`, of a solve with `clipped`. Cotangent: the implicit part of the hypergradient."""
 
 
 class Solve(NamedTuple):
@@ -195,6 +197,9 @@ class Solve(NamedTuple):
     """(meta, start params, probe, key) -> (trained params, info), differentiable in meta."""
     probe: Callable[[Params], Probe | None] = lambda params: None
     """start params -> the zero probe; None where the backward pass has nothing to report."""
+    clipped: bool = False
+    """Whether the part of the hypergradient by the trained parameters is to be clipped to the rest of it: it
+    leaves by `Probe.implicit` then, and `jaxdistill.inner.implicit.clipped_sum` adds the two."""
 
     def __call__(self, meta: Meta, params: Params, probe: Any, key: Array) -> tuple[Params, SolveInfo]:
         return self.run(meta, params, probe, key)

@@ -53,6 +53,7 @@ def implicit(
     damping: float = 0.0,
     tolerance: float = 1e-3,
     max_steps: int | None = 1000,
+    clip: bool = False,
 ) -> Solve:
     """theta*(phi) = argmin_theta F(theta, phi), F the mean of the inner loss over the teacher's batches.
 
@@ -73,6 +74,9 @@ def implicit(
       damping: added to the Hessian's diagonal, >= 0: for a Hessian that is singular or not quite positive.
       tolerance: inner training ends at this gradient norm, relative to the one at the start; in [0, 1).
       max_steps: most inner steps; no limit when None.
+      clip: clip the second term to the norm of the first, d_phi L, leaf by leaf (RCIG), where the loss
+        depends on phi directly too, say by a closed-form head. The term leaves by `Probe.implicit`, and
+        `bilevel` adds the two by `clipped_sum`.
 
     Returns:
       The solve: (meta, start params, probe, key) -> (theta*, SolveInfo). `info.report` has `inner_gradient`
@@ -145,12 +149,16 @@ def implicit(
         if probe is not None:
             told = told | _judge(solver, system, v)
             told = {name: told[name].astype(zero.dtype) for name, zero in probe.report.items()}
-            probe = Probe(solution=v, report=told)
+            probe = Probe(solution=v, report=told, implicit=zeros_like(probe.implicit))
         return by_meta, by_batches, zeros_like(params), probe, None
 
     minimum.defvjp(forward, backward)
 
     def run(meta: Meta, params: Params, probe: Probe | None, key: Array) -> tuple[Params, SolveInfo]:
+        if clip and probe is not None:
+            if jax.tree.structure(probe.implicit) != jax.tree.structure(meta):
+                raise fail("implicit", "zeros like meta in Probe.implicit, with clip", "none")
+            meta = jax.tree.map(lambda m, zero: lax.stop_gradient(m) + zero, meta, probe.implicit)
         batches = teacher.batches(meta.teacher, stream(key, "teacher"))
         trained, info = minimum(meta, batches, params, probe, stream(key, "linear solver"))
         return calibrate(trained, batches.x[-1]), lax.stop_gradient(info)
@@ -162,7 +170,30 @@ def implicit(
             {name: jnp.zeros((), dtype) for name in (*REPORTS, *solver.reports)},
         )
 
-    return Solve(run, probe)
+    return Solve(run, probe, clip)
+
+
+def clipped_sum(direct: Meta, implicit: Meta) -> tuple[Meta, Array]:
+    """direct + implicit min(1, |direct| / |implicit|), the norms those of each leaf.
+
+    Args:
+      direct: the gradient of the outer loss at fixed trained parameters.
+      implicit: the gradient by the trained parameters. A leaf on which the loss does not depend directly
+        loses all of it.
+
+    Returns:
+      (the sum, the mean over leaves of the factor: 1 where nothing was clipped).
+
+    References: Loo et al. 2023, "Dataset Distillation with Convexified Implicit Gradients", appendix.
+    """
+
+    def factor(first: Array, second: Array) -> Array:
+        most, size = norm(first), norm(second)
+        return jnp.where(size > most, ratio(most, size), 1.0)
+
+    factors = jax.tree.map(factor, direct, implicit)
+    total = jax.tree.map(lambda a, b, c: a + c * b, direct, implicit, factors)
+    return total, jnp.mean(jnp.stack(jax.tree.leaves(factors)))
 
 
 def _judge(solver: LinearSolver, system: System, v: Params) -> Metrics:
