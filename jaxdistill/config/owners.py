@@ -31,8 +31,10 @@ HEADS: dict[str, tuple[Registry[Any], Callable[[Any], Callable[..., Any]]]] = {
     "linear_solver": (LINEAR_SOLVERS, lambda member: member),
 }
 """Options whose values bring options of their own: (where the members are, member -> its factory)."""
-IMPLICIT = ("linear_solver", "damping", "inner_tolerance", "max_inner_steps", "warm_start", "on_failed_solve")
-IMPLICIT += ("implicit_clip",)
+IMPLICIT = (
+    *("linear_solver", "damping", "inner_tolerance", "max_inner_steps"),
+    *("warm_start", "on_failed_solve", "implicit_clip"),
+)
 BY_GRADIENT: dict[str, tuple[str, ...]] = {
     "unrolled": ("remat", "validate_every"),
     "truncated": ("backprop_last", "random_window"),
@@ -42,8 +44,7 @@ BY_GRADIENT: dict[str, tuple[str, ...]] = {
 }
 """The options that only one gradient takes."""
 OF_METHOD_TOO = {"validate_every": "validate_every", "warm_start": "warm_start"}
-OF_METHOD_TOO |= {"implicit_clip": "implicit_clip"}
-OF_METHOD_TOO |= {"on_failed_solve": "skip_failed_solves"}
+OF_METHOD_TOO |= {"implicit_clip": "implicit_clip", "on_failed_solve": "skip_failed_solves"}
 """Options of a gradient that the method's factory has to take too, and its name for them."""
 COMPUTED = ("noise", *OF_METHOD_TOO.values())
 """Arguments of members that follow from other options."""
