@@ -168,7 +168,7 @@ class Trial(NamedTuple):
         """The program that tests after every number of steps."""
         options = self.options
         return evaluator(
-            self.run.learner,
+            self.run.tested,
             protocol,
             at=self.at,
             strategy=options.strategy,
@@ -193,7 +193,7 @@ class Trial(NamedTuple):
     def networks(self, name: str, count: int) -> Params:
         """`count` start parameters."""
         run = self.run
-        draw = unseen_networks(run.config, run.learner, run.state, run.bank)
+        draw = unseen_networks(run.config, run.tested, run.state, run.bank)
         return draw(stream(self.key, name), count)
 
 

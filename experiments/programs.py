@@ -149,4 +149,7 @@ def _pods(platform: str) -> dict[str, Program]:
 
 def tiny(program: Program) -> Program:
     """The same with a tiny network, for a trial."""
-    return program._replace(options={**program.options, **TINY})
+    smaller = dict(TINY)
+    if not recipe_of(METHODS[program.options["method"]]).networks:
+        del smaller["num_learners"]
+    return program._replace(options={**program.options, **smaller})

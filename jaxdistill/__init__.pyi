@@ -52,6 +52,8 @@ from .evaluation import top_k_on as top_k_on
 from .evaluation import tuned as tuned
 from .inner.accumulated import accumulated as accumulated
 from .inner.implicit import implicit as implicit
+from .inner.kernel_ridge import kernel_machine as kernel_machine
+from .inner.kernel_ridge import kernel_ridge as kernel_ridge
 from .inner.losses import accuracy as accuracy
 from .inner.losses import cross_entropy as cross_entropy
 from .inner.losses import inner_loss as inner_loss
@@ -67,20 +69,26 @@ from .inner.solvers import LINEAR_SOLVERS as LINEAR_SOLVERS
 from .inner.solvers import linear_solver as linear_solver
 from .inner.train import train as train
 from .inner.unrolled import unrolled as unrolled
+from .layers.infinite import infinite_mlp as infinite_mlp
 from .learners import LEARNERS as LEARNERS
 from .learners import from_flax as from_flax
 from .learners import learner as learner
+from .learners.linearized import linearized as linearized
 from .learners.mixed_precision import mixed_precision as mixed_precision
 from .learners.shapes import random_shapes as random_shapes
 from .methods import METHODS as METHODS
+from .methods.average import averaged as averaged
 from .methods.bilevel import bilevel as bilevel
 from .methods.dc import dc as dc
 from .methods.dd import dd as dd
 from .methods.dm import dm as dm
 from .methods.dsa import dsa as dsa
 from .methods.gtn import gtn as gtn
+from .methods.kip import kip as kip
 from .methods.mtt import mtt as mtt
+from .methods.outer import outer_adabelief as outer_adabelief
 from .methods.outer import outer_adam as outer_adam
+from .methods.outer import outer_lamb as outer_lamb
 from .methods.outer import outer_schedule as outer_schedule
 from .methods.outer import outer_sgd as outer_sgd
 from .methods.recipe import Recipe as Recipe
@@ -161,6 +169,7 @@ __all__ = [
     "augmentation_robust_score",
     "augmented",
     "average_real",
+    "averaged",
     "bilevel",
     "choose_per_class",
     "confusion_on",
@@ -188,14 +197,19 @@ __all__ = [
     "gtn",
     "images",
     "implicit",
+    "infinite_mlp",
     "inner_loss",
     "interop",
     "k_means",
     "keep_in_range",
+    "kernel_machine",
+    "kernel_ridge",
+    "kip",
     "kl_divergence",
     "label_robust_score",
     "learner",
     "linear_solver",
+    "linearized",
     "load",
     "load_run",
     "minibatches",
@@ -204,7 +218,9 @@ __all__ = [
     "nearest_neighbors",
     "one_part_each",
     "optimized_real",
+    "outer_adabelief",
     "outer_adam",
+    "outer_lamb",
     "outer_schedule",
     "outer_sgd",
     "over_learners",

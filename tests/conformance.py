@@ -181,7 +181,8 @@ def check_method(name: str) -> None:
     options: dict[str, Any] = {"real_batch_size": 6} if "real_batch_size" in taken else {}
     if taken.get("augmentation") is not None or recipe.needs_augmentation:
         options["augmentation"] = dsa(["crop"])  # six operations, the default, take seconds to compile
-    method = recipe.make(net, teacher, num_learners=2, **options)
+    options |= {"num_learners": 2} if "num_learners" in taken else {}
+    method = recipe.make(net, teacher, **options)
     banks = {source_of(POPULATIONS[population]).bank for population in recipe.populations} or {None}
     data = Data(tiny_data(), BANKS[min(banks, key=str)](net))
     init = jax.jit(method.init)

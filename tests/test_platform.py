@@ -198,6 +198,8 @@ def differentiated(**chosen):
     x = np.random.default_rng(0).normal(size=(30, 8, 8, 1))
     data = jd.splits(x, y, x[:6], y[:6])
     small = {"num_learners": 2, "width": 2, "depth": 1, "activation": "softplus", "learner": "convnet"}
+    if not recipe_of(METHODS[chosen["method"]]).networks:
+        small["num_learners"] = 1
     if chosen.get("gradient") == "implicit":
         small |= {"damping": 5.0, "weight_decay": 0.1}
     config = resolve(Config(**small | chosen), Facts(data.info.image_shape, CLASSES))

@@ -91,6 +91,8 @@ def cases(options: Options) -> dict[str, dict[str, Any]]:
     if options.smoke:
         return {"dm": {"method": "dm"}}
     found: dict[str, dict[str, Any]] = {name: {"method": name} for name in sorted(METHODS)}
+    for name in [name for name in found if not recipe_of(METHODS[name]).networks]:
+        found[name] |= {"num_learners": 1}
     for name in [name for name in found if recipe_of(METHODS[name]).trains]:
         settings = OF_GENERATORS if recipe_of(METHODS[name]).defaults.get("teacher") == "generator" else {}
         found |= {f"{name} {each}": {"method": name, **NAMED[each], **settings} for each in IMPLICIT}

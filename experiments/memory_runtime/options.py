@@ -48,7 +48,7 @@ class Options(
     left_out = (
         *("distill_steps", "distill_epochs", "soft_labels", "label_confidence"),
         *("learned", "per_step", "gradient", "random_window", "linear_solver"),
-        *("inner_tolerance", "max_inner_steps", "warm_start", "on_failed_solve"),
+        *("inner_tolerance", "max_inner_steps", "warm_start", "on_failed_solve", "implicit_clip"),
         *BY_GRADIENT["unrolled"],
         *BY_GRADIENT["auto"],
     )

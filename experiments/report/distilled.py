@@ -118,7 +118,9 @@ def title_of(saved: Mapping[str, Any]) -> str:
 
 def learner_of(saved: Mapping[str, Any]) -> str:
     """The network with its options as one text: `convnet:width=32`."""
-    options = [f"{name}={saved[name]}" for name in LEARNER_OPTIONS if saved.get(name) is not None]
+    values = {name: saved[name] for name in LEARNER_OPTIONS if saved.get(name) is not None}
+    texts = {n: "-".join(map(str, v)) if isinstance(v, list | tuple) else v for n, v in values.items()}
+    options = [f"{name}={text}" for name, text in texts.items()]
     return ":".join([saved["learner"], *options])
 
 

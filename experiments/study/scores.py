@@ -50,7 +50,7 @@ def scores(study: Study, run: Run, architectures: Sequence[str]) -> dict[str, An
     count = len(labels)
     found: dict[str, Any] = {"as_distilled": None, "hard_labels": None}
     if protocol_name(run.config) == "as_distilled":
-        own = _evaluation(study, run.learner)
+        own = _evaluation(study, run.tested)
         shown = seen(run, stream(run.key, "export"), own.num_learners)
         found["as_distilled"] = score(own, protocol_of(run), *shown).as_row()
     found["accuracies"] = [

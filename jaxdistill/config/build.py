@@ -25,10 +25,12 @@ from jaxdistill.inner.solvers import LinearSolver, linear_solver
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.learners import learner as make_learner
 from jaxdistill.learners import options_of as options_of_learner
+from jaxdistill.learners.linearized import linearized
 from jaxdistill.learners.mixed_precision import mixed_precision
 from jaxdistill.learners.shapes import SHAPES, random_shapes
 from jaxdistill.methods import METHODS
 from jaxdistill.methods import recipe as recipes
+from jaxdistill.methods.average import averaged
 from jaxdistill.methods.recipe import Recipe, images_per_class, recipe_of
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.persistent import match_schedule
@@ -38,6 +40,9 @@ from jaxdistill.teachers.decoders import DECODERS, Decoder
 
 REAL_PER_CLASS = 50
 """At most so many real images of each class show a decoder what images look like."""
+
+EVALUATED = ("norm", "activation")
+"""The options of a network that may differ in evaluation."""
 
 
 def precision(options: Options) -> AbstractContextManager:
@@ -73,6 +78,28 @@ def learner(config: NetworkOptions, info: DatasetInfo) -> Learner:
     )
 
 
+def tested(config: Config, network: Learner, info: DatasetInfo) -> Learner:
+    """The network that images are tested on: the one that they are for, but for `eval_norm` and the like.
+
+    Raises:
+      UserError: another network than the one whose weights a population has.
+    """
+    chosen = {name: getattr(config, f"eval_{name}") for name in EVALUATED}
+    changes = {name: value for name, value in chosen.items() if value is not None}
+    if not changes:
+        return network
+    has_weights = source(config)
+    if has_weights.only_one or has_weights.bank == "pool":
+        expected = f"no eval_{next(iter(changes))} with networks whose weights are given"
+        raise fail("evaluation", expected, f"population={config.population}")
+    return make_learner(
+        config.learner,
+        image_shape=info.image_shape,
+        num_classes=info.num_classes,
+        **network_options(config) | changes,
+    )
+
+
 def shapes(config: Config, info: DatasetInfo) -> list[Learner]:
     """Networks of random shape around the chosen one, `num_shapes` of them."""
     lookup("num_shapes learner", config.learner, SHAPES)
@@ -82,6 +109,8 @@ def shapes(config: Config, info: DatasetInfo) -> list[Learner]:
                 "num_shapes", f"{name}={needed} with networks of several shapes", getattr(config, name)
             )
     chosen = network_options(config)
+    if chosen.get("widths"):
+        raise fail("num_shapes", "no widths with networks of several shapes", chosen["widths"])
     given = options_of_learner(config.learner) | chosen
     kept = {name: given[name] for name in ("width", "depth") if name in given}
     drawn = random_shapes(config.learner, kept, count=config.num_shapes, seed=config.seed)
@@ -232,6 +261,7 @@ def solve(config: Any) -> Callable[..., Solve]:
             damping=config.damping,
             tolerance=config.inner_tolerance,
             max_steps=config.max_inner_steps or None,
+            clip=config.implicit_clip,
         )
     if config.gradient == "accumulated":
         return accumulated
@@ -268,6 +298,11 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     """
     made, how = teacher(config, data, key), recipe(config)
     network = mixed_precision(network, config.dtype)
+    if config.linearized:
+        if source(config).bank is not None or source(config).only_one:
+            expected = "population=fresh or persistent with linearized"
+            raise fail("learner", expected, f"population={config.population}")
+        network = linearized(network)
     names = taken("method", {"method": config.method})
     if config.warm_start and config.population == "fresh":
         text = "warm_start: with population=fresh a linear solve starts from the solution of another network."
@@ -284,10 +319,9 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     table, values = type(config).options(), config.values()
     options = {table[n].taken_as if n in table else n: values[n] for n in acting(config)}
     options = {name: value for name, value in options.items() if name in names}
-    parts = {
-        "population": population(config, network, made, augmented),
-        "outer_optimizer": recipes.outer_optimizer(values),
-    }
+    parts: dict[str, Any] = {"outer_optimizer": recipes.outer_optimizer(values)}
+    if how.networks:
+        parts |= {"population": population(config, network, made, augmented)}
     if how.trains:
         parts |= {
             "inner_optimizer": inner_optimizer(config, num_inner_steps(config)),
@@ -297,4 +331,5 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
         parts |= {"augmentation": augmented}
     if "skip_failed_solves" in names:
         parts |= {"skip_failed_solves": config.on_failed_solve == "skip"}
-    return how.make(network, made, **options | parts)
+    complete = how.make(network, made, **options | parts)
+    return averaged(complete, config.outer_ema) if config.outer_ema else complete

@@ -17,6 +17,7 @@ from jaxdistill.core.registry import Registry, find, options_of
 from jaxdistill.inner.solvers import LINEAR_SOLVERS
 from jaxdistill.learners import LEARNERS
 from jaxdistill.methods import METHODS
+from jaxdistill.methods.outer import OUTER_OPTIMIZERS
 from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.source import source_of
@@ -32,7 +33,10 @@ HEADS: dict[str, tuple[Registry[Any], Callable[[Any], Callable[..., Any]]]] = {
     "linear_solver": (LINEAR_SOLVERS, lambda member: member),
 }
 """Options whose values bring options of their own: (where the members are, member -> its factory)."""
-IMPLICIT = ("linear_solver", "damping", "inner_tolerance", "max_inner_steps", "warm_start", "on_failed_solve")
+IMPLICIT = (
+    *("linear_solver", "damping", "inner_tolerance", "max_inner_steps"),
+    *("warm_start", "on_failed_solve", "implicit_clip"),
+)
 BY_GRADIENT: dict[str, tuple[str, ...]] = {
     "unrolled": ("remat", "validate_every"),
     "truncated": ("backprop_last", "random_window"),
@@ -41,9 +45,8 @@ BY_GRADIENT: dict[str, tuple[str, ...]] = {
     "auto": ("memory_budget", "allow_implicit"),
 }
 """The options that only one gradient takes."""
-BY_OUTER_OPTIMIZER = {"adam": ("outer_b1",), "sgd": ("outer_momentum",)}
 OF_METHOD_TOO = {"validate_every": "validate_every", "warm_start": "warm_start"}
-OF_METHOD_TOO |= {"on_failed_solve": "skip_failed_solves"}
+OF_METHOD_TOO |= {"implicit_clip": "implicit_clip", "on_failed_solve": "skip_failed_solves"}
 """Options of a gradient that the method's factory has to take too, and its name for them."""
 COMPUTED = ("noise", *OF_METHOD_TOO.values())
 """Arguments of members that follow from other options."""
@@ -85,7 +88,7 @@ def acts(option: Option, values: Mapping[str, Any]) -> bool:
     if head == "inner":
         return True
     if head == "outer_optimizer":
-        return option.name in BY_OUTER_OPTIMIZER[values[head]]
+        return option.name in OUTER_OPTIMIZERS[values[head]][1]
     if head in ("pool", "trajectories"):
         return "population" not in values or source_of(find(POPULATIONS, values["population"])).bank == head
     if head == "linear_solver":

@@ -35,6 +35,8 @@ HEADS = ("method", "teacher", "decoder", "learner", "population", "gradient")
 """The choices that decide the defaults of others."""
 THROUGH = (*AT_MINIMUM, "remat")
 """A recipe's settings that implicit gradients ignore; all gradients but unrolled ignore `remat`."""
+WITHOUT_NETWORKS: Values = {"population": "fresh", "num_learners": 1, "num_shapes": 0, "dtype": "float32"}
+"""What options on the networks of a distillation have to be if there are none."""
 FLOOR = 1e-5
 """A relative gradient norm that inner training reaches in float32."""
 KNOWN: dict[str, Facts] = {
@@ -225,6 +227,11 @@ def _check_together(values: Values) -> None:
             f"population {values['population']}", expected, values["num_learners"], "Add --num_learners=1."
         )
     check_protocol(values.get("protocol"), values["method"])
+    if not recipe.networks:
+        for name, only in WITHOUT_NETWORKS.items():
+            if values[name] != only:
+                expected = f"{name}={only} with method={values['method']}, which distils without networks"
+                raise fail("method", expected, values[name])
     if not recipe.trains:
         if values["distill_epochs"] != 1:
             expected = f"no distill_epochs with method={values['method']}"

@@ -13,11 +13,10 @@ from jaxdistill.evaluation.protocols import STEP_SIZES
 STARTS = ("noise", "real")
 GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "auto")
 FAILED_SOLVES = ("stop", "skip")
-OUTER_OPTIMIZERS = ("adam", "sgd")
 STRATEGIES = "jaxdistill.inner.over_learners:STRATEGIES"
 OWN_NETWORK = "own"
 """The name of a network that is given as a `Learner` and is in no registry."""
-LEARNER_OPTIONS = ("width", "depth", "norm", "activation", "pooling", "kernel", "initialization")
+LEARNER_OPTIONS = ("width", "widths", "depth", "norm", "activation", "pooling", "kernel", "initialization")
 """The options of a network: they mean the same wherever a network is chosen."""
 
 
@@ -176,6 +175,9 @@ class NetworkOptions(Options):
     title: ClassVar[str] = "learner"
     learner: str = option("mlp", "the network", known="jaxdistill.learners:LEARNERS", also=(OWN_NETWORK,))
     width: int | None = option(None, "hidden units or channels of the network", low=1, of="learner")
+    widths: tuple[int, ...] | None = option(
+        None, "channels of each block of a convnet, as in 128,256,512, in place of width", low=1, of="learner"
+    )
     depth: int | None = option(None, "layers or blocks of the network", low=1, of="learner")
     norm: str | None = option(
         None, "normalisation of the network", known="jaxdistill.layers.modules:NORMS", of="learner"
@@ -212,6 +214,12 @@ class LearnerOptions(NetworkOptions):
         "activations of the networks that are distilled for; weights, statistics of norms, losses, "
         "generators and the networks that test the images stay float32",
         known="jaxdistill.learners.mixed_precision:DTYPES",
+    )
+    linearized: bool = option(
+        False,
+        "distill for the network in first order about its first weights, whose training is convex; the "
+        "network itself tests the images",
+        of="inner",
     )
     population: str = option(
         "fresh",
@@ -339,6 +347,11 @@ class ImplicitOptions(Options):
     identity_scale: float | None = option(
         None, "multiple of the identity (default: 1)", of="linear_solver", keyword="scale"
     )
+    implicit_clip: bool = option(
+        False,
+        "clip the part of the hypergradient by the trained network to the norm of the direct part, by leaf",
+        of="gradient",
+    )
     warm_start: bool = option(
         False, "start the linear solve from the last outer step's solution", of="gradient"
     )
@@ -390,8 +403,15 @@ class OuterOptions(AugmentOptions, MapOptions):
         known="jaxdistill.methods:METHODS",
     )
     num_outer_steps: int = option(1500, "outer steps", low=1)
-    outer_optimizer: str = option("adam", "optimiser of the outer loop", known=OUTER_OPTIMIZERS)
+    outer_optimizer: str = option(
+        "adam", "optimiser of the outer loop", known="jaxdistill.methods.outer:OUTER_OPTIMIZERS"
+    )
     outer_learning_rate: float = option(0.01, "learning rate of the outer optimiser")
+    outer_learning_rates: tuple[str, ...] = option(
+        (),
+        "learning rates of single parts of what is learned, as in images:0.003,labels:0.01; the schedule is "
+        "that of outer_learning_rate",
+    )
     outer_momentum: float = option(0.5, "momentum of the outer sgd", low=0, of="outer_optimizer")
     hyper_learning_rate: float | None = option(
         None,
@@ -401,7 +421,11 @@ class OuterOptions(AugmentOptions, MapOptions):
         of="inner",
     )
     outer_b1: float = option(
-        0.5, "decay of the outer Adam's average of gradients", low=0, high=1, of="outer_optimizer"
+        0.5,
+        "decay of the average of gradients of the outer adam, lamb or adabelief",
+        low=0,
+        high=1,
+        of="outer_optimizer",
     )
     schedule: str = option(
         "cosine", "schedule of the outer learning rate", known="jaxdistill.methods.outer:OUTER_SCHEDULES"
@@ -411,6 +435,13 @@ class OuterOptions(AugmentOptions, MapOptions):
     )
     clip: float = option(1.0, "largest global norm of the hypergradient; 0 for no clip", low=0)
     max_inner_learning_rate: float = option(2.0, "bound on learned step sizes; 0 for none", low=0, of="inner")
+    outer_ema: float = option(
+        0.0,
+        "decay of the average of what is learned over the outer steps, which becomes the output; 0 for the "
+        "last values",
+        low=0,
+        below=1,
+    )
     real_batch_size: int = option(
         256, "real images per outer step; in dc, dsa and dm per class", low=1, of="method"
     )
@@ -495,6 +526,20 @@ class EvaluationOptions(SearchOptions):
         "300 epochs (dc), for 1000 epochs with DC's augmentation for MNIST (dc_augmented) or with DSA's "
         "(dsa); default: the method's own",
         known="jaxdistill.evaluation.protocols:PROTOCOLS",
+    )
+    eval_norm: str | None = option(
+        None,
+        "normalisation of the networks that test the images (default: that of the network)",
+        known="jaxdistill.layers.modules:NORMS",
+        of="learner",
+        keyword="norm",
+    )
+    eval_activation: str | None = option(
+        None,
+        "activation function of the networks that test the images (default: that of the network)",
+        known="jaxdistill.layers.modules:ACTIVATIONS",
+        of="learner",
+        keyword="activation",
     )
     num_eval_learners: int = option(20, "networks that are trained on the distilled images", low=1)
     num_baseline_learners: int = option(20, "networks per baseline; 0 leaves the baselines out", low=0)

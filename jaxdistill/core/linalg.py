@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.core.types import Array, Params
+from jaxdistill.core.types import Array, Params, Split
 
 
 def dot(a: Params, b: Params) -> Array:
@@ -22,6 +22,16 @@ def squared_norm(tree: Params) -> Array:
 def norm(tree: Params) -> Array:
     """Euclidean norm of all entries together: scalar."""
     return jnp.sqrt(squared_norm(tree))
+
+
+def part_of(split: Split | None, params: Params) -> Params:
+    """What of the parameters is trained."""
+    return params if split is None else split(params)[0]
+
+
+def joined(split: Split | None, params: Params, part: Params) -> Params:
+    """The parameters with another trained part."""
+    return part if split is None else split(params)[1](part)
 
 
 def add_scaled(a: Params, scale: Array | float, b: Params) -> Params:

@@ -76,6 +76,10 @@ def _standardised(pixels: Array, table: Array | None) -> Array:
     return jax.lax.optimization_barrier(table[pixels.astype("int32"), jnp.arange(table.shape[1])])
 
 
+Split = Callable[[Params], tuple[Params, Callable[[Params], Params]]]
+"""params -> (the part of them that is trained, from such a part to params)."""
+
+
 class Learner(NamedTuple):
     """The network that is trained on synthetic data.
 
@@ -94,6 +98,8 @@ class Learner(NamedTuple):
     """(params, [B, H, W, C]) -> Params with the batch statistics of that batch remembered."""
     embed_all: Callable[[Params, Array], list[Array]] | None = None
     """(params, [B, H, W, C]) -> features after every block, each [B, F_l], `embed` last; None if unknown."""
+    split: Split | None = None
+    """What of its parameters is trained, and shrunk by L2; None: all of them."""
 
 
 class Meta(NamedTuple):
@@ -169,6 +175,8 @@ class InnerLoss(NamedTuple):
     """(meta, params, Batch) -> (u -> G u), the semi-definite part of the Hessian; None if unknown."""
     weight_decay: float | None = None
     """Its L2 coefficient: the Hessian is at least this much convex beyond its data part. None if unknown."""
+    split: Split | None = None
+    """The learner's: what the loss is a function of, the rest being constant; u of `gauss_newton` is one."""
 
     def __call__(self, meta: Meta, params: Params, batch: Batch) -> Array:
         return self.value(meta, params, batch)
@@ -193,6 +201,8 @@ class Probe(NamedTuple):
     """In: where the linear solve starts, like the learner's params. Cotangent: its solution v."""
     report: Metrics
     """In: zeros. Cotangent: scalars by name."""
+    implicit: Any = ()
+    """In: zeros like `Meta`, of a solve with `clipped`. Cotangent: the implicit part of the hypergradient."""
 
 
 class Solve(NamedTuple):
@@ -202,6 +212,9 @@ class Solve(NamedTuple):
     """(meta, start params, probe, key) -> (trained params, info), differentiable in meta."""
     probe: Callable[[Params], Probe | None] = lambda params: None
     """start params -> the zero probe; None where the backward pass has nothing to report."""
+    clipped: bool = False
+    """Whether the part of the hypergradient by the trained parameters is to be clipped to the rest of it: it
+    leaves by `Probe.implicit` then, and `jaxdistill.inner.implicit.clipped_sum` adds the two."""
 
     def __call__(self, meta: Meta, params: Params, probe: Any, key: Array) -> tuple[Params, SolveInfo]:
         return self.run(meta, params, probe, key)
@@ -249,6 +262,13 @@ class DistillState(NamedTuple):
     """Warm start of a linear solve; empty where there is none."""
     step: Array
     """int32 scalar: outer steps done."""
+    average: Any = ()
+    """The average of what was learned, where that is the output (`jaxdistill.methods.average`)."""
+
+    @property
+    def output(self) -> Meta:
+        """What a run gives: the average where there is one, what is learned otherwise."""
+        return self.average if isinstance(self.average, Meta) else self.meta
 
 
 class Method(NamedTuple):
@@ -268,3 +288,8 @@ class Method(NamedTuple):
     """state -> what is stored; learned inner hyper-parameters count, but are not in `arrays`."""
     draw: Callable[[Dataset, Array, Array], Batch] | None = None
     """(data set, root key of the run, outer step) -> the real batch of that step; None if it sees none."""
+    predictor: Callable[[DistillState, Array], tuple[Learner, Params]] | None = None
+    """(state, key) -> (learner, its parameters): the closed form that predicts from the images of the state,
+    without training; None of a method that has none."""
+    check: Callable[[DistillState, Array], None] | None = None
+    """(the first state, key) -> nothing; raises a `UserError` if the method cannot start there."""

@@ -9,7 +9,18 @@ from jax import lax
 
 from jaxdistill.core.checks import Caution, at_least, fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.linalg import add_scaled, cosine, dot, norm, ratio, scaled, squared_norm, zeros_like
+from jaxdistill.core.linalg import (
+    add_scaled,
+    cosine,
+    dot,
+    joined,
+    norm,
+    part_of,
+    ratio,
+    scaled,
+    squared_norm,
+    zeros_like,
+)
 from jaxdistill.core.types import (
     Array,
     Batch,
@@ -42,6 +53,7 @@ def implicit(
     damping: float = 0.0,
     tolerance: float = 1e-3,
     max_steps: int | None = 1000,
+    clip: bool = False,
 ) -> Solve:
     """theta*(phi) = argmin_theta F(theta, phi), F the mean of the inner loss over the teacher's batches.
 
@@ -50,7 +62,8 @@ def implicit(
         dL/dphi = d_phi L - (d2F / dphi dtheta)^T v,    (d2F / dtheta2 + damping I) v = g.
 
     Memory does not grow with the number of inner steps: nothing of the way is kept. Exact where training
-    reached the minimum and the linear solve its solution; the report says how far each of them got.
+    reached the minimum and the linear solve its solution; the report says how far each of them got. Of a
+    learner that trains a part of its parameters theta is that part (`InnerLoss.split`).
 
     Args:
       teacher: makes the T batches, once per solve, with one draw of its noise.
@@ -61,6 +74,9 @@ def implicit(
       damping: added to the Hessian's diagonal, >= 0: for a Hessian that is singular or not quite positive.
       tolerance: inner training ends at this gradient norm, relative to the one at the start; in [0, 1).
       max_steps: most inner steps; no limit when None.
+      clip: clip the second term to the norm of the first, d_phi L, leaf by leaf (RCIG), where the loss
+        depends on phi directly too, say by a closed-form head. The term leaves by `Probe.implicit`, and
+        `bilevel` adds the two by `clipped_sum`.
 
     Returns:
       The solve: (meta, start params, probe, key) -> (theta*, SolveInfo). `info.report` has `inner_gradient`
@@ -83,6 +99,7 @@ def implicit(
     _check_loss(inner_loss, solver, damping)
     transform = optimizer.build(values)
     floor = damping + (inner_loss.weight_decay or 0.0)
+    split = inner_loss.split
 
     def mean_loss(meta: Meta, batches: Batch, params: Params) -> Array:
         if batches.y.shape[0] == 1:
@@ -95,14 +112,14 @@ def implicit(
     ) -> tuple[Params, SolveInfo]:
         del probe, key
         end = minimize(
-            lambda params: mean_loss(meta, batches, params),
-            start,
+            lambda part: mean_loss(meta, batches, joined(split, start, part)),
+            part_of(split, start),
             transform,
             tolerance=tolerance,
             max_steps=max_steps,
         )
         told = {"inner_gradient": end.relative_gradient, "inner_steps": end.steps.astype(end.loss.dtype)}
-        return end.params, SolveInfo(losses=end.loss[None], report=told)
+        return joined(split, start, end.params), SolveInfo(losses=end.loss[None], report=told)
 
     def forward(meta, batches, start, probe, key):
         params, info = minimum(meta, batches, start, probe, key)
@@ -110,9 +127,13 @@ def implicit(
 
     def backward(residuals, cotangents):
         meta, batches, params, probe, key = residuals
-        right, _ = cotangents
-        by_params = jax.grad(mean_loss, argnums=2)
-        _, hessian = jax.vjp(lambda p: by_params(meta, batches, p), params)
+        right = part_of(split, cotangents[0])
+
+        def by_part(meta: Meta, batches: Batch, part: Params) -> Params:
+            return jax.grad(lambda p: mean_loss(meta, batches, joined(split, params, p)))(part)
+
+        part = part_of(split, params)
+        _, hessian = jax.vjp(lambda p: by_part(meta, batches, p), part)
         system = System(
             hessian=lambda u: hessian(u)[0],
             gauss_newton=_gauss_newton(inner_loss, meta, batches, params),
@@ -123,26 +144,56 @@ def implicit(
             key=key,
         )
         v, told = solver.solve(system)
-        _, mixed = jax.vjp(lambda m, b: by_params(m, b, params), meta, batches)
+        _, mixed = jax.vjp(lambda m, b: by_part(m, b, part), meta, batches)
         by_meta, by_batches = mixed(scaled(-1.0, v))
         if probe is not None:
             told = told | _judge(solver, system, v)
             told = {name: told[name].astype(zero.dtype) for name, zero in probe.report.items()}
-            probe = Probe(solution=v, report=told)
+            probe = Probe(solution=v, report=told, implicit=zeros_like(probe.implicit))
         return by_meta, by_batches, zeros_like(params), probe, None
 
     minimum.defvjp(forward, backward)
 
     def run(meta: Meta, params: Params, probe: Probe | None, key: Array) -> tuple[Params, SolveInfo]:
+        if clip and probe is not None:
+            if jax.tree.structure(probe.implicit) != jax.tree.structure(meta):
+                raise fail("implicit", "zeros like meta in Probe.implicit, with clip", "none")
+            meta = jax.tree.map(lambda m, zero: lax.stop_gradient(m) + zero, meta, probe.implicit)
         batches = teacher.batches(meta.teacher, stream(key, "teacher"))
         trained, info = minimum(meta, batches, params, probe, stream(key, "linear solver"))
         return calibrate(trained, batches.x[-1]), lax.stop_gradient(info)
 
     def probe(params: Params) -> Probe:
         dtype = jnp.result_type(*jax.tree.leaves(params))
-        return Probe(zeros_like(params), {name: jnp.zeros((), dtype) for name in (*REPORTS, *solver.reports)})
+        return Probe(
+            zeros_like(part_of(split, params)),
+            {name: jnp.zeros((), dtype) for name in (*REPORTS, *solver.reports)},
+        )
 
-    return Solve(run, probe)
+    return Solve(run, probe, clip)
+
+
+def clipped_sum(direct: Meta, implicit: Meta) -> tuple[Meta, Array]:
+    """direct + implicit min(1, |direct| / |implicit|), the norms those of each leaf.
+
+    Args:
+      direct: the gradient of the outer loss at fixed trained parameters.
+      implicit: the gradient by the trained parameters. A leaf on which the loss does not depend directly
+        loses all of it.
+
+    Returns:
+      (the sum, the mean over leaves of the factor: 1 where nothing was clipped).
+
+    References: Loo et al. 2023, "Dataset Distillation with Convexified Implicit Gradients", appendix.
+    """
+
+    def factor(first: Array, second: Array) -> Array:
+        most, size = norm(first), norm(second)
+        return jnp.where(size > most, ratio(most, size), 1.0)
+
+    factors = jax.tree.map(factor, direct, implicit)
+    total = jax.tree.map(lambda a, b, c: a + c * b, direct, implicit, factors)
+    return total, jnp.mean(jnp.stack(jax.tree.leaves(factors)))
 
 
 def _judge(solver: LinearSolver, system: System, v: Params) -> Metrics:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core.checks import above, at_least, fail
-from jaxdistill.core.linalg import add_scaled, squared_norm
+from jaxdistill.core.linalg import add_scaled, joined, part_of, squared_norm
 from jaxdistill.core.types import Array, Batch, InnerLoss, Learner, Meta, Params
 
 
@@ -92,7 +92,8 @@ def inner_loss(learner: Learner, *, weight_decay: float = 0.0, temperature: floa
     """The loss that the inner loop lowers: cross-entropy + weight_decay / 2 |params|^2.
 
     The L2 term is part of the loss and not of the optimiser, so that every solve, the implicit ones
-    included, means the same minimiser. For SGD it equals PyTorch's `weight_decay` (biases too).
+    included, means the same minimiser. For SGD it equals PyTorch's `weight_decay` (biases too). Of a learner
+    that trains a part of its parameters it is that part's.
 
     Args:
       learner: the network.
@@ -115,7 +116,8 @@ def inner_loss(learner: Learner, *, weight_decay: float = 0.0, temperature: floa
     def value(meta: Meta, params: Params, batch: Batch) -> Array:
         del meta
         data = cross_entropy(learner.apply(params, batch.x), batch.y, temperature=temperature)
-        return data if weight_decay == 0 else data + 0.5 * weight_decay * squared_norm(params)
+        trained = part_of(learner.split, params)
+        return data if weight_decay == 0 else data + 0.5 * weight_decay * squared_norm(trained)
 
     def gauss_newton(meta: Meta, params: Params, batch: Batch) -> Callable[[Params], Params]:
         del meta
@@ -123,7 +125,7 @@ def inner_loss(learner: Learner, *, weight_decay: float = 0.0, temperature: floa
             learner, params, batch, weight_decay=weight_decay, temperature=temperature
         )
 
-    return InnerLoss(value, gauss_newton, weight_decay)
+    return InnerLoss(value, gauss_newton, weight_decay, learner.split)
 
 
 def gauss_newton_product(
@@ -145,7 +147,8 @@ def gauss_newton_product(
       batch: [B, ...]; labels that sum to 1 do not enter.
       weight_decay, temperature: of the inner loss.
     """
-    logits, pull = jax.vjp(lambda p: learner.apply(p, batch.x), params)
+    part = part_of(learner.split, params)
+    logits, pull = jax.vjp(lambda p: learner.apply(joined(learner.split, params, p), batch.x), part)
     _, push = jax.vjp(lambda c: pull(c)[0], jnp.zeros_like(logits))
     p = jax.nn.softmax(logits / temperature)
 

@@ -18,6 +18,12 @@ from jaxdistill.layers.conv import Layout, conv2d, upsampled_conv2d
 from jaxdistill.layers.initializers import fan_in, torch_default
 from jaxdistill.layers.pool import average_pool, max_pool
 
+
+def sharp_softplus(x: Array, *, sharpness: float) -> Array:
+    """log(1 + exp(s x)) / s, which tends to the ReLU as the sharpness s grows, and is smooth."""
+    return jax.nn.softplus(sharpness * x) / sharpness
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.01),
@@ -25,6 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "softplus": jax.nn.softplus,
+    "softplus60": functools.partial(sharp_softplus, sharpness=60.0),
     "swish": jax.nn.swish,
 }
 

@@ -9,11 +9,10 @@ from jaxdistill.learners.adapter import adapted, check_norm, first_padding, firs
 
 
 class ConvNet(nn.Module):
-    """`depth` blocks of [convolution, norm, activation, pooling], then a classifier."""
+    """A block of [convolution, norm, activation, pooling] per width, then a classifier."""
 
     num_classes: int
-    depth: int
-    width: int
+    widths: tuple[int, ...]
     norm: str
     activation: str
     pooling: str
@@ -22,9 +21,9 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, return_features: bool = False) -> Array:
-        for i in range(1, self.depth + 1):
+        for i, width in enumerate(self.widths, start=1):
             padding = self.padding if i == 1 else self.kernel // 2
-            x = Conv(self.width, self.kernel, padding=padding, name=f"conv{i}")(x)
+            x = Conv(width, self.kernel, padding=padding, name=f"conv{i}")(x)
             x = Norm(self.norm, name=f"norm{i}")(x)
             x = POOLINGS[self.pooling](ACTIVATIONS[self.activation](x))
         x = flatten(x)
@@ -39,6 +38,7 @@ def convnet(
     *,
     depth: int = 3,
     width: int = 128,
+    widths: tuple[int, ...] = (),
     norm: str = "instance",
     activation: str = "relu",
     pooling: str = "average",
@@ -56,6 +56,7 @@ def convnet(
       num_classes: number of logits.
       depth: blocks, >= 1; pooling halves the image in each.
       width: channels of every block, >= 1.
+      widths: channels of each block in place of `width`, such as (128, 256, 512); empty for equal ones.
       norm: one of `layers.modules.NORMS`.
       activation: a key of `layers.modules.ACTIVATIONS`.
       pooling: a key of `layers.modules.POOLINGS`.
@@ -66,13 +67,20 @@ def convnet(
       A `Learner`; its features are the flattened last map, 2048 on MNIST.
 
     Raises:
-      UserError: for an unknown name, a number out of range, or more poolings than the image has room for.
+      UserError: for an unknown name, a number out of range, another number of widths than blocks, or more
+        poolings than the image has room for.
 
     References:
       Zhao, Mopuri & Bilen 2021, arXiv 2006.05929, section 4.1; Gidaris & Komodakis 2018, arXiv 1804.09458.
     """
     check_whole("convnet", depth=depth, width=width)
-    check_norm("convnet", norm, width=width)
+    if widths and len(widths) != depth:
+        remedy = f"Set depth={len(widths)}."
+        raise fail("convnet", f"widths of {depth} blocks, which is the depth", len(widths), remedy)
+    channels = tuple(widths) or (width,) * depth
+    for each in channels:
+        check_whole("convnet", width=each)
+        check_norm("convnet", norm, width=each)
     one_of("convnet", activation, ACTIVATIONS)
     one_of("convnet", pooling, POOLINGS)
     check_whole("convnet", kernel=kernel)
@@ -84,5 +92,5 @@ def convnet(
         size = "x".join(map(str, image_shape))
         remedy = "Lower depth, or pass pooling='none'."
         raise fail("convnet", f"depth <= {largest} for images of {size}", depth, remedy)
-    module = ConvNet(num_classes, depth, width, norm, activation, pooling, padding, kernel)
+    module = ConvNet(num_classes, channels, norm, activation, pooling, padding, kernel)
     return adapted(module, image_shape, initialization)

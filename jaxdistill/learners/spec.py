@@ -1,4 +1,4 @@
-"""A network as one text: `convnet`, or `convnet:width=32:norm=none`."""
+"""A network as one text: `convnet`, `convnet:width=32:norm=none` or `convnet:widths=128-256-512`."""
 
 import inspect
 import types
@@ -20,6 +20,10 @@ KINDS: dict[Any, tuple[Callable[[str], Any], str]] = {
     int: (int, "a whole number"),
     float: (float, "a number"),
     str: (str, "text"),
+    tuple: (
+        lambda text: tuple(int(part) for part in text.split("-")),
+        "whole numbers with hyphens, as in 128-256-512",
+    ),
 }
 """By type of an option: how its text is read, and what the user calls it."""
 
@@ -96,7 +100,10 @@ def check_fits(net: Learner, info: Any, where: str = "learner") -> None:
 
 
 def _kind(factory: Callable[..., Any], option: str, default: Any) -> type:
-    """The type of an option's default; where that is None, the type that its annotation names first."""
+    """The type of an option's default; where that is None, the type that its annotation names first.
+
+    A tuple is one of whole numbers.
+    """
     if default is not None:
         return type(default)
     hint = typing.get_type_hints(inspect.unwrap(factory)).get(option, str)

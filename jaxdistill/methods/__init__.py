@@ -14,6 +14,7 @@ METHODS: Registry[Recipe] = Registry(
         "dm": "jaxdistill.methods.dm:RECIPE",
         "dsa": "jaxdistill.methods.dsa:RECIPE",
         "gtn": "jaxdistill.methods.gtn:RECIPE",
+        "kip": "jaxdistill.methods.kip:RECIPE",
         "mtt": "jaxdistill.methods.mtt:RECIPE",
     },
 )

@@ -10,6 +10,7 @@ import optax
 
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.linalg import zeros_like
 from jaxdistill.core.types import (
     Array,
     Batch,
@@ -31,6 +32,7 @@ from jaxdistill.core.types import (
     Teacher,
 )
 from jaxdistill.data import sample
+from jaxdistill.inner.implicit import clipped_sum
 from jaxdistill.inner.over_learners import over_data, over_learners
 from jaxdistill.teachers.storage import as_read, stored_of
 
@@ -96,7 +98,8 @@ def bilevel(
         aside: `lambda data, key: batch` gives the very batch.
       strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
       learner_chunk: learners at a time.
-      solve: the objective's, where its backward pass reports (`jaxdistill.inner.implicit`).
+      solve: the objective's, where its backward pass reports (`jaxdistill.inner.implicit`) or its part of the
+        hypergradient is clipped.
       warm_start: the k-th linear solve starts from the solution of the k-th learner of the step before.
       learner_init: key -> the weights of a learner; `warm_start` takes their shapes from it where the
         population draws from a bank, which it has not seen yet.
@@ -105,7 +108,8 @@ def bilevel(
     Returns:
       The method. Its metrics are the objective's and the solve's, averaged over K; `gradient_norm`, the
       global norm of the hypergradient before the outer optimiser; where solves are reported, `worst_residual`
-      of the K. `update` adds `skipped` to them with `skip_failed_solves`, 1 for a step that was.
+      of the K; where they are clipped, `implicit_kept`, the mean factor. `update` adds `skipped` to them
+      with `skip_failed_solves`, 1 for a step that was.
 
     Raises:
       UserError: counts below 1; `warm_start` or `skip_failed_solves` where no solve reports (when traced).
@@ -114,6 +118,8 @@ def bilevel(
     if real_batch_size is not None:
         at_least("bilevel", "real_batch_size", real_batch_size, 1)
         draw = draw or partial(sample, batch_size=real_batch_size)
+
+    clipped = solve is not None and solve.clipped
 
     def init(key: Array) -> DistillState:
         meta = Meta(teacher=teacher.init(stream(key, "teacher")), inner=inner_optimizer.init())
@@ -127,12 +133,15 @@ def bilevel(
         return state._replace(solver=first_solutions(state)) if warm_start else state
 
     def first_solutions(state: DistillState) -> Params:
-        def contexts(key: Array) -> Params:
+        def solutions(key: Array) -> Params:
             if learner_init is None:
-                return population.context(state.population, None, key, num_learners)
-            return jax.vmap(learner_init)(jax.random.split(key, num_learners))
+                every = population.context(state.population, None, key, num_learners)
+            else:
+                every = jax.vmap(learner_init)(jax.random.split(key, num_learners))
+            probe = (lambda context: None) if solve is None else solve.probe
+            return jax.vmap(lambda context: _reporting(probe(context)).solution)(every)
 
-        shapes = jax.eval_shape(contexts, jax.random.key(0))
+        shapes = jax.eval_shape(solutions, jax.random.key(0))
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def differentiated(state: DistillState, data: Data, key: Array) -> tuple[Meta, Metrics, Params]:
@@ -148,11 +157,16 @@ def bilevel(
             probe = None if solve is None else solve.probe(context)
             if warm_start:
                 probe = _reporting(probe)._replace(solution=solution)
+            if clipped:
+                probe = _reporting(probe)._replace(implicit=zeros_like(meta))
             differentiate = jax.value_and_grad(objective, argnums=(0, 3), has_aux=True)
             (_, metrics), (gradient, told) = differentiate(meta, context, real, probe, key)
             if told is None:
                 return metrics, gradient, ()
             metrics |= told.report
+            if clipped:
+                gradient, kept = clipped_sum(gradient, told.implicit)
+                metrics |= {"implicit_kept": kept}
             return metrics, gradient, _next_start(told) if warm_start else ()
 
         keys = jax.random.split(stream(key, "solve"), num_learners)

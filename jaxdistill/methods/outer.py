@@ -1,15 +1,16 @@
 """Optimisers of the outer loop: a rule of Optax on everything learned, with a schedule, a clip and bounds."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxdistill.core.checks import above, fail, lookup
-from jaxdistill.core.types import Meta
+from jaxdistill.core.types import Array, Meta
 from jaxdistill.inner.optimizers import POSITIVE, keep_in_range
 
 OUTER_SCHEDULES: dict[str, Callable[[float, int, float], optax.Schedule]] = {
@@ -22,6 +23,9 @@ OUTER_SCHEDULES: dict[str, Callable[[float, int, float], optax.Schedule]] = {
 """(learning rate, outer steps, the share of it at the end) -> schedule."""
 SMALLEST = 1e-6
 """Learned step sizes that are kept positive by projection do not get below."""
+Rate = optax.ScalarOrSchedule
+PARTS = {"x": "images", "y": "labels"}
+"""Entries of phi that the user knows by another name."""
 
 
 def outer_schedule(name: str, *, learning_rate: float, num_steps: int, end: float = 0.0) -> optax.Schedule:
@@ -38,11 +42,44 @@ def outer_schedule(name: str, *, learning_rate: float, num_steps: int, end: floa
     return lookup("schedule", name, OUTER_SCHEDULES)(learning_rate, num_steps, end)
 
 
+def parse_rates(texts: Sequence[str]) -> dict[str, float]:
+    """Learning rates by part, from texts such as `images:0.003`.
+
+    Raises:
+      UserError: a text of another form, a part twice, a rate that is not above 0.
+
+    Example:
+      >>> parse_rates(["images:0.003", "labels:0.01"])
+      {'images': 0.003, 'labels': 0.01}
+    """
+    rates: dict[str, float] = {}
+    for text in texts:
+        name, colon, number = text.partition(":")
+        try:
+            rate = float(number)
+        except ValueError:
+            rate = np.nan
+        if not (name and colon and 0 < rate < np.inf) or name in rates:
+            raise fail("outer_learning_rates", "PART:RATE, each part once, rates above 0", ",".join(texts))
+        rates[name] = rate
+    return rates
+
+
+def part_of(path: tuple[Any, ...]) -> str:
+    """The part of what is learned that a leaf of `Meta` belongs to, as the user calls it."""
+    half, *rest = path
+    if not rest:
+        return half.name
+    name = str(getattr(rest[0], "key", rest[0]))
+    return PARTS.get(name, name) if half.name == "teacher" else name
+
+
 def outer(
-    rule: Callable[[optax.ScalarOrSchedule], optax.GradientTransformation],
+    rule: Callable[[Rate], optax.GradientTransformation],
     *,
-    learning_rate: optax.ScalarOrSchedule,
-    hyper_learning_rate: optax.ScalarOrSchedule | None = None,
+    learning_rate: Rate,
+    hyper_learning_rate: Rate | None = None,
+    learning_rates: Mapping[str, Rate] | None = None,
     clip: float | None = None,
     max_inner_learning_rate: float | None = None,
     positive: str = "softplus",
@@ -54,6 +91,8 @@ def outer(
       learning_rate: a number or a schedule.
       hyper_learning_rate: of learned inner hyper-parameters, where it is another; 0 keeps them where they
         start, which makes one program of all starts.
+      learning_rates: of single parts, which replace the other two: `images`, `labels`, `network` and `noise`
+        of a generator, or an inner hyper-parameter such as `learning_rate`.
       clip: largest global norm of the hypergradient; None for no clip.
       max_inner_learning_rate: upper bound of learned inner step sizes, kept by projection; None for none.
       positive: how the inner optimiser keeps them positive: it maps the bound to raw values, and `projected`
@@ -63,12 +102,14 @@ def outer(
       The transformation; it bounds no other inner hyper-parameter.
 
     Raises:
-      UserError: a clip or a bound that is not above 0, or an unknown `positive`.
+      UserError: a clip or a bound that is not above 0, an unknown `positive`, or a part with a rate that
+        is not learned (by `init`).
 
     Example:
       >>> optimizer = outer(optax.rmsprop, learning_rate=1e-3, clip=1.0)
     """
     parts = []
+    single = dict(learning_rates or {})
     if hyper_learning_rate == 0:
         frozen = Meta(teacher=False, inner=True)
         parts.append(optax.masked(optax.set_to_zero(), frozen))  # before the clip: it is no part of the norm
@@ -76,14 +117,13 @@ def outer(
     if clip is not None:
         above("outer optimiser", "clip", clip, 0.0)
         parts.append(optax.clip_by_global_norm(clip))
-    if hyper_learning_rate is None:
+    if hyper_learning_rate is None and not single:
         parts.append(rule(learning_rate))
     else:
-        halves: Mapping[Hashable, optax.GradientTransformation] = {
-            "teacher": rule(learning_rate),
-            "inner": rule(hyper_learning_rate),
-        }
-        parts.append(optax.multi_transform(halves, Meta(teacher="teacher", inner="inner")))
+        hyper = learning_rate if hyper_learning_rate is None else hyper_learning_rate
+        halves = {"teacher": rule(learning_rate), "inner": rule(hyper)}
+        by_part = {f"part {name}": rule(rate) for name, rate in single.items()}
+        parts.append(optax.multi_transform({**halves, **by_part}, partial(_labels, single)))
     to_raw = lookup("outer optimiser positive", positive, POSITIVE).to_raw
     low, high = (SMALLEST if positive == "projected" else -np.inf), np.inf
     if max_inner_learning_rate is not None:
@@ -98,8 +138,23 @@ def outer(
     return optax.chain(*parts)
 
 
+def _labels(single: Collection[str], meta: Meta) -> Meta:
+    """Which rule moves each leaf: that of its part, or that of its half."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(meta)]
+    learned = dict.fromkeys(map(part_of, paths))
+    for name in single:
+        if name not in learned:
+            raise fail("outer_learning_rates", f"parts that are learned: {', '.join(learned)}", repr(name))
+
+    def label(path: tuple[Any, ...], leaf: Array) -> str:
+        del leaf
+        return f"part {part_of(path)}" if part_of(path) in single else path[0].name
+
+    return jax.tree.map_with_path(label, meta)
+
+
 def outer_adam(
-    *, learning_rate: optax.ScalarOrSchedule = 0.01, b1: float = 0.5, b2: float = 0.999, **options: Any
+    *, learning_rate: Rate = 0.01, b1: float = 0.5, b2: float = 0.999, **options: Any
 ) -> optax.GradientTransformation:
     """Adam on the whole `Meta`.
 
@@ -111,9 +166,38 @@ def outer_adam(
     return outer(partial(optax.adam, b1=b1, b2=b2), learning_rate=learning_rate, **options)
 
 
-def outer_sgd(
-    *, learning_rate: optax.ScalarOrSchedule, momentum: float = 0.5, **options: Any
+def outer_lamb(
+    *, learning_rate: Rate, b1: float = 0.9, b2: float = 0.999, **options: Any
 ) -> optax.GradientTransformation:
+    """Adam on the whole `Meta`, each leaf's step as long as its rate times the norm of the leaf.
+
+    Args:
+      learning_rate: a number or a schedule; 3e-4 in FRePo.
+      b1, b2: Adam's averages.
+      options: the rest as for `outer`.
+
+    References: You et al. 2020, "Large Batch Optimization for Deep Learning", algorithm 2, whose layers are
+    the leaves: all images are one.
+    """
+    return outer(partial(optax.lamb, b1=b1, b2=b2), learning_rate=learning_rate, **options)
+
+
+def outer_adabelief(
+    *, learning_rate: Rate, b1: float = 0.9, b2: float = 0.999, **options: Any
+) -> optax.GradientTransformation:
+    """Adam on the whole `Meta`, its second average that of the gradient's deviation from the first.
+
+    Args:
+      learning_rate: a number or a schedule; 3e-3 in RCIG.
+      b1, b2: the averages.
+      options: the rest as for `outer`.
+
+    References: Zhuang et al. 2020, "AdaBelief Optimizer", algorithm 2.
+    """
+    return outer(partial(optax.adabelief, b1=b1, b2=b2), learning_rate=learning_rate, **options)
+
+
+def outer_sgd(*, learning_rate: Rate, momentum: float = 0.5, **options: Any) -> optax.GradientTransformation:
     """Gradient descent with momentum on the whole `Meta`.
 
     Args:
@@ -127,3 +211,12 @@ def outer_sgd(
     if not 0 <= momentum < 1:
         raise fail("outer_sgd", "momentum in [0, 1)", momentum)
     return outer(partial(optax.sgd, momentum=momentum), learning_rate=learning_rate, **options)
+
+
+OUTER_OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], dict[str, str]]] = {
+    "adam": (outer_adam, {"outer_b1": "b1"}),
+    "sgd": (outer_sgd, {"outer_momentum": "momentum"}),
+    "lamb": (outer_lamb, {"outer_b1": "b1"}),
+    "adabelief": (outer_adabelief, {"outer_b1": "b1"}),
+}
+"""By name: the factory, and the options that it takes with their names as its arguments."""

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from jaxdistill.core.checks import lookup
 from jaxdistill.core.types import InnerOptimizer, Method, Teacher
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
-from jaxdistill.methods.outer import outer_adam, outer_schedule, outer_sgd
+from jaxdistill.methods.outer import OUTER_OPTIMIZERS, outer_schedule, parse_rates
 
 Settings = Mapping[str, Any]
 """Values by the name of their option."""
@@ -61,6 +62,8 @@ class Recipe(NamedTuple):
     link: str = ""
     trains: bool = True
     """Whether it trains inner steps on the synthetic data and differentiates them."""
+    networks: bool = True
+    """Whether its objective looks at networks."""
     protocol: str | Callable[[str], str] = "as_distilled"
     """How networks are trained on its images: a protocol's name, or (name of the data set) -> that name."""
     populations: Collection[str] = ()
@@ -154,13 +157,13 @@ def outer_optimizer(settings: Settings) -> optax.GradientTransformation:
     shared: dict[str, Any] = {
         "learning_rate": rate(settings["outer_learning_rate"]),
         "hyper_learning_rate": rate(hyper) if hyper else hyper,
+        "learning_rates": {n: rate(v) for n, v in parse_rates(settings["outer_learning_rates"]).items()},
         "clip": settings["clip"] or None,
         "max_inner_learning_rate": settings["max_inner_learning_rate"] or None,
         "positive": settings["positive"],
     }
-    if settings["outer_optimizer"] == "sgd":
-        return outer_sgd(**shared, momentum=settings["outer_momentum"])
-    return outer_adam(**shared, b1=settings["outer_b1"])
+    make, takes = lookup("outer_optimizer", settings["outer_optimizer"], OUTER_OPTIMIZERS)
+    return make(**shared, **{argument: settings[option] for option, argument in takes.items()})
 
 
 TRAINING: Settings = MappingProxyType(
@@ -180,6 +183,7 @@ PLAIN: Settings = MappingProxyType(
         "schedule_end": 0.0,
         "clip": 0.0,
         "hyper_learning_rate": None,
+        "outer_learning_rates": (),
         "max_inner_learning_rate": 0.0,
         "positive": "softplus",
     }

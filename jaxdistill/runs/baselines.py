@@ -86,7 +86,7 @@ def rows_of(
         num_baseline_learners=num_learners,
         num_search_learners=options.num_search_learners,
     )
-    distilled, baseline = evaluations(config, run.data, run.learner, run.state, key, run.bank)
+    distilled, baseline = evaluations(config, run.data, run.tested, run.state, key, run.bank)
     training = protocol_of(run)
     protocols, how = [training], training.name
     if training.name == "as_distilled":
@@ -209,7 +209,7 @@ def unadapted(run: Run, evaluation: Evaluation) -> Score:
     key = stream(evaluation.key, "test")
     params = evaluation.contexts(stream(key, "learners"), evaluation.num_learners)
     found = as_they_are(
-        run.learner,
+        run.tested,
         params,
         run.data.test,
         run.data.train,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch
 from jaxdistill.data import Splits
@@ -11,6 +13,7 @@ from jaxdistill.evaluation import (
     Protocol,
     Score,
     Subsets,
+    accuracy_on,
     dc,
     epochs,
     everything,
@@ -38,7 +41,7 @@ from jaxdistill.runtime import mesh, progress
 def score_of(run: Run, *, num_learners: int | None = None, protocol: str | None = None) -> Score:
     """Test accuracy of networks trained on a run's images, as `Run.score` says."""
     config = run.config if num_learners is None else run.config.replace(num_eval_learners=num_learners)
-    distilled, _ = evaluations(config, run.data, run.learner, run.state, run.key, run.bank)
+    distilled, _ = evaluations(config, run.data, run.tested, run.state, run.key, run.bank)
     with mesh.spread(run.plan.devices):
         shown = seen(run, stream(run.key, "export"), distilled.num_learners)
         return score(distilled, protocol_of(run, protocol), *shown)
@@ -52,10 +55,11 @@ def compared(run: Run) -> dict[str, Any]:
     protocol, whichever validation prefers. The full training set is all of it but the validation split.
 
     Returns:
-      The accuracy fields of `result.json`; a row that was left out has a mean of None.
+      The accuracy fields of `result.json`; a row that was left out has a mean of None. A method with a
+      `predictor` has `closed_form_accuracy`, on test, and `closed_form_validation_accuracy`.
     """
     config, data, key = run.config, run.data, run.key
-    distilled, baseline = evaluations(config, data, run.learner, run.state, key, run.bank)
+    distilled, baseline = evaluations(config, data, run.tested, run.state, key, run.bank)
     chosen_on_validation = distilled._replace(test=data.validation, key=stream(key, "validation"))
     progress.say("evaluating: distilled images ...")
     name = protocol_name(config)
@@ -82,11 +86,22 @@ def compared(run: Run) -> dict[str, Any]:
         "test_accuracy_step_size": float(training.values["learning_rate"][0]),
         "validation_accuracy_mean": on_validation.mean,
         "test_accuracies": found.every,
+        **_closed_form(run),
         **_reordered(reordered, shuffle),
         **_tuned("random_real", random),
         **_tuned("full_data", full),
         "class_counts": class_counts(data),
     }
+
+
+def _closed_form(run: Run) -> dict[str, Any]:
+    """How well the method itself predicts from the images, if it does so without training; else nothing."""
+    if run.method.predictor is None:
+        return {}
+    machine, params = run.method.predictor(run.state, stream(run.key, "export"))
+    tested = jax.jit(lambda params, split: accuracy_on(machine, params, split))
+    splits = {"closed_form_accuracy": run.data.test, "closed_form_validation_accuracy": run.data.validation}
+    return {name: float(tested(params, split)) for name, split in splits.items()}
 
 
 def _random_real(run: Run, baseline: Evaluation, name: str) -> Reference | None:
@@ -220,6 +235,10 @@ def show(result: Mapping[str, Any]) -> None:
     rows = [cells("distilled images", how, "test_accuracy")]
     if result.get("other_order_mean") is not None:
         rows.append(cells("distilled images", result["other_order"], "other_order"))
+    if "closed_form_accuracy" in result:
+        share = f"{100 * result['closed_form_accuracy']:.1f}"
+        balanced = ["-"] if with_balanced else []
+        rows.append(["distilled images", share, "-", *balanced, "-", "closed form, no network"])
     for title, prefix in (("random real images", "random_real"), ("full training set", "full_data")):
         if result[f"{prefix}_mean"] is not None:
             rows.append(cells(title, searched(prefix), prefix))

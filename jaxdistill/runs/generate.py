@@ -62,7 +62,7 @@ def generate(run: Run, num_images: int, *, seed: int = 0) -> Generated:
     )
     key = stream(jax.random.key(seed), "generate")
     teacher = build.teacher(fresh, run.data, key)
-    network = {"network": run.state.meta.teacher["network"]}
+    network = {"network": run.state.output.teacher["network"]}
     made = jax.device_get(jax.jit(teacher.batches)(network, key))
     images = made.x.reshape(-1, *info.image_shape)[:num_images]
     labels = made.y.reshape(-1, info.num_classes)[:num_images].argmax(-1).astype(np.int64)

@@ -50,6 +50,8 @@ class Plan(NamedTuple):
     """What the run is, in JSON's types: two runs of one identity give the same images."""
     data: Splits
     learner: Learner
+    tested: Learner
+    """The network that the images are tested on."""
     bank: Bank | None
     methods: list[Method]
     """A method for the networks of every shape; mostly one."""
@@ -134,6 +136,7 @@ def planned(
     how = build.recipe(config)
     devices = mesh.layout(config.mesh, config.num_learners, batch_size)
     network = learner or build.learner(config, given.info)
+    tested = build.tested(config, network, given.info)
     if learner is not None:
         check_fits(learner, given.info)
     extra = dict(more or {})
@@ -160,8 +163,10 @@ def planned(
     if not opening:  # a method that does not trace starts no run
         start = jax.eval_shape(methods[0].init, key)
         jax.eval_shape(methods[0].update, start, arguments, key)
+        if (check := methods[0].check) is not None:
+            check(jax.jit(methods[0].init)(key), key)
     identity = identity_of(config) | extra
-    return Plan(chosen, config, identity, changed, network, bank, methods, key, devices, experiment)
+    return Plan(chosen, config, identity, changed, network, tested, bank, methods, key, devices, experiment)
 
 
 def splits(config: DataOptions) -> Splits:

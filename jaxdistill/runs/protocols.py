@@ -112,7 +112,7 @@ def in_other_order(run: Run, shuffle: str) -> tuple[Protocol, Batch, Subsets]:
         in_order = run.config.replace(curriculum="full")
         teacher = build.teacher(in_order, run.data, stream(run.key, "teacher start"))
         images, labels, order = dedupe(
-            teacher.batches(as_read(teacher, run.state.meta.teacher), stream(run.key, "export"))
+            teacher.batches(as_read(teacher, run.state.output.teacher), stream(run.key, "export"))
         )
     plan = as_learned(run, order, shuffle=shuffle)
     return plan, Batch(jnp.asarray(images), jnp.asarray(labels)), everything(len(images))

@@ -82,6 +82,11 @@ class Run:
         return self.plan.learner
 
     @property
+    def tested(self) -> Learner:
+        """The network that the images are tested on: `learner`, but for `eval_norm` and `eval_activation`."""
+        return self.plan.tested
+
+    @property
     def method(self) -> Method:
         return self.plan.method
 

@@ -19,6 +19,7 @@ ACTIVATIONS = {
     "tanh": "nn.Tanh()",
     "gelu": "nn.GELU()",
     "softplus": "nn.Softplus()",
+    "softplus60": "nn.Softplus(beta=60)",
     "swish": "nn.SiLU()",
 }
 NORMS = {"none": None, "instance": "{0}", "group": str(GROUPS), "layer": "1"}
@@ -135,10 +136,10 @@ def _network(saved: Mapping[str, Any], shape: tuple[int, ...], classes: int) -> 
 
 def _convnet(learner: Mapping[str, Any], shape: tuple[int, ...], classes: int) -> list[str]:
     height, width, channels = shape
-    kernel, out = learner["kernel"], learner["width"]
+    kernel, widths = learner["kernel"], learner["widths"] or [learner["width"]] * learner["depth"]
     first = first_padding((height, width, channels), mnist=kernel // 2 + 2, otherwise=kernel // 2)
     lines = ["net = nn.Sequential("]
-    for block in range(learner["depth"]):
+    for block, out in enumerate(widths):
         padding = kernel // 2 if block else first
         parts = [f"nn.Conv2d({channels}, {out}, {kernel}, padding={padding})"]
         groups = NORMS[learner["norm"]]

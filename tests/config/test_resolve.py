@@ -128,7 +128,7 @@ IMPLICIT = {"gradient": "implicit"}
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
-        ({"method": "dx"}, "method: expected one of dc, dd, dm, dsa, gtn, mtt, got 'dx'."),
+        ({"method": "dx"}, "method: expected one of dc, dd, dm, dsa, gtn, kip, mtt, got 'dx'."),
         ({"learner": "mpl"}, "learner: expected one of alexnet, convnet"),
         ({"population": "pool"}, "population: expected one of experts, fixed, fixed_pretrained, fresh"),
         ({"gradient": "explicit"}, "gradient: expected one of accumulated, auto, implicit, truncated, unro"),

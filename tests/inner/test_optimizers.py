@@ -166,3 +166,38 @@ def test_schedules():
     assert [float(halving(t)) for t in (0, 9, 10, 39, 99)] == pytest.approx(
         [0.1, 0.1, 0.05, 0.0125, 0.1 * 0.5**9]
     )
+
+
+@pytest.mark.parametrize(("name", "step"), [("lamb", 0.5 * 5 / np.sqrt(2)), ("adabelief", 0.5 / 0.9)])
+def test_first_steps_of_lamb_and_adabelief(name, step):
+    """LAMB's is rate |x| long; AdaBelief's has rate / b1, since the first average is (1 - b1) g."""
+    make, _ = outer.OUTER_OPTIMIZERS[name]
+    optimizer, meta = make(learning_rate=0.5), Meta({"x": jnp.asarray([3.0, 4.0])}, {})
+    gradient = Meta({"x": jnp.asarray([2.0, -7.0])}, {})
+    updates, _ = optimizer.update(gradient, optimizer.init(meta), meta)
+    np.testing.assert_allclose(updates.teacher["x"], [-step, step], rtol=1e-4)
+
+
+def test_single_parts_have_learning_rates_of_their_own():
+    rates = outer.parse_rates(["labels:0.5", "momentum:0.25"])
+    meta = Meta({"x": jnp.ones(2), "y": jnp.ones(2)}, {"learning_rate": jnp.ones(1), "momentum": jnp.ones(1)})
+    ones = jax.tree.map(jnp.ones_like, meta)
+    for hyper, expected in ((None, 2.0), (3.0, 3.0), (0.0, 0.0)):
+        optimizer = outer.outer_sgd(
+            learning_rate=2.0, momentum=0.0, hyper_learning_rate=hyper, learning_rates=rates
+        )
+        updates, _ = optimizer.update(ones, optimizer.init(meta), meta)
+        found = [-float(leaf[0]) for leaf in (*updates.teacher.values(), *updates.inner.values())]
+        assert found == [2.0, 0.5, expected, 0.0 if hyper == 0 else 0.25]
+    with pytest.raises(UserError) as error:
+        optimizer.init(Meta({"x": jnp.ones(2)}, {}))
+    assert "parts that are learned: images, got 'labels'" in message(error)
+
+
+@pytest.mark.parametrize(
+    "texts", [["images"], ["images:-1"], [":0.1"], ["images:inf"], ["a:1", "a:2"], ["images:fast"]]
+)
+def test_rates_of_another_form_are_refused(texts):
+    with pytest.raises(UserError) as error:
+        outer.parse_rates(texts)
+    assert "expected PART:RATE" in message(error)

@@ -302,6 +302,12 @@ def np_convnet(x, p):
     return np_dense(x, p["classifier"])
 
 
+def np_plain_convnet(x, p):
+    for i in (1, 2):
+        x = np_pool(np.logaddexp(60 * np_conv(x, p[f"conv{i}"], 1), 0) / 60, np.mean)
+    return np_dense(x, p["classifier"])
+
+
 def np_block(x, p, stride, pool):
     def convolve(x, name, padding):
         return np_conv(x, {**p[name], "bias": 0.0}, padding)
@@ -336,6 +342,12 @@ FORWARD = [
     ("lenet", np_lenet, (17, 16, 3), {}),
     ("convnet", np_convnet, (9, 8, 3), {"width": 4, "depth": 2}),
     ("convnet", np_convnet, (28, 28, 1), {"width": 4, "depth": 2}),
+    (
+        "convnet",
+        np_plain_convnet,
+        (8, 8, 1),
+        {"widths": (2, 3), "depth": 2, "norm": "none", "activation": "softplus60"},
+    ),
 ]
 
 

@@ -15,6 +15,7 @@ BATCH = ("batch", "mean_only")
 OPTIONS = [
     *[("convnet", {"norm": norm}) for norm in ("none", "group", "layer", "batch", "mean_only")],
     ("convnet", {"kernel": 5}),
+    ("convnet", {"widths": (4, 8, 12), "norm": "group", "activation": "softplus60"}),
     *[("gtn", {"norm": norm, "width": 8}) for norm in ("mean_only", "none", "batch", "instance")],
     ("gtn", {"second_width": 3, "hidden": 5}),
     *[("convnet", {"pooling": pooling}) for pooling in ("none", "max")],
@@ -73,6 +74,8 @@ REFUSED = [
         r"one of batch, group, instance, layer, mean_only, none, got 'instanse'",
     ),
     ("convnet", (8, 8, 1), {"norm": "group", "width": 6}, r"width divisible by 4 .* got 6"),
+    ("convnet", (8, 8, 1), {"depth": 2, "widths": (4,)}, r"widths of 2 blocks, .* got 1\. Set depth=1"),
+    ("convnet", (8, 8, 1), {"depth": 2, "widths": (4, 0)}, r"width >= 1, got 0"),
     ("convnet", (8, 8, 1), {"activation": "relo"}, r"one of gelu, .*tanh, got 'relo'"),
     ("convnet", (8, 8, 1), {"pooling": "mean"}, r"one of average, max, none, got 'mean'"),
     ("convnet", (8, 8, 1), {"initialization": "zero"}, r"one of he, torch_default, xavier, got 'zero'"),

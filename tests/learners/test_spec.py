@@ -15,7 +15,11 @@ INFO = DatasetInfo("tiny", (8, 8, 1), 10, tuple("0123456789"), 16.0, (0.3,), (0.
 
 @pytest.mark.parametrize(
     ("text", "weights"),
-    [("linear", 65 * 10), ("mlp:width=4:depth=1:activation=tanh", 65 * 4 + 5 * 10)],
+    [
+        ("linear", 65 * 10),
+        ("mlp:width=4:depth=1:activation=tanh", 65 * 4 + 5 * 10),
+        ("convnet:depth=2:widths=2-3:norm=none", 10 * 2 + 19 * 3 + (4 * 3 + 1) * 10),
+    ],
 )
 def test_a_text_names_a_network(text, weights):
     net = parse_learner(text, INFO)
@@ -41,6 +45,7 @@ def test_values_are_read_in_the_type_of_the_default(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("convnet:widths=4-wide", "widths as whole numbers with hyphens, as in 128-256-512, got '4-wide'"),
         ("foo", "learner: expected one of alexnet, convnet"),
         ("", "learner: expected one of alexnet, convnet"),
         ("mlp:width", "learner mlp: expected OPTION=VALUE after each colon, got 'width'"),

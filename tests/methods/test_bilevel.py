@@ -19,6 +19,7 @@ from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.methods import METHODS
+from jaxdistill.methods.average import averaged
 from jaxdistill.methods.bilevel import bilevel
 from jaxdistill.methods.dd import dd
 from jaxdistill.methods.recipe import recipe_of
@@ -254,6 +255,29 @@ def test_a_caller_gives_the_very_real_batch(name):
     expected = by_itself(Data(tiny_data(), None))
     np.testing.assert_allclose(moving(lambda data, key: drawn)(other), expected, rtol=1e-4, atol=1e-5)
     assert np.abs(by_itself(other) - expected).max() > 1e-3
+
+
+def test_the_average_is_that_of_its_definition():
+    method = linear_method()
+    mean, data = averaged(method, 0.75), Data(tiny_data(), jnp.asarray(2.0))
+    state, update = mean.init(KEY), jax.jit(mean.update)
+    expected = now = np.asarray(state.meta.teacher)
+    for _ in range(3):
+        state, _ = update(state, data, KEY)
+        now = np.asarray(state.meta.teacher)
+        expected = 0.75 * expected + 0.25 * now
+    np.testing.assert_allclose(mean.synthesize(state, KEY), expected, rtol=1e-6)
+    assert np.abs(expected - now).max() > 0.1
+    skipping = averaged(method._replace(update=lambda *given: _skipped(*method.update(*given))), 0.75)
+    kept, _ = skipping.update(skipping.init(KEY), data, KEY)
+    same_bits(kept.average, kept.meta._replace(teacher=jnp.ones(2)))
+    with pytest.raises(UserError) as error:
+        averaged(method, 1.0)
+    assert "decay in (0, 1), got 1.0" in message(error)
+
+
+def _skipped(state, metrics):
+    return state, metrics | {"skipped": jnp.ones(())}
 
 
 def test_synthesis_and_schedule_are_those_of_the_state(method, state):

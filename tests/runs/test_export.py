@@ -210,6 +210,7 @@ NETWORKS = {
     "mlp": {"width": 5, "depth": 2, "activation": "tanh"},
     "convnet": {"width": 4, "depth": 2, "kernel": 5},
     "convnet max": {"width": 4, "depth": 2, "pooling": "max"},
+    "convnet widths": {"widths": (4, 6), "depth": 2, "norm": "none", "activation": "softplus60"},
     "convnet group": {"width": 4, "depth": 2, "norm": "group", "activation": "swish"},
     "convnet layer": {"width": 4, "depth": 1, "norm": "layer", "activation": "leaky_relu", "pooling": "none"},
 }

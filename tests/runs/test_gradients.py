@@ -16,6 +16,7 @@ from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import budget
 from jaxdistill.runs.budget import within_budget
 from jaxdistill.runs.distill import FAULTS
+from jaxdistill.runs.plan import planned
 from jaxdistill.runtime import loop
 from jaxdistill.runtime.memory import format_bytes, parse_bytes, total_bytes
 from jaxdistill.runtime.metrics import read_metrics
@@ -222,3 +223,19 @@ def test_sizes_are_shown():
 def test_a_program_needs_its_arguments_too():
     compiled = jax.jit(lambda x: x * 2).lower(np.zeros(1000, np.float32)).compile()
     assert total_bytes(compiled) >= 8000
+
+
+@pytest.mark.filterwarnings("ignore:warm_start")
+def test_a_run_for_linearised_networks_solves_for_the_tangent_and_tests_the_network():
+    small = {"learner": "mlp", "width": 4, "depth": 1, "num_learners": 2}
+    plan = planned(Config(**small, gradient="implicit", linearized=True, warm_start=True))
+    state = jax.eval_shape(plan.method.init, plan.key)
+    shapes = jax.eval_shape(plan.tested.init, plan.key)
+    assert jax.tree.map(lambda a: a.shape, state.solver) == jax.tree.map(lambda a: (2, *a.shape), shapes)
+    for chosen, says in (
+        ({"population": "fixed", "num_learners": 1}, "population=fresh or persistent with linearized"),
+        ({"method": "dm"}, "no linearized with method=dm, got True. It trains no inner steps."),
+    ):
+        with pytest.raises(UserError) as error:
+            planned(Config(**{"linearized": True} | chosen))
+        assert says in message(error)

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,53 @@ def test_ctrl_c_in_a_script_is_an_interrupt_and_the_state_is_saved(monkeypatch, 
     again = jd.distill(**QUIET, run_dir=here / "run")
     same_bits(again.state, whole.state)
     assert [row["step"] for row in again.metrics] == [2, 4]
+
+
+def test_an_average_is_the_output_and_is_resumed(monkeypatch, here, whole):
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    options = QUIET | {"outer_ema": 0.5}
+    expected = jd.distill(**options)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_at(2, signal.SIGINT, patch)
+        jd.distill(**options, run_dir="run")
+    again = jd.distill(**options, run_dir="run")
+    same_bits(again.state, expected.state)
+    # the steps are those without an average, of a program that is fused another way
+    np.testing.assert_allclose(again.state.meta.teacher["x"], whole.state.meta.teacher["x"], atol=1e-5)
+    same_bits(again.batch.x, again.state.average.teacher["x"][0])
+    with np.load("run/synthetic.npz") as file:
+        same_bits(file["x"], again.images)
+    assert np.abs(again.batch.x - again.state.meta.teacher["x"][0]).max() > 1e-4
+    same_bits(jd.load_run("run").hyperparameters, again.hyperparameters)
+    assert again.hyperparameters["learning_rate"][0] != whole.hyperparameters["learning_rate"][0]
+
+
+def test_images_are_tested_on_networks_without_norm():
+    options = {"dataset": "digits", "method": "dm", "learner": "convnet", "width": 2, "depth": 1}
+    plan = planned(jd.Config(**options, norm="batch", eval_norm="none"))
+    kept, tested = (net.init(plan.key)["params"].keys() for net in (plan.learner, plan.tested))
+    assert set(kept) - set(tested) == {"norm1"} and not set(tested) - set(kept)
+    for chosen, says in (
+        (
+            {"population": "fixed", "num_learners": 1},
+            "networks whose weights are given, got population=fixed",
+        ),
+        ({"learner": "linear"}, "expected an option among initialization, got 'norm'"),
+    ):
+        assert says in refused(jd.distill, **QUIET | {"learner": "convnet", "eval_norm": "none"} | chosen)
+
+
+def test_images_are_tested_on_networks_of_another_activation(here):
+    options = QUIET | {"learner": "mlp", "width": 4, "depth": 1, "run_dir": "run"}
+    run = jd.distill(**options, eval_activation="sigmoid")
+    sizes = {"image_shape": (8, 8, 1), "num_classes": 10, "width": 4, "depth": 1}
+
+    def scored(network):
+        return replace(run, plan=run.plan._replace(tested=network)).score().every
+
+    assert run.score().every == scored(jd.learner("mlp", **sizes, activation="sigmoid"))
+    assert run.score().every != scored(run.learner)
+    assert jd.load_run("run").config.eval_activation == "sigmoid"
 
 
 def test_a_folder_holds_the_run(folder, whole):

@@ -1,0 +1,109 @@
+"""The inner solve without a network: kernel ridge regression on the synthetic images, in closed form."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import cho_factor, cho_solve
+
+from jaxdistill.core.checks import above, fail
+from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Array, Batch, Learner, Meta, Params, Solve, SolveInfo, Teacher
+from jaxdistill.layers.infinite import Kernel
+
+
+class Support(NamedTuple):
+    """The parameters of a kernel machine."""
+
+    x: Array
+    """[n, H, W, C], the images that it was fitted to."""
+    weights: Array
+    """[n, classes]."""
+
+
+def kernel_machine(kernel: Kernel, image_shape: tuple[int, int, int], num_classes: int) -> Learner:
+    """x -> K(x, support) weights: what takes the place of a network.
+
+    Args:
+      kernel: (images, images) -> Gram matrix.
+      image_shape: `(H, W, C)`.
+      num_classes: number of outputs.
+
+    Returns:
+      A learner whose parameters are a `Support`. `init` gives one without images, whose outputs are zero;
+      `embed` are the kernel's values at the support.
+
+    Example:
+      >>> net = kernel_machine(jd.infinite_mlp("ntk"), (8, 8, 1), 10)
+      >>> net.apply(net.init(jax.random.key(0)), jnp.ones((5, 8, 8, 1))).shape
+      (5, 10)
+    """
+
+    def init(key: Array) -> Support:
+        del key
+        return Support(jnp.zeros((0, *image_shape)), jnp.zeros((0, num_classes)))
+
+    def embed(params: Support, x: Array) -> Array:
+        return kernel(x, params.x)
+
+    return Learner(
+        init=init,
+        apply=lambda params, x: embed(params, x) @ params.weights,
+        embed=embed,
+        calibrate=lambda params, x: params,
+    )
+
+
+def kernel_ridge(teacher: Teacher, kernel: Kernel, *, ridge: float = 1e-6) -> Solve:
+    """weights = (K_ss + ridge tr(K_ss) / n I)^-1 (y_s - 1 / classes), by Cholesky, differentiated by JAX.
+
+    Args:
+      teacher: makes the n images and labels, all batches together.
+      kernel: K.
+      ridge: relative to the mean of the diagonal, > 0.
+
+    Returns:
+      The solve: (meta, any parameters, None, key) -> (`Support`, SolveInfo); the start plays no part. NaN
+      where the matrix is singular in the precision of the images, see `check_different`.
+
+    Raises:
+      UserError: a ridge that is not above 0.
+
+    References: Nguyen, Chen & Lee 2021, "Dataset Meta-Learning from Kernel Ridge-Regression", equation 2.
+    """
+    above("kernel_ridge", "ridge", ridge, 0.0)
+
+    def run(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Support, SolveInfo]:
+        del params, probe
+        batches = teacher.batches(meta.teacher, stream(key, "teacher"))
+        images = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
+        targets = centred(images)
+        gram = kernel(images.x, images.x)
+        shift = ridge * jnp.trace(gram) / gram.shape[0]
+        weights = cho_solve(cho_factor(gram + shift * jnp.eye(gram.shape[0], dtype=gram.dtype)), targets)
+        loss = 0.5 * jnp.mean(jnp.square(gram @ weights - targets))
+        return Support(images.x, weights), SolveInfo(losses=loss[None], report={})
+
+    return Solve(run)
+
+
+def centred(batch: Batch) -> Array:
+    """What the regression predicts, [B, classes]: y - 1 / classes. Other kinds of labels belong here."""
+    return batch.y - 1 / batch.y.shape[-1]
+
+
+def check_different(where: str, images: np.ndarray) -> None:
+    """Raises where two images are equal, which makes every kernel singular.
+
+    Args:
+      where: the method, for the error.
+      images: [n, ...].
+    """
+    flat = np.asarray(images).reshape(len(images), -1)
+    _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+    twins = [f"{first[which[i]]} and {i}" for i in range(len(flat)) if first[which[i]] != i]
+    if twins:
+        shown = ", ".join(twins[:5]) + (", ..." if len(twins) > 5 else "")
+        remedy = "The kernel of equal images is singular: start from noise, or from other images."
+        raise fail(where, "images that differ from one another", f"equal images {shown}", remedy)

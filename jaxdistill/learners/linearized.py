@@ -1,0 +1,71 @@
+"""A network in first order about its first weights: linear in what is trained, so losses are convex."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdistill.core.checks import fail
+from jaxdistill.core.linalg import zeros_like
+from jaxdistill.core.types import Array, Learner, Params
+
+
+class Linearized(NamedTuple):
+    """The parameters of a linearised learner."""
+
+    start: Params
+    """theta_0, about which it is linear; training leaves them as they are."""
+    tangent: Params
+    """t = theta - theta_0, what is trained."""
+
+
+def linearized(learner: Learner) -> Learner:
+    """f_lin(x) = f(theta_0, x) + (d f(theta_0, x) / d theta) t, and the same of the features.
+
+    The product with the Jacobian is the transpose of the map c -> J^T c and no `jax.jvp`, since convolutions
+    have no forward mode; it is differentiable by x and t as often as the network is.
+
+    Args:
+      learner: any, without batch normalisation.
+
+    Returns:
+      A learner whose parameters are `Linearized`. `split` says that the tangent alone is trained, and an L2
+      term is of it alone. `embed_all` is None.
+
+    Raises:
+      UserError: a learner that remembers statistics of batches (when calibrated).
+
+    Example:
+      >>> net = linearized(jd.learner("mlp", image_shape=(8, 8, 1), num_classes=10))
+      >>> loss = jd.inner_loss(net, weight_decay=0.01)  # convex in the tangent
+
+    References: Lee et al. 2019, "Wide Neural Networks of Any Depth Evolve as Linear Models Under Gradient
+    Descent", equation 5; Loo et al. 2023, "Dataset Distillation with Convexified Implicit Gradients".
+    """
+
+    def init(key: Array) -> Linearized:
+        start = learner.init(key)
+        return Linearized(start, zeros_like(start))
+
+    def along(function: Callable[[Params, Array], Array]) -> Callable[[Linearized, Array], Array]:
+        def computed(params: Linearized, x: Array) -> Array:
+            value, pull = jax.vjp(lambda theta: function(theta, x), lax.stop_gradient(params.start))
+            _, push = jax.vjp(lambda c: pull(c)[0], jnp.zeros_like(value))
+            return value + push(params.tangent)[0]
+
+        return computed
+
+    def calibrate(params: Linearized, x: Array) -> Linearized:
+        remembered = jax.eval_shape(learner.calibrate, params.start, x)
+        if jax.tree.structure(remembered) != jax.tree.structure(params.start):
+            raise fail("linearized", "a learner without batch normalisation", "one with", "Set norm=none.")
+        return params
+
+    def split(params: Linearized) -> tuple[Params, Callable[[Params], Linearized]]:
+        return params.tangent, lambda tangent: params._replace(tangent=tangent)
+
+    return Learner(
+        init=init, apply=along(learner.apply), embed=along(learner.embed), calibrate=calibrate, split=split
+    )
