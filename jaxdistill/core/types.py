@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     x: Array
     """[B, H, W, C] float32, standardised."""
     y: Array
-    """[B, classes] float32, rows sum to 1."""
+    """[B, classes] float32, rows sum to 1; any numbers where a teacher's `labels` are free."""
 
 
 class Dataset(NamedTuple):
@@ -94,6 +94,9 @@ class Learner(NamedTuple):
     """(params, [B, H, W, C]) -> Params with the batch statistics of that batch remembered."""
     embed_all: Callable[[Params, Array], list[Array]] | None = None
     """(params, [B, H, W, C]) -> features after every block, each [B, F_l], `embed` last; None if unknown."""
+    with_classifier: Callable[[Params, Array, Array | None], Params] | None = None
+    """(params, kernel [F, classes], bias [classes] or None for 0) -> Params of a network whose logits are
+    `embed` @ kernel + bias; None if unknown."""
 
 
 class Meta(NamedTuple):
@@ -121,6 +124,8 @@ class Teacher(NamedTuple):
     """(phi or Made, key) -> Batch [classes, n, ...]: what per-class objectives use."""
     make: Callable[[Params, Array], Params] | None = None
     """(phi, key) -> a pytree of arrays, made once per outer step; None where batches cost nothing to make."""
+    labels: str = "probabilities"
+    """The kind of its labels, one of `jaxdistill.core.labels.LABELS`."""
 
 
 class Made(NamedTuple):

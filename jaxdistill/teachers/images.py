@@ -7,7 +7,7 @@ import numpy as np
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.linalg import widened
 from jaxdistill.core.types import Array, Batch, Params, Teacher
-from jaxdistill.teachers.soft_labels import logit_scale
+from jaxdistill.teachers.soft_labels import labels_of
 
 
 def images(
@@ -18,13 +18,14 @@ def images(
     distill_steps: int = 1,
     distill_epochs: int = 1,
     start: Array | None = None,
+    labels: str = "probabilities",
     soft_labels: bool = False,
     label_confidence: float = 0.9,
 ) -> Teacher:
     """Synthetic images as free parameters, in `distill_steps` batches, gone over `distill_epochs` times.
 
     Each batch holds the same number of images of every class, class by class; labels are fixed, or
-    softmax of learned logits. T = distill_steps * distill_epochs inner steps.
+    softmax of learned logits, or learned and free. T = distill_steps * distill_epochs inner steps.
 
     Args:
       image_shape: (H, W, C).
@@ -34,11 +35,13 @@ def images(
       distill_epochs: passes over them.
       start: [classes, images_per_class, H, W, C] standardised images to start from (real ones, say);
         standard normal noise when None.
-      soft_labels: whether labels are learned too.
+      labels: `probabilities`, or `free` ones: learned, any numbers, for squared losses; centred at the start.
+      soft_labels: whether probabilities are learned too.
       label_confidence: with `soft_labels`, the probability of the true class at the start, in (1/classes, 1).
 
     Returns:
-      A teacher with phi = {"x": [S, B, H, W, C]} and, with soft labels, "y": [S, B, classes] logits;
+      A teacher with phi = {"x": [S, B, H, W, C]} and, with soft labels, "y": [S, B, classes] logits, or
+      the labels themselves where they are free;
       B = classes * images_per_class / S. `by_class` gives [classes, images_per_class, ...].
 
     Raises:
@@ -65,9 +68,11 @@ def images(
     shape = (num_classes, images_per_class, *image_shape)
     if start is not None and start.shape != shape:
         raise fail("images", f"start of shape {shape}", start.shape)
-    scale = logit_scale("images", label_confidence, num_classes) if soft_labels else 1.0
     one_hot = np.eye(num_classes, dtype=jax.dtypes.canonicalize_dtype(float))
     hard = jax.device_put(np.tile(np.repeat(one_hot, per_step, axis=0), (distill_steps, 1, 1)))
+    first, labels_from = labels_of(
+        "images", hard, labels=labels, soft_labels=soft_labels, label_confidence=label_confidence
+    )
 
     def init(key: Array) -> Params:
         if start is None:
@@ -75,10 +80,10 @@ def images(
         else:
             x = start.reshape(num_classes, distill_steps, per_step, *image_shape).swapaxes(0, 1)
             x = x.reshape(distill_steps, num_classes * per_step, *image_shape)
-        return widened({"x": x, "y": scale * hard} if soft_labels else {"x": x})
+        return widened({"x": x} if first is None else {"x": x, "y": first})
 
     def distinct(phi: Params) -> Batch:
-        return Batch(phi["x"], jax.nn.softmax(phi["y"]) if soft_labels else hard)
+        return Batch(phi["x"], labels_from(phi))
 
     def batches(phi: Params, key: Array) -> Batch:
         del key
@@ -93,4 +98,4 @@ def images(
 
         return jax.tree.map(arrange, distinct(phi))
 
-    return Teacher(init=init, batches=batches, by_class=by_class)
+    return Teacher(init=init, batches=batches, by_class=by_class, labels=labels)
