@@ -37,6 +37,7 @@ from jaxdistill.evaluation.protocols import (
     few_steps,
     pretraining,
     published,
+    regression,
 )
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "pretraining",
     "published",
     "random_of_each_class",
+    "regression",
     "right_on",
     "score",
     "search",
