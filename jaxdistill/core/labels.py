@@ -52,13 +52,14 @@ def targets(loss: str, labels: str, y: Array) -> Array:
     return jax.nn.one_hot(jnp.argmax(y, axis=-1), y.shape[-1], dtype=y.dtype) if labels == "free" else y
 
 
-def check_probabilities(where: str, labels: str, remedy: str = "") -> None:
+def check_probabilities(where: str, labels: str, condition: str = "", remedy: str = "") -> None:
     """Raises for labels that are no probabilities.
 
     Args:
       where: what takes probabilities alone, for the error.
       labels: one of `LABELS`.
+      condition: with what no others are taken, a space in front.
       remedy: how to mend it.
     """
     if labels != "probabilities":
-        raise fail(where, "labels=probabilities", f"labels={labels}", remedy)
+        raise fail(where, f"labels=probabilities{condition}", f"labels={labels}", remedy)

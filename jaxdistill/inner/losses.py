@@ -175,7 +175,7 @@ def inner_loss(
     """
     one_of("inner_loss", loss, LOSSES)
     if loss != "squared":
-        check_probabilities(f"inner_loss {loss}", labels, "Free labels want inner_loss=squared.")
+        check_probabilities(f"inner_loss {loss}", labels, remedy="Free labels want inner_loss=squared.")
     at_least("inner_loss", "weight_decay", weight_decay, 0.0)
     above("inner_loss", "temperature", temperature, 0.0)
 
