@@ -36,9 +36,12 @@ BY_GRADIENT: dict[str, tuple[str, ...]] = {
     "truncated": ("backprop_last", "random_window"),
     "accumulated": (),
     "implicit": IMPLICIT,
+    "closed_form": ("ridge", "ridge_unit"),
     "auto": ("memory_budget", "allow_implicit"),
 }
 """The options that only one gradient takes."""
+WITHOUT_STEPS = ("gradient", "hyper_learning_rate")
+"""The options of the inner loop that a closed form has; the latter is the rate of a learned temperature."""
 BY_OUTER_OPTIMIZER = {"adam": ("outer_b1",), "sgd": ("outer_momentum",)}
 OF_METHOD_TOO = {"validate_every": "validate_every", "warm_start": "warm_start"}
 OF_METHOD_TOO |= {"on_failed_solve": "skip_failed_solves"}
@@ -67,7 +70,7 @@ def acts(option: Option, values: Mapping[str, Any]) -> bool:
     if head in ("inner", "gradient", "linear_solver") and method is not None and not method.trains:
         return False
     if head == "inner":
-        return True
+        return gradient != "closed_form" or option.name in WITHOUT_STEPS
     if head == "outer_optimizer":
         return option.name in BY_OUTER_OPTIMIZER[values[head]]
     if head in ("pool", "trajectories"):
@@ -91,6 +94,8 @@ def owner(option: Option, values: Mapping[str, Any]) -> tuple[str, Any]:
     untrained = method is not None and not method.trains
     if untrained and head in ("inner", "gradient", "linear_solver"):
         return "method", values["method"]
+    if head == "inner" and values.get("gradient") == "closed_form":
+        return "gradient", "closed_form"
     if head in ("inner", "method"):
         return "method", values["method"]
     if head in ("pool", "trajectories"):

@@ -195,7 +195,13 @@ def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None)
     made = {}
     for name in names or (("dc",) if lacks else ("as_distilled", "dc")):
         if name != "as_distilled":
-            made[name] = published(name, len(file.labels), num_epochs=num_epochs)
+            made[name] = published(
+                name,
+                len(file.labels),
+                num_epochs=num_epochs,
+                num_classes=max(1, file.labels.shape[1]),
+                labels=file.kind,
+            )
         elif lacks:
             expected = "order and step sizes with the images"
             raise fail("evaluate as_distilled", expected, lacks, "Use protocols=dc.")
@@ -231,6 +237,9 @@ def _as_distilled(file: Synthetic) -> dict[str, Protocol]:
             optimizer.values(optimizer.init()),
             weight_decay=inner["weight_decay"],
             shuffle=shuffle,
+            loss=inner.get("loss", "cross_entropy"),
+            labels=file.kind,
+            temperature=inner.get("temperature", 1.0),
         )
         for title, shuffle in shuffles.items()
     }

@@ -1,0 +1,30 @@
+"""Feature regression learns, on digits: against random real images under the same protocol."""
+
+import numpy as np
+import pytest
+
+import jaxdistill as jd
+from jaxdistill.runs.compare import ridge_accuracies
+from jaxdistill.runs.networks import evaluations
+
+TINY = {"learner": "mlp", "width": 32, "depth": 1, "num_outer_steps": 60, "chunk_length": 30}
+
+
+def test_sixty_steps_teach_ridge_regression_on_features_of_a_tiny_net():
+    run = jd.distill(method="frepo", dataset="digits", **TINY, progress=False)
+    first, last = run.metrics
+    assert last["loss"] < 0.9 * first["loss"]
+    evaluation, _ = evaluations(run.config, run.data, run.learner, run.state, run.key, run.bank)
+    ridge = ridge_accuracies(run, evaluation._replace(test=run.data.validation))
+    assert ridge is not None and len(ridge) == 10  # the pool
+    assert np.mean(ridge) > 0.6  # the real images that it starts from give 0.5
+
+
+@pytest.mark.slow
+def test_ten_digits_beat_random_real_ones_by_ten_points():
+    evaluation = {"num_search_learners": 2, "num_baseline_learners": 10, "full_data_epochs": 0}
+    evaluation |= {"step_sizes": [3e-4, 1e-3, 3e-3]}
+    run = jd.distill(method="frepo", dataset="digits", **evaluation, progress=False)
+    found = run.compare(progress=False)
+    assert found["test_accuracy_mean"] >= 0.93
+    assert found["test_accuracy_mean"] > found["random_real_mean"] + 0.1
