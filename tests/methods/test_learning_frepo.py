@@ -1,5 +1,7 @@
 """Feature regression learns, on digits: against random real images under the same protocol."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,17 +9,22 @@ import jaxdistill as jd
 from jaxdistill.runs.compare import ridge_accuracies
 from jaxdistill.runs.networks import evaluations
 
-TINY = {"learner": "mlp", "width": 32, "depth": 1, "num_outer_steps": 60, "chunk_length": 30}
+TINY = {"learner": "mlp", "width": 32, "depth": 1, "num_outer_steps": 100, "chunk_length": 50}
 
 
-def test_sixty_steps_teach_ridge_regression_on_features_of_a_tiny_net():
+def test_a_hundred_steps_teach_ridge_regression_on_features_of_a_tiny_net():
     run = jd.distill(method="frepo", dataset="digits", **TINY, progress=False)
     first, last = run.metrics
-    assert last["loss"] < 0.9 * first["loss"]
+    assert last["loss"] < 0.95 * first["loss"]
     evaluation, _ = evaluations(run.config, run.data, run.learner, run.state, run.key, run.bank)
-    ridge = ridge_accuracies(run, evaluation._replace(test=run.data.validation))
-    assert ridge is not None and len(ridge) == 10  # the pool
-    assert np.mean(ridge) > 0.6  # the real images that it starts from give 0.5
+    evaluation = evaluation._replace(test=run.data.validation)
+    start = run.method.init(run.key)._replace(
+        population=run.state.population
+    )  # real images, the same networks
+    images = dataclasses.replace(run, finished=run.finished._replace(state=start))
+    before, after = (ridge_accuracies(each, evaluation) for each in (images, run))
+    assert before is not None and after is not None and len(after) == 10  # the pool
+    assert np.mean(after) > np.mean(before) + 0.1
 
 
 @pytest.mark.slow

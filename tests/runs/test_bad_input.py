@@ -202,8 +202,12 @@ FAULTS = {
     ),
     "a singular kernel": (
         {
-            "learner": "linear", "width": UNSET, "depth": UNSET,
-            "ridge": 0.0, "start": "real", "images_per_class": 7,  # pixels of the border are all alike
+            "learner": "linear",
+            "width": UNSET,
+            "depth": UNSET,
+            "ridge": 0.0,
+            "start": "real",
+            "images_per_class": 7,  # pixels of the border are all alike
         },
         "singular_kernels = 0, got singular_kernels = 1 at outer step 1. The kernel of the images",
     ),
