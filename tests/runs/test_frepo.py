@@ -72,6 +72,7 @@ def test_free_labels_are_exported_as_such(tmp_path, whole):
     with np.load(whole[0] / "synthetic.npz") as content:
         assert "y_soft" not in content and content["y"].tolist() == file.labels.argmax(1).tolist()
     code = training_code(file, from_torch_file("x.pt", kind=file.kind))
+    compile(code, "training_code", "exec")
     assert 'd["free_labels"]' in code and "square()" in code and "cross_entropy(net" not in code
     jd.export(run, tmp_path / "folder", to="folder", progress=False)
     assert "free_label" in (tmp_path / "folder/distillation.json").read_text()
@@ -98,6 +99,7 @@ def test_every_protocol_takes_them(whole):
     assert row["random_real"]["protocol"] in ("dc", "rcig") and row["rcig"]["mean"] > 0 < row["dc"]["mean"]
 
 
+@pytest.mark.slow
 def test_other_teachers_and_losses_have_a_closed_form_too():
     """A generator, whose labels are probabilities, with a learned temperature; no pool, so new networks."""
     options = TINY | ALONE | {"gradient": "closed_form", "distill_epochs": UNSET, "num_outer_steps": 5}
