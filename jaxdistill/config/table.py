@@ -424,8 +424,8 @@ class OuterOptions(AugmentOptions, MapOptions):
     )
     label_margin: float = option(
         0.0,
-        "gap that the largest entry of a learned label should keep from the next: 1 / classes in FRePo, half "
-        "of it in RCIG; 0 for none",
+        "gap that the largest entry of a learned label should keep from the next, times the number of "
+        "classes: 1 in FRePo, 0.5 in RCIG; 0 for none",
         low=0,
         of="method",
     )

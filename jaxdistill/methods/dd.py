@@ -88,8 +88,8 @@ def dd(
       inner_loss, outer_loss: of training on synthetic images, and on real ones afterwards: `cross_entropy`,
         `squared` or `platt`, see `jaxdistill.core.labels`. Of a `platt` the temperature is learned with the
         inner hyper-parameters; there is one temperature.
-      label_margin: a gap that the largest entry of a learned label should keep from the next, see
-        `jaxdistill.objectives.validation`; 0 for none.
+      label_margin: times 1 / classes, the gap that the largest entry of a learned label should keep from the
+        next, see `jaxdistill.objectives.validation`; 0 for none.
       recipe: where what is left out comes from; `RECIPE` when None.
 
     Returns:

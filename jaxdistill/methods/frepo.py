@@ -87,7 +87,7 @@ RECIPE = Recipe(
         "ridge_unit": "trace",
         "inner_loss": "squared",
         "outer_loss": "squared",
-        "label_margin": 0.1,
+        "label_margin": 1.0,
         "outer_optimizer": "adam",  # LAMB in the paper
         "outer_b1": 0.9,
         "outer_learning_rate": 3e-4,

@@ -36,7 +36,7 @@ def validation(
       solve: the inner training map, differentiated in its own way.
       loss: one of `jaxdistill.core.labels.LOSSES`. `platt` has a learned temperature, see
         `jaxdistill.inner.optimizers.with_temperature`.
-      margin: with a positive one, `label_margin` of the synthetic labels is added, with this gap.
+      margin: where positive, `label_margin` of the synthetic labels is added, its gap margin / classes.
       teacher: makes the labels that have a margin.
       microbatch: real images per pass, so that activations stay in the cache (CPU) or in memory;
         64 on the CPU and all of them elsewhere when None.
@@ -87,7 +87,8 @@ def validation(
             more |= {"temperature": jnp.exp(-learned), "diverged_temperatures": diverged.astype(value.dtype)}
         if margin and teacher is not None:
             labels = teacher.batches(meta.teacher, stream(key, "teacher")).y
-            more |= {"label_margin": label_margin(labels.reshape(-1, labels.shape[-1]), gap=margin)}
+            classes = labels.shape[-1]
+            more |= {"label_margin": label_margin(labels.reshape(-1, classes), gap=margin / classes)}
             value = value + more["label_margin"]
         return value, {"loss": value, "accuracy": right, "inner_loss": info.losses[-1]} | more | info.report
 

@@ -52,7 +52,8 @@ class EvaluateOptions(TestedOnOptions, SearchOptions, MapOptions, SeedOptions, D
     title: ClassVar[str] = "evaluation"
     protocols: tuple[str, ...] = option(
         (),
-        "how networks are trained (default: dc, and as_distilled if the steps are known)",
+        "how networks are trained (default: dc, and as_distilled if the steps are known, or else frepo for "
+        "free labels)",
         known="jaxdistill.evaluation.protocols:PROTOCOLS",
     )
     num_learners: int = option(20, "networks per cell of the table", low=1)
@@ -126,7 +127,8 @@ def evaluate(
         calls `own`; a mapping gives names, as in {"mine": net}.
       protocols: how networks are trained: `as_distilled`, with the batches, steps and step sizes that the
         images were distilled for; `dc`, `dc_augmented` or `dsa`, as in the matching papers; `frepo` or
-        `rcig`, by a squared loss. By default `dc`, and `as_distilled` where the steps are known.
+        `rcig`, by a squared loss. By default `dc`, and `as_distilled` where the steps are known, or
+        else `frepo` for free labels.
       num_learners: networks that are tested, per cell of the table.
       num_search_learners: networks per step size of a search.
       step_sizes: those that are searched.

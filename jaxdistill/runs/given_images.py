@@ -185,7 +185,8 @@ def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None)
 
     Args:
       file: the images.
-      names: of protocols; without any `dc`, and `as_distilled` where the steps are known.
+      names: of protocols; without any `dc`, and `as_distilled` where the steps are known, or else `frepo` for
+        free labels.
       num_epochs: of the papers' protocols; their own when None.
 
     Raises:
@@ -193,7 +194,8 @@ def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None)
     """
     lacks = _lacks(file)
     made = {}
-    for name in names or (("dc",) if lacks else ("as_distilled", "dc")):
+    own = ("frepo",) if file.kind == "free" else ()
+    for name in names or (*(own if lacks else ("as_distilled",)), "dc"):
         if name != "as_distilled":
             made[name] = published(
                 name,
