@@ -116,8 +116,8 @@ def run(options: Options) -> dict[str, Any]:
     options = options.with_smoke(SMOKE)
     values = defaults(options)
     if not has_steps(values["method"], values["gradient"]):
-        which = f"method={values['method']}, gradient={values['gradient']}"
-        raise fail("attack", "a method that trains inner steps", which)
+        got = "closed_form" if values["gradient"] == "closed_form" else values["method"]
+        raise fail("attack", "a method that trains inner steps", got)
     attack, chosen = Attack(values["attack_class"], values["target_class"]), options.pick(Config)
     plan = planned(
         chosen,

@@ -29,8 +29,8 @@ def test_a_hundred_steps_teach_ridge_regression_on_features_of_a_tiny_net():
 
 @pytest.mark.slow
 def test_ten_digits_beat_random_real_ones_by_ten_points():
-    evaluation = {"num_search_learners": 2, "num_baseline_learners": 10, "full_data_epochs": 0}
-    evaluation |= {"step_sizes": [3e-4, 1e-3, 3e-3]}
+    evaluation = {"num_search_learners": 2, "num_baseline_learners": 5, "full_data_epochs": 0}
+    evaluation |= {"step_sizes": [1e-3, 3e-3, 1e-2], "num_eval_learners": 10}
     run = jd.distill(method="frepo", dataset="digits", **evaluation, progress=False)
     found = run.compare(progress=False)
     assert found["test_accuracy_mean"] >= 0.93
