@@ -27,7 +27,7 @@ import numpy as np
 from experiments import cli
 from experiments.tables import write_tables
 from jaxdistill.config.option import option, options
-from jaxdistill.config.resolve import defaults
+from jaxdistill.config.resolve import defaults, has_steps
 from jaxdistill.config.table import Config
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
@@ -42,8 +42,6 @@ from jaxdistill.evaluation import (
     evaluator,
     with_step_size,
 )
-from jaxdistill.methods import METHODS
-from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.runs.baselines import class_by_class, equal_steps, fits
 from jaxdistill.runs.compare import random_images, tested_on
 from jaxdistill.runs.distill import distilled, opened
@@ -119,8 +117,9 @@ def run(options: Options) -> dict[str, Any]:
 
     options = options.with_smoke(SMOKE)
     values = defaults(options)
-    if not recipe_of(METHODS[values["method"]]).trains:
-        raise fail("attack", "a method that trains inner steps", values["method"])
+    if not has_steps(values["method"], values["gradient"]):
+        got = "closed_form" if values["gradient"] == "closed_form" else values["method"]
+        raise fail("attack", "a method that trains inner steps", got)
     attack, chosen = Attack(values["attack_class"], values["target_class"]), options.pick(Config)
     plan = planned(
         chosen,
@@ -254,7 +253,7 @@ def rows_of(trial: Trial, name: str, trained: Trained, step_sizes: Sequence[floa
         learner_chunk=evaluation.learner_chunk,
     )
     rates = set(step_sizes)
-    own = float(protocol.values["learning_rate"][0])
+    own = float(protocol.step_size)
     rows = []
     for rate in sorted(rates | {own} if name == "distilled" else rates):
         values = with_step_size(protocol, rate).values

@@ -51,6 +51,7 @@ from .evaluation import summarize as summarize
 from .evaluation import top_k_on as top_k_on
 from .evaluation import tuned as tuned
 from .inner.accumulated import accumulated as accumulated
+from .inner.closed_form import closed_form as closed_form
 from .inner.implicit import implicit as implicit
 from .inner.kernel_ridge import kernel_machine as kernel_machine
 from .inner.kernel_ridge import kernel_ridge as kernel_ridge
@@ -58,6 +59,7 @@ from .inner.losses import accuracy as accuracy
 from .inner.losses import cross_entropy as cross_entropy
 from .inner.losses import inner_loss as inner_loss
 from .inner.losses import kl_divergence as kl_divergence
+from .inner.losses import squared as squared
 from .inner.losses import top_k_accuracy as top_k_accuracy
 from .inner.minimize import minimize as minimize
 from .inner.optimizers import adam as adam
@@ -83,6 +85,7 @@ from .methods.dc import dc as dc
 from .methods.dd import dd as dd
 from .methods.dm import dm as dm
 from .methods.dsa import dsa as dsa
+from .methods.frepo import frepo as frepo
 from .methods.gtn import gtn as gtn
 from .methods.kip import kip as kip
 from .methods.mtt import mtt as mtt
@@ -97,6 +100,7 @@ from .objectives.gradient_matching import gradient_matching as gradient_matching
 from .objectives.trajectory_matching import trajectory_matching as trajectory_matching
 from .objectives.validation import validation as validation
 from .populations import POPULATIONS as POPULATIONS
+from .populations import ages as ages
 from .populations import experts as experts
 from .populations import fixed as fixed
 from .populations import fixed_pretrained as fixed_pretrained
@@ -166,12 +170,14 @@ __all__ = [
     "accuracy",
     "accuracy_on",
     "adam",
+    "ages",
     "augmentation_robust_score",
     "augmented",
     "average_real",
     "averaged",
     "bilevel",
     "choose_per_class",
+    "closed_form",
     "confusion_on",
     "cross_entropy",
     "dc",
@@ -187,6 +193,7 @@ __all__ = [
     "export",
     "fixed",
     "fixed_pretrained",
+    "frepo",
     "fresh",
     "from_arrays",
     "from_flax",
@@ -238,6 +245,7 @@ __all__ = [
     "sgd",
     "shuffled",
     "splits",
+    "squared",
     "standardise",
     "summarize",
     "to_pixels",

@@ -93,7 +93,7 @@ def solve(name: str, options: Options, data: Splits, made: Problem, num_steps: i
     config = distillation(options, name, num_steps)
     inner = build.inner_optimizer(config, build.num_inner_steps(config))
     batches = teacher(options, data, name, num_steps)
-    return build.solve(config)(batches, made.loss, inner, calibrate=made.learner.calibrate)
+    return build.solve(config, made.learner)(batches, made.loss, inner, calibrate=made.learner.calibrate)
 
 
 def estimator(

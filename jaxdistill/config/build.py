@@ -7,8 +7,11 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from jaxdistill.augment import WITHOUT_FLIP, Augmentation, dsa
 from jaxdistill.baselines.random_real import random_real
+from jaxdistill.config import resolve
 from jaxdistill.config.option import Options
 from jaxdistill.config.owners import taken
 from jaxdistill.config.resolve import acting
@@ -20,6 +23,7 @@ from jaxdistill.core.registry import find, make
 from jaxdistill.core.types import Array, InnerOptimizer, Learner, Method, Population, Solve, Teacher
 from jaxdistill.data import MIRRORS, DatasetInfo, Splits
 from jaxdistill.inner.accumulated import accumulated
+from jaxdistill.inner.closed_form import closed_form
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.solvers import LinearSolver, linear_solver
 from jaxdistill.inner.unrolled import unrolled
@@ -180,7 +184,21 @@ def start_images(config: Any, data: Splits, key: Array) -> Array | None:
         expected = f"images_per_class <= {smallest}, the training images of class {name}, with start=real"
         raise fail("teacher", expected, per_class, "Ask for fewer, or add --start=noise.")
     real = random_real(data.train, stream(key, "start"), per_class)
+    if getattr(config, "gradient", None) == "closed_form":
+        _check_distinct(np.asarray(real.x))
     return real.x.reshape(info.num_classes, per_class, *info.image_shape)
+
+
+def _check_distinct(x: np.ndarray) -> None:
+    """Raises where two images are equal: their kernel is singular, and gradients keep them equal."""
+    _, first, group = np.unique(x.reshape(len(x), -1), axis=0, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[group.reshape(-1)] != np.arange(len(x)))
+    if again.size:
+        one, other = first[group.reshape(-1)[again[0]]], again[0]
+        expected = "start images that differ, with gradient=closed_form, whose kernel is singular otherwise"
+        raise fail(
+            "teacher", expected, f"equal images {one} and {other}", "Change seed, or add --start=noise."
+        )
 
 
 def batch_size(config: Any, info: DatasetInfo) -> int:
@@ -238,6 +256,7 @@ def population(
         "strategy": config.strategy,
         "start_epochs": config.start_epochs,
         "expert_epochs": config.expert_epochs,
+        "inner_loss": config.inner_loss,
         **config.own,
     } | {name: value for name, value in chosen.items() if value is not None}
     factory = source(config).make
@@ -252,8 +271,15 @@ def _given(factory: Callable[..., Any], parts: dict[str, Any]) -> dict[str, Any]
     return {name: value for name, value in parts.items() if name in known}
 
 
-def solve(config: Any) -> Callable[..., Solve]:
+def has_steps(config: Config) -> bool:
+    """Whether networks are trained on the synthetic images step by step, and the steps differentiated."""
+    return resolve.has_steps(config.method, config.gradient)
+
+
+def solve(config: Any, network: Learner) -> Callable[..., Solve]:
     """The inner training map's factory: (teacher, inner loss, optimiser, calibrate=...) -> Solve."""
+    if config.gradient == "closed_form":
+        return partial(closed_form, learner=network, ridge=config.ridge, ridge_unit=config.ridge_unit)
     if config.gradient == "implicit":
         return partial(
             implicit,
@@ -325,7 +351,7 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     if how.trains:
         parts |= {
             "inner_optimizer": inner_optimizer(config, num_inner_steps(config)),
-            "solve": solve(config),
+            "solve": solve(config, network),
         }
     if "augmentation" in names:
         parts |= {"augmentation": augmented}

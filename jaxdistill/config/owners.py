@@ -42,9 +42,12 @@ BY_GRADIENT: dict[str, tuple[str, ...]] = {
     "truncated": ("backprop_last", "random_window"),
     "accumulated": (),
     "implicit": IMPLICIT,
+    "closed_form": ("ridge", "ridge_unit"),
     "auto": ("memory_budget", "allow_implicit"),
 }
 """The options that only one gradient takes."""
+WITHOUT_STEPS = ("gradient", "hyper_learning_rate")
+"""The options of the inner loop that a closed form has; the latter is the rate of a learned temperature."""
 OF_METHOD_TOO = {"validate_every": "validate_every", "warm_start": "warm_start"}
 OF_METHOD_TOO |= {"implicit_clip": "implicit_clip", "on_failed_solve": "skip_failed_solves"}
 """Options of a gradient that the method's factory has to take too, and its name for them."""
@@ -86,7 +89,7 @@ def acts(option: Option, values: Mapping[str, Any]) -> bool:
     if head in ("inner", "gradient", "linear_solver") and method is not None and not method.trains:
         return False
     if head == "inner":
-        return True
+        return gradient != "closed_form" or option.name in WITHOUT_STEPS
     if head == "outer_optimizer":
         return option.name in OUTER_OPTIMIZERS[values[head]][1]
     if head in ("pool", "trajectories"):
@@ -130,6 +133,8 @@ def owner(option: Option, values: Mapping[str, Any]) -> tuple[str, Any]:
     untrained = method is not None and not method.trains
     if untrained and head in ("inner", "gradient", "linear_solver"):
         return "method", values["method"]
+    if head == "inner" and values.get("gradient") == "closed_form":
+        return "gradient", "closed_form"
     if head in ("inner", "method"):
         return "method", values["method"]
     if head in ("pool", "trajectories"):

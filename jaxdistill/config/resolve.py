@@ -8,9 +8,10 @@ settings for those), the gradient, the settings of a script's class, what was ch
 from typing import Any, TypeVar
 
 from jaxdistill.config.option import Options
-from jaxdistill.config.owners import acts, brought, owner, ruled_out, taken
+from jaxdistill.config.owners import BY_GRADIENT, acts, brought, owner, ruled_out, taken
 from jaxdistill.config.table import LEARNER_OPTIONS, TeacherOptions
 from jaxdistill.core.checks import fail
+from jaxdistill.core.labels import check_probabilities
 from jaxdistill.core.registry import find
 from jaxdistill.evaluation.protocols import PUBLISHED
 from jaxdistill.inner.solvers import linear_solver
@@ -31,10 +32,19 @@ AT_MINIMUM: Values = {
     "weight_decay": 0.01,
 }
 """Defaults of gradients that assume that training has ended."""
+CLOSED_FORM: Values = {
+    "distill_epochs": 1,
+    "learned": (),
+    "inner_loss": "squared",
+    "outer_loss": "squared",
+}
+"""Defaults of a head in closed form, which no step leads to."""
 HEADS = ("method", "teacher", "decoder", "learner", "population", "gradient")
 """The choices that decide the defaults of others."""
 THROUGH = (*AT_MINIMUM, "remat")
 """A recipe's settings that implicit gradients ignore; all gradients but unrolled ignore `remat`."""
+OF_STEPS = ("inner_optimizer", "positive", "per_step", "max_inner_learning_rate")
+"""More of them that a closed form ignores; others ignore those of a closed form."""
 WITHOUT_NETWORKS: Values = {"population": "fresh", "num_learners": 1, "num_shapes": 0, "dtype": "float32"}
 """What options on the networks of a distillation have to be if there are none."""
 FLOOR = 1e-5
@@ -120,6 +130,8 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
     gradient = {**values, **chosen}.get("gradient")
     if gradient == "implicit":
         values |= {name: value for name, value in AT_MINIMUM.items() if name in values}
+    if gradient == "closed_form":
+        values |= {name: value for name, value in CLOSED_FORM.items() if name in values}
     if gradient == "truncated":
         steps = {**values, **chosen}
         values |= {"backprop_last": max(1, steps["distill_steps"] * steps["distill_epochs"] // 2)}
@@ -155,7 +167,11 @@ def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values
         if chosen.get(head, settings.get(head, table[head])) != settings.get(head, table[head]):
             settings = {n: v for n, v in settings.items() if n not in names and n != head}
     gradient = chosen.get("gradient", settings.get("gradient", table.get("gradient", "unrolled")))
-    left_out = THROUGH if gradient == "implicit" else () if gradient == "unrolled" else ("remat",)
+    if gradient == "closed_form":
+        left_out = (*THROUGH, *OF_STEPS)
+    else:
+        left_out = THROUGH if gradient == "implicit" else () if gradient == "unrolled" else ("remat",)
+        left_out = (*left_out, *BY_GRADIENT["closed_form"])
     return {name: value for name, value in settings.items() if name not in left_out}
 
 
@@ -226,7 +242,9 @@ def _check_together(values: Values) -> None:
         raise fail(
             f"population {values['population']}", expected, values["num_learners"], "Add --num_learners=1."
         )
-    check_protocol(values.get("protocol"), values["method"])
+    check_protocol(values.get("protocol"), values["method"], values["gradient"])
+    if "outer_loss" not in taken("method", values):
+        check_probabilities("teacher", values["labels"], f" with method={values['method']}")
     if not recipe.networks:
         for name, only in WITHOUT_NETWORKS.items():
             if values[name] != only:
@@ -237,6 +255,8 @@ def _check_together(values: Values) -> None:
             expected = f"no distill_epochs with method={values['method']}"
             raise fail("method", expected, values["distill_epochs"], "It trains no inner steps.")
         return
+    if values["gradient"] == "closed_form":
+        _check_closed_form(values)
     _check_inner_loop(values)
     if values["gradient"] == "auto" and values["memory_budget"] is None:
         raise fail("gradient auto", "memory_budget, such as 2GB", "none")
@@ -244,12 +264,18 @@ def _check_together(values: Values) -> None:
         _check_implicit(values)
 
 
-def check_protocol(protocol: str | None, method: str) -> None:
+def has_steps(method: str, gradient: str) -> bool:
+    """Whether a method trains networks on the synthetic images step by step, and differentiates the steps."""
+    return recipe_of(find(METHODS, method)).trains and gradient != "closed_form"
+
+
+def check_protocol(protocol: str | None, method: str, gradient: str) -> None:
     """Raises if a method without inner steps is to be evaluated by its inner steps."""
-    if protocol == "as_distilled" and not recipe_of(find(METHODS, method)).trains:
+    if protocol == "as_distilled" and not has_steps(method, gradient):
         known = ", ".join(PUBLISHED)
-        expected = f"one of {known} with method={method}, which trains no inner steps"
-        raise fail("evaluation", expected, protocol)
+        trains = recipe_of(find(METHODS, method)).trains
+        which = f"gradient={gradient}" if trains else f"method={method}"
+        raise fail("evaluation", f"one of {known} with {which}, which trains no inner steps", protocol)
 
 
 def _check_inner_loop(values: Values) -> None:
@@ -264,6 +290,15 @@ def _check_inner_loop(values: Values) -> None:
             values["inner_learning_rate"],
             "Raise the bound; 0 is none.",
         )
+
+
+def _check_closed_form(values: Values) -> None:
+    if "outer_loss" not in taken("method", values):
+        expected = "a method that tests trained networks on real images, with gradient=closed_form"
+        raise fail("gradient", expected, f"method={values['method']}", "It trains no head.")
+    if values["distill_epochs"] != 1:
+        expected = "distill_epochs 1 with gradient=closed_form, which sees each image once"
+        raise fail("gradient", expected, values["distill_epochs"])
 
 
 def _check_implicit(values: Values) -> None:

@@ -11,7 +11,7 @@ from jaxdistill.config.option import Options, option, options
 from jaxdistill.evaluation.protocols import STEP_SIZES
 
 STARTS = ("noise", "real")
-GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "auto")
+GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "closed_form", "auto")
 FAILED_SOLVES = ("stop", "skip")
 STRATEGIES = "jaxdistill.inner.over_learners:STRATEGIES"
 OWN_NETWORK = "own"
@@ -94,7 +94,7 @@ class TeacherOptions(Options):
     distill_epochs: int = option(
         10,
         "passes over the batches: inner steps = distill_steps x distill_epochs; 1 for implicit gradients, "
-        "which train to a tolerance",
+        "which train to a tolerance, and for closed_form",
         low=1,
         of="inner",
     )
@@ -119,7 +119,13 @@ class TeacherOptions(Options):
         known="jaxdistill.teachers.storage:STORED_AS",
         of="teacher",
     )
-    soft_labels: bool = option(False, "learn the labels too", of="teacher")
+    labels: str = option(
+        "probabilities",
+        "what labels are: probabilities, or free: any numbers, which are learned, for squared losses",
+        known="jaxdistill.core.labels:LABELS",
+        of="teacher",
+    )
+    soft_labels: bool = option(False, "learn probabilities too, not only images", of="teacher")
     label_confidence: float = option(
         0.9, "with soft_labels, probability of the true class at the start", above=0, high=1, of="teacher"
     )
@@ -276,6 +282,22 @@ class InnerOptions(Options):
     per_step: bool = option(True, "learn one value per inner step, not one for all", of="inner")
     weight_decay: float = option(0.0, "L2 coefficient of the inner loss", low=0, of="inner")
     gradient: str = option("unrolled", "how training is differentiated", known=GRADIENTS, of="inner")
+    inner_loss: str = option(
+        "cross_entropy",
+        "loss of training on synthetic images; platt is the cross-entropy with a learned temperature "
+        "(closed_form: squared, which a pool of networks is then trained by)",
+        known="jaxdistill.core.labels:LOSSES",
+        of="method",
+    )
+    ridge: float = option(
+        1e-6, "closed_form: what is added to the diagonal of the kernel, in ridge_unit", low=0, of="gradient"
+    )
+    ridge_unit: str = option(
+        "trace",
+        "unit of ridge: the mean diagonal entry of the kernel (trace), or the number of synthetic images",
+        known="jaxdistill.inner.closed_form:RIDGE_UNITS",
+        of="gradient",
+    )
     validate_every: int | None = option(
         None,
         "inner steps between two losses on real data, whose mean is lowered (default: only the last loss)",
@@ -415,8 +437,8 @@ class OuterOptions(AugmentOptions, MapOptions):
     outer_momentum: float = option(0.5, "momentum of the outer sgd", low=0, of="outer_optimizer")
     hyper_learning_rate: float | None = option(
         None,
-        "outer learning rate of learned inner hyper-parameters; 0 keeps their first values (default: "
-        "outer_learning_rate)",
+        "outer learning rate of learned inner hyper-parameters and of a learned temperature; 0 keeps their "
+        "first values (default: outer_learning_rate)",
         low=0,
         of="inner",
     )
@@ -444,6 +466,19 @@ class OuterOptions(AugmentOptions, MapOptions):
     )
     real_batch_size: int = option(
         256, "real images per outer step; in dc, dsa and dm per class", low=1, of="method"
+    )
+    outer_loss: str = option(
+        "cross_entropy",
+        "loss on real images (closed_form: squared)",
+        known="jaxdistill.core.labels:LOSSES",
+        of="method",
+    )
+    label_margin: float = option(
+        0.0,
+        "gap that the largest entry of a learned label should keep from the next, times the number of "
+        "classes: 1 in FRePo, 0.5 in RCIG; 0 for none",
+        low=0,
+        of="method",
     )
     distance: str = option(
         "layerwise",
@@ -524,7 +559,8 @@ class EvaluationOptions(SearchOptions):
         None,
         "how test networks are trained: with the batches and steps of the distillation (as_distilled), for "
         "300 epochs (dc), for 1000 epochs with DC's augmentation for MNIST (dc_augmented) or with DSA's "
-        "(dsa); default: the method's own",
+        "(dsa), by Adam and a squared loss with DSA's augmentation (frepo) or without (rcig); default: the "
+        "method's own",
         known="jaxdistill.evaluation.protocols:PROTOCOLS",
     )
     eval_norm: str | None = option(

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     x: Array
     """[B, H, W, C] float32, standardised."""
     y: Array
-    """[B, classes] float32, rows sum to 1."""
+    """[B, classes] float32, rows sum to 1; any numbers where a teacher's `labels` are free."""
 
 
 class Dataset(NamedTuple):
@@ -100,6 +100,9 @@ class Learner(NamedTuple):
     """(params, [B, H, W, C]) -> features after every block, each [B, F_l], `embed` last; None if unknown."""
     split: Split | None = None
     """What of its parameters is trained, and shrunk by L2; None: all of them."""
+    with_classifier: Callable[[Params, Array, Array | None], Params] | None = None
+    """(params, kernel [F, classes], bias [classes] or None for 0) -> Params of a network whose logits are
+    `embed` @ kernel + bias; None if unknown."""
 
 
 class Meta(NamedTuple):
@@ -131,6 +134,8 @@ class Teacher(NamedTuple):
     """phi -> what is stored of it; None where that is phi in float32."""
     read: Callable[["Stored"], "Made"] | None = None
     """What is stored -> what batches are made of; None where that is phi itself."""
+    labels: str = "probabilities"
+    """The kind of its labels, one of `jaxdistill.core.labels.LABELS`."""
 
 
 class Stored(NamedTuple):

@@ -39,6 +39,7 @@ from jaxdistill.evaluation.protocols import (
     few_steps,
     pretraining,
     published,
+    regression,
 )
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "pretraining",
     "published",
     "random_of_each_class",
+    "regression",
     "right_on",
     "score",
     "search",

@@ -71,8 +71,8 @@ def tuned(
     """Test accuracy of K networks under the protocol and step size that are best on validation.
 
     The search uses other networks and other draws than the test. A protocol's schedule keeps its shape:
-    its first step size becomes the candidate. Where the best candidate is the largest or the smallest, the
-    search continues beyond it, see `search`.
+    the candidate is its `step_size`. Where the best candidate is the largest or the smallest, the search
+    continues beyond it, see `search`.
 
     Args:
       evaluation: networks, splits, key, K and how many networks the search uses.
@@ -106,9 +106,9 @@ def tuned(
 
 
 def with_step_size(protocol: Protocol, step_size: float) -> Protocol:
-    """The same protocol, its step sizes scaled so that the first one is `step_size`."""
-    rates = protocol.values["learning_rate"]
-    return protocol._replace(values=protocol.values | {"learning_rate": rates / rates[0] * step_size})
+    """The same protocol, its step sizes scaled so that `Protocol.step_size` is this one."""
+    rates, now = protocol.values["learning_rate"], protocol.step_size
+    return protocol._replace(values=protocol.values | {"learning_rate": rates / now * step_size})
 
 
 def everything(num_images: int) -> Subsets:

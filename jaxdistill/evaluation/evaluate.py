@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.labels import targets
 from jaxdistill.core.reporting import report
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Meta, Params
 from jaxdistill.data import sample
@@ -53,13 +54,19 @@ class Score(NamedTuple):
     """Of the balanced accuracy, over the K networks."""
     per_class: list[float | None] | None = None
     """[classes], accuracy on the test images of each class, mean over networks; None for a class without."""
+    ridge: list[float] | None = None
+    """[networks], accuracies of untrained or hardly trained networks whose head is a ridge regression on the
+    images; None where the images are not for such heads."""
 
     def __repr__(self) -> str:
         lost = f", {self.num_diverged} diverged" if self.num_diverged else ""
-        return f"Score({100 * self.mean:.1f} ± {100 * self.std:.1f}% of {len(self.every)} networks{lost})"
+        ridge = "" if self.ridge is None else f", ridge {100 * float(np.mean(self.ridge)):.1f}%"
+        return (
+            f"Score({100 * self.mean:.1f} ± {100 * self.std:.1f}% of {len(self.every)} networks{ridge}{lost})"
+        )
 
     def as_row(self) -> dict[str, Any]:
-        """The fields of a score in every result file; those by class where they were measured."""
+        """The fields of a score in every result file; those by class and of a ridge where measured."""
         row = {
             "mean": self.mean,
             "std": self.std,
@@ -67,8 +74,10 @@ class Score(NamedTuple):
             "num_diverged": self.num_diverged,
             "every": self.every,
         }
-        by_class = {name: getattr(self, name) for name in ("balanced_mean", "balanced_std", "per_class")}
-        return row | {name: value for name, value in by_class.items() if value is not None}
+        more = {name: getattr(self, name) for name in ("balanced_mean", "balanced_std", "per_class", "ridge")}
+        if self.ridge is not None:
+            more |= {"ridge_mean": float(np.mean(self.ridge)), "ridge_std": float(np.std(self.ridge))}
+        return row | {name: value for name, value in more.items() if value is not None}
 
 
 def summarize(accuracies: Array, num_classes: int) -> Score:
@@ -278,13 +287,14 @@ def training(
     """
     order = subset[protocol.order(stream(key, "order"))]
     keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(order.shape[0]))
-    data_loss = in_parts(
-        learner, partial(inner_loss(learner, weight_decay=protocol.weight_decay), Meta((), {}))
-    )
+    encoded = protocol._replace(labels="free" if protocol.loss == "squared" else "probabilities")
+    options = {name: getattr(encoded, name) for name in ("loss", "labels", "weight_decay", "temperature")}
+    data_loss = in_parts(learner, partial(inner_loss(learner, **options), Meta((), {})))
 
     def batch_of(step: Step) -> Batch:
         rows, key = step
-        batch = over_data(Batch(images.x[rows], images.y[rows]))
+        y = targets(protocol.loss, protocol.labels, images.y[rows])
+        batch = over_data(Batch(images.x[rows], y))
         return batch if protocol.augment is None else batch._replace(x=protocol.augment(key, batch.x))
 
     def loss(params: Params, step: Step) -> Array:

@@ -5,14 +5,14 @@ A protocol is chosen before the test set is seen, and the FINAL iterate is what 
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.augment import DSA, Augmentation, dc_evaluation
-from jaxdistill.core.checks import at_least, fail, lookup, one_of
+from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.core.keys import at_step
 from jaxdistill.core.types import Array, Augment, InnerOptimizer
 from jaxdistill.inner.optimizers import adam, sgd
@@ -32,6 +32,19 @@ class Protocol(NamedTuple):
     """The step at which the optimiser's state starts anew; 0 for never."""
     augment: Augment | None
     """Applied to every batch."""
+    loss: str = "cross_entropy"
+    """What training lowers: `cross_entropy` or `squared`."""
+    labels: str = "probabilities"
+    """The kind of labels that it is given; what its loss takes of them says `jaxdistill.core.labels`."""
+    temperature: float = 1.0
+    """What logits are divided by."""
+    peak: int = 0
+    """The step whose step size stands for those of all."""
+
+    @property
+    def step_size(self) -> Array:
+        """The step size that a table names: scalar."""
+        return self.values["learning_rate"][self.peak]
 
 
 def as_distilled(
@@ -41,6 +54,9 @@ def as_distilled(
     *,
     weight_decay: float = 0.0,
     shuffle: str = "none",
+    loss: str = "cross_entropy",
+    labels: str = "probabilities",
+    temperature: float = 1.0,
 ) -> Protocol:
     """The training that the data were distilled for: the same batches, steps and step sizes.
 
@@ -50,6 +66,9 @@ def as_distilled(
       values: its hyper-parameters as learned, each [T] or [1].
       weight_decay: of the inner loss.
       shuffle: `batches`, whole ones, or `images`, over all batches, anew for every network; `none`.
+      loss: of the inner loop; a learned temperature is given as `temperature`.
+      labels: the kind of labels that the data have.
+      temperature: what logits are divided by.
     """
     one_of("as_distilled shuffle", shuffle, ("none", "batches", "images"))
     order = jnp.asarray(order, jnp.int32)
@@ -64,7 +83,9 @@ def as_distilled(
             return jax.random.permutation(key, order.reshape(-1)).reshape(order.shape)
         return jax.random.permutation(key, order) if shuffle == "batches" else order
 
-    return Protocol("as_distilled", ordered, optimizer, values, weight_decay, 0, None)
+    return Protocol(
+        "as_distilled", ordered, optimizer, values, weight_decay, 0, None, loss, labels, temperature
+    )
 
 
 def epochs(
@@ -97,22 +118,82 @@ def epochs(
     at_least("epochs", "num_epochs", num_epochs, 1)
     at_least("epochs", "batch_size", batch_size, 1)
     batches = -(-num_images // batch_size)
-    size = -(-num_images // batches)
     num_steps = num_epochs * batches
     half = (num_epochs // 2) * batches if decay_at_half else 0
-
-    def order(key: Array) -> Array:
-        def epoch(number: Array) -> Array:
-            shuffled = jax.random.permutation(at_step(key, number), num_images)
-            return jnp.resize(shuffled, (batches, size)).astype(jnp.int32)
-
-        return jax.lax.map(epoch, jnp.arange(num_epochs)).reshape(num_steps, size)
-
+    order = shuffled(num_images, num_steps=num_steps, batch_size=batch_size)
     rates = np.full(num_steps, learning_rate, np.float32)
     rates[half:] *= 0.1 if half else 1.0
     optimizer = sgd(num_steps=num_steps, learning_rate=rates, momentum=momentum, learned=())
     values = optimizer.values(optimizer.init())
     return Protocol(name, order, optimizer, values, weight_decay, half, augment)
+
+
+def shuffled(num_images: int, *, num_steps: int, batch_size: int) -> Callable[[Array], Array]:
+    """key -> [T, B] int32: shuffled epochs of ceil(N / batch_size) equal batches, cut off at T steps."""
+    batches = -(-num_images // batch_size)
+    size = -(-num_images // batches)
+    num_epochs = -(-num_steps // batches)
+
+    def order(key: Array) -> Array:
+        def epoch(number: Array) -> Array:
+            shuffle = jax.random.permutation(at_step(key, number), num_images)
+            return jnp.resize(shuffle, (batches, size)).astype(jnp.int32)
+
+        return jax.lax.map(epoch, jnp.arange(num_epochs)).reshape(-1, size)[:num_steps]
+
+    return order
+
+
+def regression(
+    num_images: int,
+    *,
+    num_steps: int,
+    batch_size: int = 256,
+    learning_rate: float = 3e-4,
+    warm_up: int = 0,
+    last: float = 1.0,
+    augment: Augment | None = None,
+    name: str = "regression",
+) -> Protocol:
+    """Adam on shuffled epochs, with a squared loss: how sets with free labels are tested.
+
+    Args:
+      num_images: N.
+      num_steps: T.
+      batch_size: the most images of a step.
+      learning_rate: of Adam, its largest.
+      warm_up: the first steps, in which it grows evenly to this; at most half of all.
+      last: what it falls to by a cosine afterwards, as a share; 1 for a constant one.
+      augment: applied to every batch.
+      name: what tables call it.
+
+    Returns:
+      The protocol, without weight decay; its Adam adds 1e-12 inside the root, which is 1e-6 outside.
+
+    Raises:
+      UserError: a number below 1.
+
+    References: Zhou, Nezhadarya & Ba 2022 (a constant rate); Loo et al. 2023 (500 steps of warm-up, cosine).
+    """
+    for what, value in (("num_images", num_images), ("num_steps", num_steps), ("batch_size", batch_size)):
+        at_least("regression", what, value, 1)
+    rising = min(warm_up, num_steps // 2)
+    steps = np.arange(num_steps)
+    fallen = np.maximum(steps - rising, 0) / max(1, num_steps - rising)
+    shares = last + (1 - last) * 0.5 * (1 + np.cos(np.pi * fallen))
+    shares = np.where(steps < rising, (steps + 1) / max(1, rising), shares)
+    optimizer = adam(num_steps=num_steps, learning_rate=learning_rate * shares, eps_root=1e-12, learned=())
+    return Protocol(
+        name=name,
+        order=shuffled(num_images, num_steps=num_steps, batch_size=batch_size),
+        optimizer=optimizer,
+        values=optimizer.values(optimizer.init()),
+        weight_decay=0.0,
+        restart=0,
+        augment=augment,
+        loss="squared",
+        peak=rising,
+    )
 
 
 def pretraining(
@@ -134,7 +215,7 @@ def pretraining(
 
     References: Wang et al. 2018, section 4.1 (networks trained for adaptation and attack).
     """
-    shuffled = epochs(
+    halved = epochs(
         num_images,
         num_epochs=num_epochs,
         batch_size=batch_size,
@@ -143,9 +224,9 @@ def pretraining(
         decay_at_half=True,
         name="pretraining",
     )
-    rates = np.asarray(shuffled.values["learning_rate"])
+    rates = np.asarray(halved.values["learning_rate"])
     optimizer = adam(num_steps=len(rates), learning_rate=rates, b1=0.5, eps_root=1e-12, learned=())
-    return shuffled._replace(optimizer=optimizer, values=optimizer.values(optimizer.init()), restart=0)
+    return halved._replace(optimizer=optimizer, values=optimizer.values(optimizer.init()), restart=0)
 
 
 def few_steps(
@@ -213,12 +294,20 @@ def dc(
     )
 
 
-PUBLISHED: dict[str, Callable[[Augmentation], Augment | None]] = {
+MATCHING: dict[str, Callable[[Augmentation], Augment | None]] = {
     "dc": lambda augmentation: None,
     "dc_augmented": lambda augmentation: dc_evaluation(),
     "dsa": lambda augmentation: augmentation.per_image,
 }
 """The matching papers' protocols, by what they do to the images: DC's, DC's for MNIST, that of DSA and DM."""
+REGRESSION: dict[str, Callable[[Augmentation], dict[str, Any]]] = {
+    "frepo": lambda augmentation: {"learning_rate": 3e-4, "augment": augmentation.per_image},
+    "rcig": lambda augmentation: {"learning_rate": 1e-4, "warm_up": 500, "last": 0.01},
+}
+"""The protocols of papers with free labels, by what they set of `regression`."""
+UPDATES: dict[str, dict[int, int]] = {"frepo": {1: 1000, 10: 2000, 50: 5000}, "rcig": {1: 1000, 10: 2000}}
+"""Steps by images per class in these papers; RCIG has 1,000 for the ten images of a set of ten classes."""
+PUBLISHED = (*MATCHING, *REGRESSION)
 PROTOCOLS = ("as_distilled", *PUBLISHED)
 """The names that `--protocol` takes."""
 
@@ -229,25 +318,52 @@ def published(
     num_images: int,
     *,
     augmentation: Augmentation = DSA,
-    learning_rate: float = 0.01,
+    learning_rate: float | None = None,
     num_epochs: int | None = None,
+    num_classes: int = 10,
+    labels: str = "probabilities",
 ) -> Protocol:
     """One of `PUBLISHED`, by its name; the same object for the same arguments, compiled once by `evaluator`.
 
+    | name | optimiser | loss | images | steps |
+    | --- | --- | --- | --- | --- |
+    | `dc` | SGD 0.01, momentum 0.9 | cross-entropy | as they are | 300 epochs |
+    | `dc_augmented` | the same | the same | cropped, scaled or turned (MNIST in the paper) | 1000 epochs |
+    | `dsa` | the same | the same | augmented as in DSA | 1000 epochs |
+    | `frepo` | Adam 3e-4 | squared | augmented as in DSA | 1000, 2000, 5000 for 1, 10, 50 images per class |
+    | `rcig` | Adam 1e-4, 500 steps of warm-up, cosine to 1 % | squared | as they are | 1000 or 2000 |
+
     Args:
-      name: `dc`; `dc_augmented`, each image cropped, scaled or turned (MNIST in the paper); `dsa`.
+      name: of the table.
       num_images: N.
-      augmentation: of `dsa`.
-      learning_rate: of SGD.
-      num_epochs: 300, or 1000 with augmentation, when None.
+      augmentation: of `dsa` and `frepo`.
+      learning_rate: the paper's when None.
+      num_epochs: passes over the images; the paper's when None.
+      num_classes: images per class decide the steps of `frepo` and `rcig`: those of the next fewer there.
+      labels: the kind of labels that it is given.
 
     Raises:
       UserError: an unknown name, or no epochs.
 
-    References: Zhao et al. 2021, section 4.1; Zhao & Bilen 2021, section 4.1; Zhao & Bilen 2023, section 4.1.
+    References: Zhao et al. 2021, section 4.1; Zhao & Bilen 2021, section 4.1; Zhao & Bilen 2023, section 4.1;
+    Zhou, Nezhadarya & Ba 2022; Loo et al. 2023.
     """
-    augment = lookup("protocol", name, PUBLISHED)(augmentation)
-    return dc(num_images, learning_rate=learning_rate, num_epochs=num_epochs, augment=augment, name=name)
+    one_of("protocol", name, PUBLISHED)
+    if name in MATCHING:
+        augment = MATCHING[name](augmentation)
+        rate = 0.01 if learning_rate is None else learning_rate
+        plan = dc(num_images, learning_rate=rate, num_epochs=num_epochs, augment=augment, name=name)
+        return plan._replace(labels=labels)
+    own = REGRESSION[name](augmentation)
+    if learning_rate is not None:
+        own |= {"learning_rate": learning_rate}
+    if num_epochs is not None:
+        at_least("published", "num_epochs", num_epochs, 1)
+        num_steps = num_epochs * -(-num_images // 256)
+    else:
+        steps, per_class = UPDATES[name], max(1, num_images // num_classes)
+        num_steps = steps[max(known for known in steps if known <= per_class)]
+    return regression(num_images, num_steps=num_steps, name=name, **own)._replace(labels=labels)
 
 
 STEP_SIZES: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.core.checks import above, at_least, fail
+from jaxdistill.core.checks import above, at_least, fail, one_of
+from jaxdistill.core.labels import LOSSES, check_probabilities, targets
 from jaxdistill.core.linalg import add_scaled, joined, part_of, squared_norm
 from jaxdistill.core.types import Array, Batch, InnerLoss, Learner, Meta, Params
 
@@ -88,8 +89,68 @@ def top_k_accuracy(logits: Array, labels: Array, k: int) -> Array:
     return jnp.mean(jnp.any(found, axis=-1), dtype=logits.dtype)
 
 
-def inner_loss(learner: Learner, *, weight_decay: float = 0.0, temperature: float = 1.0) -> InnerLoss:
-    """The loss that the inner loop lowers: cross-entropy + weight_decay / 2 |params|^2.
+def squared(outputs: Array, labels: Array) -> Array:
+    """Mean over the batch of 1/2 sum_c (f_c - t_c)^2.
+
+    Args:
+      outputs: [B, classes], f.
+      labels: [B, classes], t: any numbers; `jaxdistill.core.labels.centred` makes them of probabilities.
+
+    Example:
+      >>> float(squared(jnp.array([[1.0, 0.0]]), jnp.array([[0.5, -0.5]])))
+      0.25
+    """
+    return 0.5 * jnp.mean(jnp.sum(jnp.square(outputs - labels), axis=-1))
+
+
+def label_margin(labels: Array, *, gap: float) -> Array:
+    """Mean over images of max(0, gap - (t_1 - t_2)), t_1 and t_2 the largest entries of a label.
+
+    Args:
+      labels: [B, classes], learned ones.
+      gap: > 0; 1 / classes in FRePo, 1 / (2 classes) in RCIG.
+
+    Example:
+      >>> round(float(label_margin(jnp.array([[0.9, 0.0], [0.3, 0.2]]), gap=0.5)), 2)
+      0.2
+
+    References: Zhou, Nezhadarya & Ba 2022; Loo et al. 2023 (both subtract the gap up to this one, which has
+    the same gradient).
+    """
+    largest, _ = jax.lax.top_k(labels, 2)
+    return jnp.mean(jax.nn.relu(gap - (largest[:, 0] - largest[:, 1])))
+
+
+def data_loss(loss: str, logits: Array, labels: Array, log_temperature: Array | None = None) -> Array:
+    """One of `LOSSES` of a batch.
+
+    Args:
+      loss: its name.
+      logits: [B, classes].
+      labels: [B, classes], as the loss takes them (`jaxdistill.core.labels.targets`).
+      log_temperature: of `platt`, scalar: it is the cross-entropy of exp(log_temperature) * logits.
+
+    References: Platt 1999 (a learned scale of the outputs of a classifier); Loo et al. 2022, RFAD.
+    """
+    if loss == "squared":
+        return squared(logits, labels)
+    return cross_entropy(logits if log_temperature is None else jnp.exp(log_temperature) * logits, labels)
+
+
+def log_temperature(loss: str, meta: Meta) -> Array | None:
+    """The learned temperature of `platt`, see `jaxdistill.inner.optimizers.with_temperature`; else None."""
+    return meta.inner["log_temperature"][0] if loss == "platt" else None
+
+
+def inner_loss(
+    learner: Learner,
+    *,
+    loss: str = "cross_entropy",
+    labels: str = "probabilities",
+    weight_decay: float = 0.0,
+    temperature: float = 1.0,
+) -> InnerLoss:
+    """The loss that the inner loop lowers: a loss of the data + weight_decay / 2 |params|^2.
 
     The L2 term is part of the loss and not of the optimiser, so that every solve, the implicit ones
     included, means the same minimiser. For SGD it equals PyTorch's `weight_decay` (biases too). Of a learner
@@ -97,32 +158,41 @@ def inner_loss(learner: Learner, *, weight_decay: float = 0.0, temperature: floa
 
     Args:
       learner: the network.
+      loss: one of `LOSSES`; `platt` reads its temperature from what is learned, see
+        `jaxdistill.inner.optimizers.with_temperature`.
+      labels: the kind of the labels that it is given, see `Teacher.labels`; free ones want `squared`.
       weight_decay: L2 coefficient, >= 0.
-      temperature: of the cross-entropy, > 0.
+      temperature: what the logits are divided by, > 0; fixed.
 
     Returns:
       The loss, called with (meta, params, Batch) -> scalar, and its Gauss-Newton product.
 
     Raises:
-      UserError: a number out of range.
+      UserError: an unknown loss, labels of a kind that it does not take, or a number out of range.
 
     Example:
       >>> net = jd.learner("linear", image_shape=(8, 8, 1), num_classes=10)
       >>> loss = inner_loss(net, weight_decay=5e-4)
     """
+    one_of("inner_loss", loss, LOSSES)
+    if loss != "squared":
+        check_probabilities(f"inner_loss {loss}", labels, remedy="Free labels want inner_loss=squared.")
     at_least("inner_loss", "weight_decay", weight_decay, 0.0)
     above("inner_loss", "temperature", temperature, 0.0)
 
+    def scale(meta: Meta) -> Array | float:
+        learned = log_temperature(loss, meta)
+        return (1.0 if learned is None else jnp.exp(learned)) / temperature
+
     def value(meta: Meta, params: Params, batch: Batch) -> Array:
-        del meta
-        data = cross_entropy(learner.apply(params, batch.x), batch.y, temperature=temperature)
+        logits = scale(meta) * learner.apply(params, batch.x)
+        data = data_loss(loss, logits, targets(loss, labels, batch.y))
         trained = part_of(learner.split, params)
         return data if weight_decay == 0 else data + 0.5 * weight_decay * squared_norm(trained)
 
     def gauss_newton(meta: Meta, params: Params, batch: Batch) -> Callable[[Params], Params]:
-        del meta
         return gauss_newton_product(
-            learner, params, batch, weight_decay=weight_decay, temperature=temperature
+            learner, params, batch, loss=loss, weight_decay=weight_decay, temperature=1 / scale(meta)
         )
 
     return InnerLoss(value, gauss_newton, weight_decay, learner.split)
@@ -133,19 +203,20 @@ def gauss_newton_product(
     params: Params,
     batch: Batch,
     *,
+    loss: str = "cross_entropy",
     weight_decay: float = 0.0,
-    temperature: float = 1.0,
+    temperature: Array | float = 1.0,
 ) -> Callable[[Params], Params]:
     """u -> G u with G = J^T (diag(p) - p p^T) J / (B tau^2) + weight_decay I, J the Jacobian of the logits.
 
-    p = softmax(logits / tau). J u is the transpose of the map c -> J^T c, since convolutions have reverse
-    mode alone.
+    p = softmax(logits / tau); of a squared loss the identity stands in the place of diag(p) - p p^T. J u is
+    the transpose of the map c -> J^T c, since convolutions have reverse mode alone.
 
     Args:
       learner: the network.
       params: where.
       batch: [B, ...]; labels that sum to 1 do not enter.
-      weight_decay, temperature: of the inner loss.
+      loss, weight_decay, temperature: of the inner loss.
     """
     part = part_of(learner.split, params)
     logits, pull = jax.vjp(lambda p: learner.apply(joined(learner.split, params, p), batch.x), part)
@@ -153,8 +224,9 @@ def gauss_newton_product(
     p = jax.nn.softmax(logits / temperature)
 
     def product(u: Params) -> Params:
-        change = push(u)[0]
-        curved = p * (change - jnp.sum(p * change, axis=-1, keepdims=True))
+        curved = push(u)[0]
+        if loss != "squared":
+            curved = p * (curved - jnp.sum(p * curved, axis=-1, keepdims=True))
         curved = curved / (logits.shape[0] * temperature**2)
         return add_scaled(pull(curved)[0], weight_decay, u)
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Batch, Learner, Params
@@ -149,16 +150,31 @@ def mean_of_parts(function: Callable[[Batch], Any], microbatch: int, batch: Batc
     return jax.tree.map(jnp.add, total, weighted(rest, shares * (own - whole)))
 
 
-def _forward(score, microbatch, params, batch):
-    def both(part):
-        return jax.value_and_grad(lambda p: score(p, part), has_aux=True)(params)
+def _forward(score: Callable, microbatch: int, params: Params, batch: Batch) -> tuple[Any, Params]:
+    """Params come with whether what is learned moves them: the body of a network whose head alone is trained
+    does not, and its gradient costs nothing then."""
+    leaves, structure = jax.tree.flatten(params)
+    values = [leaf.value for leaf in leaves]
+    moved = [i for i, leaf in enumerate(leaves) if leaf.perturbed]
+    batch = jax.tree.map(lambda leaf: leaf.value, batch)
+
+    def both(part: Batch) -> Any:
+        def of_moved(some: list[Array]) -> tuple[Array, Array]:
+            new = dict(zip(moved, some, strict=True))
+            return score(structure.unflatten([new.get(i, value) for i, value in enumerate(values)]), part)
+
+        return jax.value_and_grad(of_moved, has_aux=True)([values[i] for i in moved])
 
     (loss, aux), gradient = mean_of_parts(both, microbatch, batch)
-    return (loss, aux), gradient
+    return (loss, aux), structure.unflatten(
+        [gradient[moved.index(i)] if i in moved else None for i in range(len(leaves))]
+    )
 
 
-def _backward(score, microbatch, gradient, cotangent):
+def _backward(score: Callable, microbatch: int, gradient: Params, cotangent: Any) -> tuple[Params, None]:
+    if isinstance(cotangent[0], SymbolicZero):
+        return jax.tree.map(jnp.zeros_like, gradient), None
     return jax.tree.map(lambda g: g * cotangent[0], gradient), None
 
 
-_accumulated.defvjp(_forward, _backward)
+_accumulated.defvjp(_forward, _backward, symbolic_zeros=True)

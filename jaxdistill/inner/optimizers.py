@@ -136,6 +136,18 @@ def rmsprop(
     return _optimizer("rmsprop", values, build, num_steps, learned, per_step, positive)
 
 
+def with_temperature(optimizer: InnerOptimizer) -> InnerOptimizer:
+    """The optimiser, its learned part with a temperature, which losses called `platt` read.
+
+    `log_temperature` is [1], 0 at the start, and no hyper-parameter of the optimiser: `values` leaves it out.
+
+    Example:
+      >>> sorted(with_temperature(sgd(num_steps=3)).init())
+      ['learning_rate', 'log_temperature']
+    """
+    return optimizer._replace(init=lambda: {**optimizer.init(), "log_temperature": jnp.zeros(1)})
+
+
 INNER_OPTIMIZERS: dict[str, Callable[..., InnerOptimizer]] = {"sgd": sgd, "adam": adam, "rmsprop": rmsprop}
 
 

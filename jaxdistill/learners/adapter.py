@@ -18,7 +18,7 @@ from jaxdistill.core.types import Array, Learner, Params
 from jaxdistill.layers.conv import Layout
 from jaxdistill.layers.initializers import INITIALIZATIONS, draw_params
 from jaxdistill.layers.modules import NORMS, Conv, Dense, change_layout, flatten
-from jaxdistill.layers.norms import GROUPS
+from jaxdistill.layers.norms import GROUPS, unit_lengths
 
 WEIGHTED = (Conv, Dense, nn.Conv, nn.Dense)
 MNIST_SHAPE = (28, 28, 1)
@@ -34,9 +34,10 @@ def from_flax(
       module: called as `module(x)` it returns logits `[B, classes]`, as `module(x, return_features=True)`
         the input of its classifier, `[B, F]`. The `embed` of a module without that argument is the input of
         the last convolution or dense layer that it calls, ours or Flax's, flattened; `embed_all` are the
-        inputs of all of them but the first. `nn.BatchNorm` normalises by its own batch, or by the statistics
-        of `calibrate`, whatever its `use_running_average` says. Nothing may be drawn at random: dropout has
-        to be `deterministic`.
+        inputs of all of them but the first. `with_classifier` wants logits that are the output of a dense
+        layer of the features. `nn.BatchNorm` normalises by its own batch, or by the statistics of
+        `calibrate`, whatever its `use_running_average` says. Nothing may be drawn at random: dropout has to
+        be `deterministic`.
       image_shape: `(H, W, C)`.
       initialization: a key of `layers.initializers.INITIALIZATIONS`, for modules of the layers in
         `layers.modules` alone; None leaves it to the module's own initialisers (slower to compile).
@@ -154,7 +155,54 @@ def adapted(
         every = layer_inputs(params, x)
         return every[1:] or every  # the first layer's are the images, which are features of `linear` alone
 
-    return Learner(init, apply, embed, calibrate, embed_all)
+    @functools.cache
+    def classifier() -> tuple[str, ...]:
+        """The place of the dense layer whose input are the features and whose output are the logits."""
+        called: list[tuple[tuple[str, ...], Array]] = []
+
+        def remember(call: Callable, arguments: Any, options: Any, context: Any) -> Any:
+            output = call(*arguments, **options)
+            if isinstance(context.module, (Dense, nn.Dense)):
+                called.append((context.module.path, output))
+            return output
+
+        def places(params: Params, x: Array) -> Array:
+            with nn.intercept_methods(remember):
+                logits = module.apply(params, x)
+            found.extend(path for path, output in called if output is logits and path)
+            return logits  # pyright: ignore[reportReturnType]
+
+        found: list[tuple[str, ...]] = []
+        one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        jax.eval_shape(places, shapes(), one)
+        if not found:
+            name = type(module).__name__
+            raise fail("learner", "a network whose logits are the output of a dense layer", name)
+        return found[0]
+
+    def with_classifier(params: Params, kernel: Array, bias: Array | None) -> Params:
+        *way, last = classifier()
+        layer = functools.reduce(lambda tree, name: tree[name], way, params["params"])[last]
+        if kernel.shape != layer["kernel"].shape:
+            expected = f"a classifier of shape {layer['kernel'].shape}"
+            raise fail("learner", expected, f"features and classes {kernel.shape}")
+        if bias is not None and "bias" not in layer:
+            raise fail("learner", "a classifier with a bias", "one without")
+        new = {"kernel": kernel}
+        if "bias" in layer:
+            new["bias"] = jnp.zeros_like(layer["bias"]) if bias is None else bias
+        if "gain" in layer:  # the normalised weights times their lengths are the weights
+            new["gain"] = unit_lengths(kernel)
+        return {**params, "params": _replaced(params["params"], (*way, last), new)}
+
+    return Learner(init, apply, embed, calibrate, embed_all, with_classifier=with_classifier)
+
+
+def _replaced(tree: Params, path: tuple[str, ...], value: Params) -> Params:
+    """The nested dict with `value` at a place."""
+    if not path:
+        return value
+    return {**tree, path[0]: _replaced(tree[path[0]], path[1:], value)}
 
 
 def _batch_norm_of(params: Params) -> Callable:

@@ -13,6 +13,7 @@ METHODS: Registry[Recipe] = Registry(
         "dd": "jaxdistill.methods.dd:RECIPE",
         "dm": "jaxdistill.methods.dm:RECIPE",
         "dsa": "jaxdistill.methods.dsa:RECIPE",
+        "frepo": "jaxdistill.methods.frepo:RECIPE",
         "gtn": "jaxdistill.methods.gtn:RECIPE",
         "kip": "jaxdistill.methods.kip:RECIPE",
         "mtt": "jaxdistill.methods.mtt:RECIPE",

@@ -23,6 +23,7 @@ import optax
 
 from jaxdistill.augment import Augmentation
 from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.labels import check_probabilities
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Method, Population, Teacher
 from jaxdistill.data import sample_per_class
 from jaxdistill.inner.optimizers import sgd
@@ -90,6 +91,7 @@ def dc(
 
     References: Zhao, Mopuri & Bilen 2021, "Dataset Condensation with Gradient Matching", algorithm 1.
     """
+    check_probabilities("dc", teacher.labels)
     chosen = settings_of(
         recipe or RECIPE, teacher, num_learners=num_learners, real_batch_size=real_batch_size
     )

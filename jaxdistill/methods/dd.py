@@ -32,7 +32,8 @@ from jaxdistill.core.types import (
     Solve,
     Teacher,
 )
-from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner import losses
+from jaxdistill.inner.optimizers import with_temperature
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.methods.bilevel import bilevel, num_inner_steps
 from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe, images_in, settings_of
@@ -62,6 +63,9 @@ def dd(
     skip_failed_solves: bool = False,
     validate_every: int | None = None,
     inner_batch_size: int | None = None,
+    inner_loss: str | None = None,
+    outer_loss: str | None = None,
+    label_margin: float | None = None,
     recipe: Recipe | None = None,
 ) -> Method:
     """Dataset Distillation with the settings of its recipe: the paper's, or those for small images.
@@ -77,8 +81,8 @@ def dd(
       num_learners: K initialisations per outer step.
       real_batch_size: real images per outer step.
       draw: (data set, key) -> the real batch of an outer step; drawn at random when None.
-      solve: how training is differentiated: `unrolled`, `implicit`, or `functools.partial` of one of them
-        with its options; called with (teacher, inner loss, inner optimiser, calibrate=...).
+      solve: how training is differentiated: `unrolled`, `implicit`, `closed_form`, or `functools.partial` of
+        one of them with its options; called with (teacher, inner loss, inner optimiser, calibrate=...).
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
       microbatch: see `jaxdistill.objectives.validation`.
       warm_start, skip_failed_solves: see `jaxdistill.methods.bilevel`; for implicit gradients.
@@ -87,6 +91,11 @@ def dd(
       inner_batch_size: images of an inner step, equally many of every class, drawn from all synthetic images
         anew in every outer step; those that the teacher gives it when None. In all inner steps together every
         image is drawn.
+      inner_loss, outer_loss: of training on synthetic images, and on real ones afterwards: `cross_entropy`,
+        `squared` or `platt`, see `jaxdistill.core.labels`. Of a `platt` the temperature is learned with the
+        inner hyper-parameters; there is one temperature.
+      label_margin: times 1 / classes, the gap that the largest entry of a learned label should keep from the
+        next, see `jaxdistill.objectives.validation`; 0 for none.
       recipe: where what is left out comes from; `RECIPE` when None.
 
     Returns:
@@ -108,9 +117,23 @@ def dd(
         num_learners=num_learners,
         real_batch_size=real_batch_size,
         weight_decay=weight_decay,
+        inner_loss=inner_loss,
+        outer_loss=outer_loss,
+        label_margin=label_margin,
     )
     optimizer = inner_optimizer or inner_optimizer_of(chosen, num_inner_steps(teacher))
-    loss = inner_loss(learner, weight_decay=chosen["weight_decay"])
+    if "platt" in (chosen["inner_loss"], chosen["outer_loss"]):
+        optimizer = with_temperature(optimizer)
+    loss = losses.inner_loss(
+        learner, loss=chosen["inner_loss"], labels=teacher.labels, weight_decay=chosen["weight_decay"]
+    )
+    objective = partial(
+        validation,
+        loss=chosen["outer_loss"],
+        margin=chosen["label_margin"],
+        teacher=teacher,
+        microbatch=microbatch,
+    )
     if validate_every is not None:
         solve = partial(solve, keep_every=validate_every)
     student = teacher
@@ -125,7 +148,7 @@ def dd(
         teacher=student,
         inner_optimizer=optimizer,
         population=fresh(learner) if population is None else population,
-        objective=validation(learner, solved, microbatch=microbatch, intermediate=validate_every is not None),
+        objective=objective(learner, solved, intermediate=validate_every is not None),
         outer_optimizer=outer_optimizer or outer_optimizer_of(chosen),
         num_learners=chosen["num_learners"],
         real_batch_size=chosen["real_batch_size"],

@@ -19,6 +19,7 @@ import optax
 
 from jaxdistill.augment import DSA, Augmentation
 from jaxdistill.core.checks import at_least
+from jaxdistill.core.labels import check_probabilities
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Method, Population, Teacher
 from jaxdistill.data import sample_per_class
 from jaxdistill.inner.optimizers import sgd
@@ -75,6 +76,7 @@ def dm(
 
     References: Zhao & Bilen 2023, "Dataset Condensation with Distribution Matching", algorithm 1.
     """
+    check_probabilities("dm", teacher.labels)
     chosen = settings_of(RECIPE, teacher, num_learners=num_learners, real_batch_size=real_batch_size)
     at_least("dm", "real_batch_size", chosen["real_batch_size"], 1)
     matched = teacher

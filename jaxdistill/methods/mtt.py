@@ -21,6 +21,7 @@ from functools import partial
 import optax
 
 from jaxdistill.augment import DSA, Augmentation
+from jaxdistill.core.labels import check_probabilities
 from jaxdistill.core.types import InnerOptimizer, Learner, Method, Population, Solve, Teacher
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.unrolled import unrolled
@@ -80,6 +81,7 @@ def mtt(
     References: Cazenavette et al. 2022, "Dataset Distillation by Matching Training Trajectories", algorithm
     1.
     """
+    check_probabilities("mtt", teacher.labels)
     chosen = settings_of(RECIPE, teacher, num_learners=num_learners, weight_decay=weight_decay)
     student = teacher
     if inner_batch_size is not None:

@@ -174,9 +174,12 @@ TRAINING: Settings = MappingProxyType(
         "per_step": True,
         "positive": "softplus",
         "weight_decay": 0.0,
+        "inner_loss": "cross_entropy",
+        "outer_loss": "cross_entropy",
+        "label_margin": 0.0,
     }
 )
-"""The inner loop of a method that trains by plain gradient descent with learned step sizes."""
+"""An inner loop of plain gradient descent with learned step sizes, and its losses."""
 PLAIN: Settings = MappingProxyType(
     {
         "schedule": "constant",

@@ -4,6 +4,7 @@ A new population is one new file with its factory and its `SOURCE`, and one line
 """
 
 from jaxdistill.core.registry import Registry
+from jaxdistill.populations.ages import ages
 from jaxdistill.populations.experts import experts
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.populations.fresh import fresh
@@ -14,6 +15,7 @@ from jaxdistill.populations.source import Source
 __all__ = [
     "POPULATIONS",
     "Source",
+    "ages",
     "experts",
     "fixed",
     "fixed_pretrained",
@@ -25,6 +27,7 @@ __all__ = [
 POPULATIONS: Registry[Source] = Registry(
     "population",
     {
+        "ages": "jaxdistill.populations.ages:SOURCE",
         "experts": "jaxdistill.populations.experts:SOURCE",
         "fixed": "jaxdistill.populations.fixed:SOURCE",
         "fixed_pretrained": "jaxdistill.populations.pretrained:FIXED_PRETRAINED",

@@ -10,7 +10,7 @@ from jax import lax
 from jaxdistill.core.checks import above, at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Augment, Batch, Learner, Meta, Params, Population, Teacher
-from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.losses import inner_loss as inner_loss_of
 from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.over_learners import over_learners
@@ -44,6 +44,7 @@ def persistent(
     epochs: int = 50,
     learning_rate: float = 0.01,
     batch_size: int = 256,
+    inner_loss: str = "cross_entropy",
     augment: Augment | None = None,
     strategy: str = "auto",
 ) -> Population:
@@ -60,6 +61,7 @@ def persistent(
       epochs: passes over the synthetic data between them.
       learning_rate: of plain gradient descent.
       batch_size: the most images of a step; batches are equal parts.
+      inner_loss: what training lowers, `cross_entropy` or `squared`.
       augment: applied to every batch that they are trained on.
       strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
 
@@ -80,7 +82,12 @@ def persistent(
         at_least("persistent", name, value, 1)
     at_least("persistent", "epochs", epochs, 0)
     above("persistent", "learning_rate", learning_rate, 0.0)
-    loss_of = in_parts(learner, partial(inner_loss(learner), Meta((), {})))
+    if inner_loss == "platt":
+        raise fail(
+            "persistent", "an inner_loss without a learned temperature", inner_loss, "Take cross_entropy."
+        )
+    loss = inner_loss_of(learner, loss=inner_loss, labels=teacher.labels)
+    loss_of = in_parts(learner, partial(loss, Meta((), {})))
 
     def fresh(key: Array) -> Persistent:
         keys = jax.random.split(key, num_learners)

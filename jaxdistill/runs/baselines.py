@@ -34,7 +34,15 @@ from jaxdistill.evaluation import (
 from jaxdistill.runs.compare import random_images
 from jaxdistill.runs.networks import evaluations
 from jaxdistill.runs.plan import Plan
-from jaxdistill.runs.protocols import ORDERS, as_learned, in_other_order, other_order, protocol_of, seen
+from jaxdistill.runs.protocols import (
+    ORDERS,
+    as_learned,
+    in_other_order,
+    inner_training,
+    other_order,
+    protocol_of,
+    seen,
+)
 from jaxdistill.runs.reference import reference
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import progress
@@ -88,7 +96,7 @@ def rows_of(
     )
     distilled, baseline = evaluations(config, run.data, run.tested, run.state, key, run.bank)
     training = protocol_of(run)
-    protocols, how = [training], training.name
+    protocols, how = [training._replace(labels="probabilities")], training.name
     if training.name == "as_distilled":
         protocols, how = equal_steps(run, class_by_class(classes)[order]), "as distilled"
     progress.say(f"distilled images: {distilled.num_learners} networks, {len(order)} steps ...")
@@ -195,8 +203,10 @@ def equal_steps(run: Run, order: np.ndarray) -> list[Protocol]:
         optimizer,
         optimizer.values(optimizer.init()),
         weight_decay=config.weight_decay,
+        loss=inner_training(run)["loss"],
     )
-    return [constant._replace(name="one step size"), as_learned(run, order)._replace(name="scaled schedule")]
+    scaled = as_learned(run, order)._replace(name="scaled schedule", labels="probabilities")
+    return [constant._replace(name="one step size"), scaled]
 
 
 def class_by_class(classes: np.ndarray) -> np.ndarray:

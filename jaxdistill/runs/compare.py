@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 
+from jaxdistill.config import build
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Batch
+from jaxdistill.core.types import Array, Batch, Dataset, Meta, Params, Teacher
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import (
     Evaluation,
@@ -20,13 +21,17 @@ from jaxdistill.evaluation import (
     random_of_each_class,
     score,
 )
+from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.over_learners import gathered, over_learners
 from jaxdistill.populations import POPULATIONS
+from jaxdistill.populations.ages import Ages
 from jaxdistill.populations.source import source_of
 from jaxdistill.runs.classes import class_counts, tested_unevenly
 from jaxdistill.runs.networks import evaluations
 from jaxdistill.runs.protocols import (
     ORDERS,
     in_other_order,
+    inner_training,
     other_order,
     paper_protocol,
     protocol_name,
@@ -44,7 +49,8 @@ def score_of(run: Run, *, num_learners: int | None = None, protocol: str | None 
     distilled, _ = evaluations(config, run.data, run.tested, run.state, run.key, run.bank)
     with mesh.spread(run.plan.devices):
         shown = seen(run, stream(run.key, "export"), distilled.num_learners)
-        return score(distilled, protocol_of(run, protocol), *shown)
+        found = score(distilled, protocol_of(run, protocol), *shown)
+        return found._replace(ridge=ridge_accuracies(run, distilled))
 
 
 def compared(run: Run) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def compared(run: Run) -> dict[str, Any]:
     batch, subsets = seen(run, stream(key, "export"), distilled.num_learners)
     shorter = progress.Shorter("num_eval_learners", distilled.num_learners)
     with progress.expecting("distilled images", 2 * distilled.num_learners * steps_of(training), shorter):
-        found = score(distilled, training, batch, subsets)
+        found = score(distilled, training, batch, subsets)._replace(ridge=ridge_accuracies(run, distilled))
         on_validation = score(chosen_on_validation, training, batch, subsets)
     shuffle = other_order(run, name)
     reordered = None
@@ -83,7 +89,7 @@ def compared(run: Run) -> dict[str, Any]:
         **_fields("test_accuracy", found),
         "num_learners": len(found.every),
         "protocol": name,
-        "test_accuracy_step_size": float(training.values["learning_rate"][0]),
+        "test_accuracy_step_size": float(training.step_size),
         "validation_accuracy_mean": on_validation.mean,
         "test_accuracies": found.every,
         **_closed_form(run),
@@ -92,6 +98,40 @@ def compared(run: Run) -> dict[str, Any]:
         **_tuned("full_data", full),
         "class_counts": class_counts(data),
     }
+
+
+def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
+    """Test accuracies of networks whose head is in closed form, as the images are distilled for.
+
+    Args:
+      run: the run.
+      evaluation: of its images; its networks, but for a pool of networks of all ages, whose own are taken.
+
+    Returns:
+      An accuracy per network; None for a run of another gradient.
+    """
+    config, learner, batch = run.config, run.learner, run.batch
+    if not build.recipe(config).trains or config.gradient != "closed_form":
+        return None
+    key = stream(evaluation.key, "ridge")
+    if isinstance(run.state.population, Ages):
+        params = run.state.population.params
+    else:
+        params = evaluation.contexts(stream(key, "learners"), evaluation.num_learners)
+    batches = jax.tree.map(lambda a: a[None], batch)
+    teacher = Teacher(lambda key: (), lambda phi, key: phi, None, labels=config.labels)
+    loss = inner_loss(learner, loss="squared", labels=config.labels)
+    optimizer = build.inner_optimizer(config, 1)
+    solve = build.solve(config, learner)(
+        teacher._replace(init=lambda key: batches), loss, optimizer, calibrate=learner.calibrate
+    )
+
+    def accuracy(params: Params, batches: Batch, test: Dataset) -> Array:
+        trained, _ = solve(Meta(batches, {}), params, None, key)
+        return accuracy_on(learner, trained, test)
+
+    mapped = over_learners(accuracy, strategy=config.strategy, chunk=config.learner_chunk)
+    return jax.jit(lambda *a: gathered(mapped(a[0], shared=a[1:])))(params, batches, evaluation.test).tolist()
 
 
 def _closed_form(run: Run) -> dict[str, Any]:
@@ -124,7 +164,7 @@ def _random_real(run: Run, baseline: Evaluation, name: str) -> Reference | None:
             momentum=config.inner_momentum,
             weight_decay=config.weight_decay,
             name="equal steps",
-        )
+        )._replace(loss=inner_training(run)["loss"])
         plans = [equal_steps, dc(count)]
     return reference(
         "random real images",
@@ -233,6 +273,10 @@ def show(result: Mapping[str, Any]) -> None:
     if protocol != "as_distilled":
         how = f"{protocol}, step size {result['test_accuracy_step_size']:.3g}"
     rows = [cells("distilled images", how, "test_accuracy")]
+    if (ridge := result.get("test_accuracy_ridge")) is not None:
+        mean, std = (f"{100 * result[f'test_accuracy_ridge_{part}']:.1f}" for part in ("mean", "std"))
+        empty = [""] if with_balanced else []
+        rows.append(["distilled images", mean, std, *empty, str(len(ridge)), "ridge regression of the head"])
     if result.get("other_order_mean") is not None:
         rows.append(cells("distilled images", result["other_order"], "other_order"))
     if "closed_form_accuracy" in result:

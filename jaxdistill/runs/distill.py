@@ -30,7 +30,10 @@ from jaxdistill.teachers import CURRICULA
 
 FAULTS = {
     "failed_solves": "A linear solve ended with NaN or a residual above 1: raise damping or weight_decay, "
-    "train further (max_inner_steps), try linear_solver=gauss_newton_cg, or set on_failed_solve=skip."
+    "train further (max_inner_steps), try linear_solver=gauss_newton_cg, or set on_failed_solve=skip.",
+    "singular_kernels": "The kernel of the images has no Cholesky factor: raise ridge, or widen the network.",
+    "diverged_temperatures": "The temperature of platt went beyond e^10 or below e^-10: lower "
+    "hyper_learning_rate, or take outer_loss=cross_entropy.",
 }
 """Metrics that stop a run if they are above zero, each with its remedy."""
 
@@ -135,7 +138,7 @@ def distilled(plan: Plan, directory: RunDir | None) -> Run:
         label=config.method,
         tensorboard=config.tensorboard,
         remedy=_remedy(config),
-        faults=FAULTS if config.on_failed_solve == "stop" else None,
+        faults={n: v for n, v in FAULTS.items() if n != "failed_solves" or config.on_failed_solve == "stop"},
         bounds=_bounds(config),
         devices=plan.devices,
     )
@@ -147,16 +150,21 @@ def distilled(plan: Plan, directory: RunDir | None) -> Run:
 
 def content_of(run: Run) -> Content:
     """The content of a run's file of synthetic data, except the network of a population of one."""
+    from jaxdistill.runs.protocols import inner_training
+
     config = run.config
     images, labels, order = run.synthetic
     inner = {"inner_optimizer": config.inner_optimizer, "weight_decay": config.weight_decay}
     inner |= {"shuffle": CURRICULA[config.curriculum].shuffle, "population": config.population}
+    trained = inner_training(run)
+    inner |= {"loss": trained["loss"], "temperature": trained["temperature"]}
     reading = {name: getattr(config, name) for name in ReadingOptions.options() if name not in PLACES}
     return {
         "images": images,
         "labels": labels,
         "order": order,
-        "hyperparameters": run.hyperparameters if build.recipe(config).trains else {},
+        "hyperparameters": run.hyperparameters if build.has_steps(config) else {},
+        "free": config.labels == "free",
         "info": run.data.info,
         "method": config.method,
         "learner": {"learner": config.learner, **{name: getattr(config, name) for name in LEARNER_OPTIONS}},
@@ -227,9 +235,11 @@ def _bounds(config: Config) -> dict[str, Bound]:
 
 def _remedy(config: Config) -> str:
     """The remedy for numbers that are not finite."""
-    if build.recipe(config).trains:
+    if build.has_steps(config):
         return "Lower outer_learning_rate or clip, or bound the step sizes with max_inner_learning_rate."
     rates = "outer_learning_rate"
     if config.population == "persistent":
         rates += " or match_learning_rate"
+    if config.gradient == "closed_form":
+        rates += ", raise ridge"
     return f"Lower {rates}, or bound the outer gradient with clip."

@@ -53,12 +53,15 @@ class EvaluateOptions(TestedOnOptions, SearchOptions, MapOptions, SeedOptions, D
     title: ClassVar[str] = "evaluation"
     protocols: tuple[str, ...] = option(
         (),
-        "how networks are trained (default: dc, and as_distilled if the steps are known)",
+        "how networks are trained (default: dc, and as_distilled if the steps are known, or else frepo for "
+        "free labels)",
         known="jaxdistill.evaluation.protocols:PROTOCOLS",
     )
     num_learners: int = option(20, "networks per cell of the table", low=1)
     num_epochs: int | None = option(
-        None, "epochs of dc, dc_augmented and dsa (default: 300, with augmentation 1000)", low=1
+        None,
+        "epochs of all protocols but as_distilled (default: the paper's number of epochs or steps)",
+        low=1,
     )
 
 
@@ -125,14 +128,15 @@ def evaluate(
       learners: the architectures: texts such as `convnet:width=32:norm=none`, or a `Learner`, which the table
         calls `own`; a mapping gives names, as in {"mine": net}.
       protocols: how networks are trained: `as_distilled`, with the batches, steps and step sizes that the
-        images were distilled for; `dc`, `dc_augmented` or `dsa`, as in the matching papers. By default `dc`,
-        and `as_distilled` where the steps are known.
+        images were distilled for; `dc`, `dc_augmented` or `dsa`, as in the matching papers; `frepo` or
+        `rcig`, by a squared loss. By default `dc`, and `as_distilled` where the steps are known, or
+        else `frepo` for free labels.
       num_learners: networks that are tested, per cell of the table.
       num_search_learners: networks per step size of a search.
       step_sizes: those that are searched.
       fresh_baselines: whether networks are trained on random real images anew where the user's cache has the
         very numbers.
-      num_epochs: of the papers' protocols; 300 when None, with augmentation 1000.
+      num_epochs: of the papers' protocols; the paper's number of epochs or steps when None.
       data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
         those of the run or of the file.
       dataset, data_dir, manual_dir, data_memory: as for `jd.distill`.
@@ -300,8 +304,9 @@ def _row(job: Prepared, name: str) -> dict[str, Any]:
     if job.real_per_class:
         names = [each for each, how in job.protocols.items() if how.name != "as_distilled"] or ["dc"]
         shown.say(f"{name}: random real images, {', '.join(names)} ...")
-        size = job.real_per_class * job.data.info.num_classes
-        papers = [published(each, size, num_epochs=chosen.num_epochs) for each in names]
+        classes = job.data.info.num_classes
+        size = job.real_per_class * classes
+        papers = [published(each, size, num_epochs=chosen.num_epochs, num_classes=classes) for each in names]
         real = random_images(job.data, job.real_per_class)
         made = reference(
             f"{name}: random real images",

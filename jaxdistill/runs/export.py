@@ -189,5 +189,5 @@ def _say(file: Synthetic, path: Path, to: str) -> None:
     if file.fixed_start:
         shown.say("note: distilled for one fixed initialisation; networks that start elsewhere learn less")
     if to == "torch":
-        first = from_torch_file(str(path), whitened=file.whitening is not None)
+        first = from_torch_file(str(path), whitened=file.whitening is not None, kind=file.kind)
         shown.say(f"\n{training_code(file, first)}")

@@ -57,6 +57,7 @@ def generate(run: Run, num_images: int, *, seed: int = 0) -> Generated:
         batch_size=size,
         distill_steps=-(-num_images // size),
         distill_epochs=1,
+        labels="probabilities",
         soft_labels=False,
         steps_at_once=1,
     )

@@ -185,7 +185,8 @@ def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None)
 
     Args:
       file: the images.
-      names: of protocols; without any `dc`, and `as_distilled` where the steps are known.
+      names: of protocols; without any `dc`, and `as_distilled` where the steps are known, or else `frepo` for
+        free labels.
       num_epochs: of the papers' protocols; their own when None.
 
     Raises:
@@ -193,9 +194,16 @@ def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None)
     """
     lacks = _lacks(file)
     made = {}
-    for name in names or (("dc",) if lacks else ("as_distilled", "dc")):
+    own = ("frepo",) if file.kind == "free" else ()
+    for name in names or (*(own if lacks else ("as_distilled",)), "dc"):
         if name != "as_distilled":
-            made[name] = published(name, len(file.labels), num_epochs=num_epochs)
+            made[name] = published(
+                name,
+                len(file.labels),
+                num_epochs=num_epochs,
+                num_classes=max(1, file.labels.shape[1]),
+                labels=file.kind,
+            )
         elif lacks:
             expected = "order and step sizes with the images"
             raise fail("evaluate as_distilled", expected, lacks, "Use protocols=dc.")
@@ -231,6 +239,9 @@ def _as_distilled(file: Synthetic) -> dict[str, Protocol]:
             optimizer.values(optimizer.init()),
             weight_decay=inner["weight_decay"],
             shuffle=shuffle,
+            loss=inner.get("loss", "cross_entropy"),
+            labels=file.kind,
+            temperature=inner.get("temperature", 1.0),
         )
         for title, shuffle in shuffles.items()
     }

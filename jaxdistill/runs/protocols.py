@@ -1,5 +1,7 @@
 """How networks are trained on the images of a run."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ from jaxdistill.evaluation import (
     published,
     with_step_size,
 )
-from jaxdistill.evaluation.protocols import PROTOCOLS
+from jaxdistill.evaluation.protocols import MATCHING, PROTOCOLS
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.runs.networks import num_unseen, unseen_networks
 from jaxdistill.runs.run import Run, Synthetic
@@ -33,9 +35,14 @@ ORDERS = {"none": "batches in order", "batches": "batches shuffled"}
 """Shuffle to its label in a table."""
 
 
+OF_CLOSED_FORM = "frepo"
+"""The protocol of images for a head in closed form, of methods whose images are tested by their own steps."""
+
+
 def protocol_name(config: Config) -> str:
     """How networks are trained on the distilled images: as chosen, or as the method was published."""
-    return config.protocol or build.recipe(config).protocol_for(config.dataset)
+    name = config.protocol or build.recipe(config).protocol_for(config.dataset)
+    return name if name != "as_distilled" or build.has_steps(config) else OF_CLOSED_FORM
 
 
 def protocol_of(run: Run, name: str | None = None) -> Protocol:
@@ -49,19 +56,22 @@ def protocol_of(run: Run, name: str | None = None) -> Protocol:
       UserError: `as_distilled` for a method that trains no inner steps, or an unknown name.
     """
     name = one_of("protocol", name or protocol_name(run.config), PROTOCOLS)
-    check_protocol(name, run.config.method)
+    check_protocol(name, run.config.method, run.config.gradient)
     if name == "as_distilled":
         return as_learned(run, run.order)
-    plan = paper_protocol(run.config, run.data.info, name, len(run.synthetic.images))
-    recipe = build.recipe(run.config)
-    if not recipe.trains or recipe.protocol == "as_distilled":
+    config = run.config
+    plan = paper_protocol(config, run.data.info, name, len(run.synthetic.images))
+    plan = plan._replace(labels=config.labels)
+    published_for = build.recipe(config).protocol_for(config.dataset)
+    if not build.has_steps(config) or not {name, published_for} <= MATCHING.keys():
         return plan
     return with_step_size(plan, float(run.hyperparameters["learning_rate"][0]))  # learned for this training
 
 
 def paper_protocol(config: Config, info: DatasetInfo, name: str, count: int) -> Protocol:
-    """The training of one of the matching papers on `count` images."""
-    return published(name, count, augmentation=build.augmentation(config, info) or DSA)
+    """The training of one of the papers on `count` images, whose labels are probabilities."""
+    chosen = build.augmentation(config, info) or DSA
+    return published(name, count, augmentation=chosen, num_classes=info.num_classes)
 
 
 def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Protocol:
@@ -78,7 +88,17 @@ def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Pr
         run.method.hyperparameters(run.state),
         weight_decay=run.config.weight_decay,
         shuffle=CURRICULA[run.config.curriculum].shuffle if shuffle is None else shuffle,
+        **inner_training(run),
     )
+
+
+def inner_training(run: Run) -> dict[str, Any]:
+    """What the inner loop lowers: the loss, the kind of labels, and the temperature, learned or 1."""
+    loss, temperature = run.config.inner_loss, 1.0
+    if loss == "platt":
+        temperature = float(jnp.exp(-run.state.meta.inner["log_temperature"][0]))
+    loss = "squared" if loss == "squared" else "cross_entropy"
+    return {"loss": loss, "labels": run.config.labels, "temperature": temperature}
 
 
 def other_order(run: Run, protocol: str) -> str | None:
@@ -139,12 +159,12 @@ def training_data(run: Run) -> Synthetic:
     config, learner = run.config, run.learner
     batches = jax.jit(run.method.synthesize)(run.state, stream(run.key, "export"))
     images, labels, order = dedupe(batches)
-    if not build.recipe(config).trains or config.gradient != "implicit":
+    if not build.has_steps(config) or config.gradient != "implicit":
         return Synthetic(images, labels, order)
-    teacher = Teacher(init=lambda key: (), batches=lambda phi, key: batches, by_class=None)
-    loss = inner_loss(learner, weight_decay=config.weight_decay)
+    teacher = Teacher(lambda key: (), lambda phi, key: batches, None, labels=config.labels)
+    loss = inner_loss(learner, weight_decay=config.weight_decay, **inner_training(run))
     optimizer = build.inner_optimizer(config, build.num_inner_steps(config))
-    solve = build.solve(config)(teacher, loss, optimizer, calibrate=learner.calibrate)
+    solve = build.solve(config, learner)(teacher, loss, optimizer, calibrate=learner.calibrate)
 
     def steps(params: Params) -> jax.Array:
         return solve(Meta((), {}), params, None, run.key)[1].report["inner_steps"]

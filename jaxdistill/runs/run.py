@@ -36,7 +36,7 @@ class Synthetic(NamedTuple):
     images: np.ndarray
     """[N, H, W, C] float32, standardised: each distilled image once."""
     labels: np.ndarray
-    """[N, classes] float32, rows sum to 1."""
+    """[N, classes] float32; rows sum to 1 unless the config says `labels=free`."""
     order: np.ndarray
     """[T, B] int32: the images of each inner step."""
 
@@ -134,7 +134,7 @@ class Run:
 
     @property
     def batch(self) -> Batch:
-        """Batch [N, ...]: images as networks see them, standardised, and labels as probabilities."""
+        """Batch [N, ...]: images as networks see them, standardised; labels of the kind `config.labels`."""
         return Batch(jnp.asarray(self.synthetic.images), jnp.asarray(self.synthetic.labels))
 
     @property
@@ -158,6 +158,10 @@ class Run:
         Args:
           num_learners: how many networks; `num_eval_learners` when None.
           protocol: how they are trained; as the run's method was published when None.
+
+        Returns:
+          The score. Of a run with gradient=closed_form it has the accuracy of ridge regression beside: of the
+          networks of its pool, where it has one, or else of new ones.
         """
         from jaxdistill.runs.compare import score_of
 
@@ -221,9 +225,8 @@ def load_run(
     if missing := [name for name in NEEDED if saved.get(name) is None]:
         raise fail(where, f"the config of a run in {file}", f"one without {', '.join(missing)}")
     config = config_from(saved, str(file))
-    if inner_loop and not build.recipe(config).trains:
-        method = config.method
-        raise fail(where, "a run of a method that trains inner steps", f"{method} in {path}")
+    if inner_loop and not build.has_steps(config):
+        raise fail(where, "a run of a method that trains inner steps", f"{config.method} in {path}")
     chosen = config.replace(data_dir=data_dir, manual_dir=manual_dir)
     own_data = "dataset_sha256" in saved
     if own_data and data is None and dataset is None:

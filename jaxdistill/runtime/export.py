@@ -4,6 +4,8 @@
     x_standardised  [N, H, W, C] float32, what the networks see: u = (x / scale - mean) / std;
                     W (u - zca_mean) of its D = H W C values, if zca_mean is there
     y, y_soft       [N] int64; [N, classes] float32, rows sum to 1, the labels that were trained on
+    y_free          [N, classes] float32, in the place of y_soft: the outputs that a network is trained to
+                    give by a squared loss; any numbers, y is where they are largest
     order           [T, B] int32, rows of x in the batch of each inner step, in training order
     hyper_<name>    [T] float32, a hyper-parameter of the inner optimiser at each inner step
     start/<path>    the initial weights, where the images were distilled for one fixed initialisation
@@ -36,6 +38,8 @@ from jaxdistill.data import read_npz, to_pixels
 from jaxdistill.data.whitening import Whitening
 from jaxdistill.runtime.atomic import atomic_write, jsonable
 
+KINDS = {"probabilities": "y_soft", "free": "y_free"}
+"""The array of labels by their kind."""
 ZCA = tuple(field.name for field in dataclasses.fields(Whitening))
 
 
@@ -47,7 +51,7 @@ class Synthetic(NamedTuple):
     images: np.ndarray | None
     """[N, H, W, C] float32, standardised; None where the file does not have them."""
     labels: np.ndarray
-    """[N, classes] float32, rows sum to 1."""
+    """[N, classes] float32, of the kind `kind`."""
     order: np.ndarray | None
     """[T, B] int32, rows of the images per inner step; None where the file does not say."""
     hyperparameters: dict[str, np.ndarray]
@@ -58,6 +62,8 @@ class Synthetic(NamedTuple):
     """`scale`, `mean`, `std`, `class_names` and the texts of the file: those that it has."""
     whitening: Whitening | None = None
     """The whitening of the standardised images; None for none."""
+    kind: str = "probabilities"
+    """The kind of its labels, one of `jaxdistill.core.labels.LABELS`."""
 
 
 class Content(TypedDict):
@@ -66,7 +72,7 @@ class Content(TypedDict):
     images: Any
     """[N, H, W, C] float32, standardised."""
     labels: Any
-    """[N, classes] float32, rows sum to 1."""
+    """[N, classes] float32; rows sum to 1 unless they are free."""
     order: Any
     """[T, B] integers below N: the batch of each inner step, in training order."""
     hyperparameters: Mapping[str, Any]
@@ -81,6 +87,8 @@ class Content(TypedDict):
     """The inner optimiser's name and options."""
     reading: NotRequired[Mapping[str, Any]]
     """How the data set was read: options of `jaxdistill.config.table.ReadingOptions`."""
+    free: NotRequired[bool]
+    """Whether the labels are free."""
     start: NotRequired[Any]
     """The weights that the data were distilled for, a nested dict, where it was one initialisation."""
 
@@ -124,7 +132,8 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
     """
     images, labels = np.asarray(content["images"], np.float32), np.asarray(content["labels"], np.float32)
     order, info = np.asarray(content["order"], np.int32), content["info"]
-    _check(where, images, labels, order)
+    kind = "free" if content.get("free") else "probabilities"
+    _check(where, images, labels, order, kind)
     steps, channels = order.shape[0], (images.shape[-1],)
     mean, std = (np.broadcast_to(np.asarray(v, np.float32), channels) for v in (info.mean, info.std))
     scale = np.float32(info.scale)
@@ -132,7 +141,7 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
         "x": to_pixels(images, info),
         "x_standardised": images,
         "y": labels.argmax(axis=-1).astype(np.int64),
-        "y_soft": labels,
+        KINDS[kind]: labels,
         "order": order,
     }
     for name, value in content["hyperparameters"].items():
@@ -162,7 +171,7 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
 
     Args:
       path: the `.npz`. `x` is [N, H, W, C] or [N, H, W] in raw pixel units, of any numeric type; `y` is
-        [N] integers or [N, classes] probabilities (`y_soft` goes before it where both are there).
+        [N] integers or [N, classes] probabilities (`y_soft` or `y_free` goes before it where it is there).
       num_classes: how many classes there are, where `y` is integers; by default one more than the largest.
 
     Returns:
@@ -187,7 +196,7 @@ def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | Non
     Raises:
       UserError: as `read_synthetic`.
     """
-    if "x" not in arrays or not {"y", "y_soft"} & set(arrays):
+    if "x" not in arrays or not {"y", *KINDS.values()} & set(arrays):
         raise fail(where, "arrays x and y", f"only {', '.join(sorted(arrays)) or 'an empty file'}")
     pixels = _images(where, "x", arrays["x"])
     images = (
@@ -195,11 +204,12 @@ def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | Non
     )
     if images is not None and images.shape != pixels.shape:
         raise fail(where, f"x_standardised of the shape of x, {pixels.shape}", images.shape)
-    labels = _labels(where, arrays.get("y_soft", arrays.get("y")), num_classes)
+    kind = "free" if KINDS["free"] in arrays else "probabilities"
+    labels = _labels(where, arrays.get(KINDS[kind], arrays.get("y")), num_classes)
     order = arrays.get("order")
     if order is not None and order.dtype.kind not in "iu":
         raise fail(where, "order as integers", order.dtype)
-    _check(where, pixels, labels, order)
+    _check(where, pixels, labels, order, kind)
     names = ("scale", "mean", "std", "class_names", "dataset", "method", "learner", "inner", "reading")
     return Synthetic(
         pixels=pixels,
@@ -214,6 +224,7 @@ def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | Non
         fixed_start=any(name.startswith("start/") for name in arrays),
         metadata={name: _plain(where, name, arrays[name]) for name in names if name in arrays},
         whitening=_whitening(where, arrays, pixels.shape[1:]),
+        kind=kind,
     )
 
 
@@ -298,7 +309,7 @@ def _labels(where: str, y: Any, num_classes: int | None) -> np.ndarray:
     return np.eye(classes, dtype=np.float32)[y.astype(np.int64)]
 
 
-def _check(where: str, images: np.ndarray, labels: np.ndarray, order: np.ndarray | None) -> None:
+def _check(where: str, images: np.ndarray, labels: np.ndarray, order: np.ndarray | None, kind: str) -> None:
     if images.ndim != 4:
         raise fail(where, "images [N, H, W, C]", images.shape)
     if labels.ndim != 2 or len(labels) != len(images):
@@ -308,8 +319,9 @@ def _check(where: str, images: np.ndarray, labels: np.ndarray, order: np.ndarray
             raise fail(
                 where, f"finite {name}", f"{int((~np.isfinite(array)).sum())} that are NaN or infinite"
             )
-    if (np.abs(labels.sum(axis=-1) - 1) > 1e-3).any() or labels.min() < 0:
-        worst = labels[np.abs(labels.sum(axis=-1) - 1).argmax()]
+    sums = np.abs(labels.sum(axis=-1) - 1)
+    if kind == "probabilities" and ((sums > 1e-3).any() or labels.min() < 0):
+        worst = labels[sums.argmax()]
         raise fail(where, "labels that are >= 0 and sum to 1", np.round(worst, 4).tolist())
     if order is None:
         return

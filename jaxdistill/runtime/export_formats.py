@@ -18,7 +18,7 @@ from PIL import Image
 from jaxdistill.core.checks import fail
 from jaxdistill.runtime.atomic import jsonable
 from jaxdistill.runtime.export import Synthetic, write_arrays
-from jaxdistill.runtime.training_code import from_hf_folder, training_code
+from jaxdistill.runtime.training_code import LABELS, from_hf_folder, training_code
 
 METADATA = "distillation.json"
 """In a folder that is an export: what pictures do not say. Only a folder that has it is ever replaced."""
@@ -44,7 +44,7 @@ dataset_info:
       class_label:
         names:
 {names}
-  - name: soft_label
+  - name: {labels}
     sequence: float32
   - name: standardised
     sequence:
@@ -58,7 +58,7 @@ Images to train networks on in place of the training set of {dataset}. They were
 the network `{learner}`, with jaxdistill.
 {accuracy}
 `image` is for people, in 8 bits: {clipped}. Networks train on `standardised`,
-[H, W, C] floats, with `soft_label`. `{metadata}` has the order of the batches and the step sizes.
+[H, W, C] floats, with `{labels}`. `{metadata}` has the order of the batches and the step sizes.
 Standardised is (pixels / white - mean) / std with mean {mean} and std {std}; white is 255 in 8 bits.
 
 ## Training on them
@@ -107,7 +107,7 @@ def write_folder(folder: Path, file: Synthetic) -> None:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(_png(x))
     images = [
-        {"file": place, "label": label, "soft_label": soft}
+        {"file": place, "label": label, LABELS[file.kind]: soft}
         for place, label, soft in zip(places, classes.tolist(), file.labels.tolist(), strict=True)
     ]
     _write_metadata(folder, file, {"pictures": f"rounded to 8 bits; {shown.clipped}", "images": images})
@@ -133,7 +133,7 @@ def write_hf(folder: Path, file: Synthetic, name: str, scores: Mapping[str, Any]
     columns = {
         "image": pyarrow.array(images),
         "label": pyarrow.array(classes.astype(np.int64)),
-        "soft_label": pyarrow.array(file.labels.tolist(), floats),
+        LABELS[file.kind]: pyarrow.array(file.labels.tolist(), floats),
         "standardised": pyarrow.array(_standardised(file).tolist(), pyarrow.list_(pyarrow.list_(floats))),
     }
     (folder / "data").mkdir()
@@ -203,7 +203,7 @@ def _write_metadata(folder: Path, file: Synthetic, more: Mapping[str, Any]) -> N
 
 def _card(file: Synthetic, shown: Pictures, name: str, scores: Mapping[str, Any] | None) -> str:
     known = file.metadata
-    code = training_code(file, from_hf_folder(name, METADATA))
+    code = training_code(file, from_hf_folder(name, METADATA, file.kind))
     names = [
         f"          '{number}': {json.dumps(each, ensure_ascii=False)}"
         for number, each in enumerate(known["class_names"])
@@ -211,6 +211,7 @@ def _card(file: Synthetic, shown: Pictures, name: str, scores: Mapping[str, Any]
     return CARD.format(
         dataset=known["dataset"],
         names="\n".join(names),
+        labels=LABELS[file.kind],
         count=len(file.labels),
         method=known.get("method", "an unknown method"),
         learner=known.get("learner", {}).get("learner", "unknown"),

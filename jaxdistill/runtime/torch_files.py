@@ -21,7 +21,8 @@ from jaxdistill.runtime.export import Synthetic, checked
 SUFFIXES = (".pt", ".pth")
 OURS = "jaxdistill synthetic images"
 """What `format` says in a file of ours."""
-NAMES = {"images": "x_standardised", "pixels": "x", "labels": "y", "soft_labels": "y_soft", "order": "order"}
+NAMES = {"images": "x_standardised", "pixels": "x", "labels": "y", "order": "order"}
+NAMES |= {"soft_labels": "y_soft", "free_labels": "y_free"}
 """By key of a file of ours: the array of `synthetic.npz`."""
 CHANNELS_FIRST = ("images", "pixels")
 TEXTS = ("dataset", "method", "learner", "inner", "reading")
@@ -46,7 +47,8 @@ def write_torch(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
     | key | what |
     | --- | --- |
     | `images`, `pixels` | [N, C, H, W] float32: standardised; raw, 0 is black and `scale` white |
-    | `labels`, `soft_labels` | [N] int64; [N, classes] float32 |
+    | `labels`, `soft_labels` | [N] int64; [N, classes] float32, probabilities |
+    | `free_labels` | in the place of `soft_labels`: outputs for a squared loss |
     | `order` | [T, B] int64, the images of each inner step |
     | `learning_rate`, `momentum` | [T] float32, those that the inner optimiser has |
     | `mean`, `std`, `scale` | [C], [C], a number: images = (pixels / scale - mean) / std |

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdistill.core.registry import options_of
+from jaxdistill.evaluation.protocols import UPDATES
 from jaxdistill.layers.norms import GROUPS
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.adapter import first_padding
@@ -44,6 +45,9 @@ LISTS = {"m": "momenta", "v": "squares"}
 """What an optimiser remembers of a parameter: the list of all of them."""
 
 
+LABELS = {"probabilities": "soft_label", "free": "free_label"}
+"""What an export calls labels of a kind; a tensor of all of them has an s more."""
+FREE = ("# y are outputs for a squared loss, no probabilities; for a cross-entropy take y.argmax(1)",)
 WHITENED = (
     "# and then, whitened:",
     '# u = ((pixels / d["scale"] - mean) / std).permute(0, 2, 3, 1)  # [N, H, W, C]',
@@ -53,22 +57,23 @@ WHITENED = (
 """What real images need beyond the standardisation, if those of the file are whitened."""
 
 
-def from_torch_file(path: str, whitened: bool = False) -> list[str]:
-    """The first lines for a file of `write_torch`, with whitened images or others."""
+def from_torch_file(path: str, whitened: bool = False, kind: str = "probabilities") -> list[str]:
+    """The first lines for a file of `write_torch`, with whitened images or others, and labels of a kind."""
     return [
         "import torch",
         "from torch import nn",
         "",
         f"d = torch.load({_quoted(path)}, weights_only=True)",
-        'x, y = d["images"], d["soft_labels"]  # [N, C, H, W], standardised; [N, classes]',
+        f'x, y = d["images"], d["{LABELS[kind]}s"]  # [N, C, H, W], standardised; [N, classes]',
+        *(FREE if kind == "free" else ()),
         'mean, std = d["mean"].view(-1, 1, 1), d["std"].view(-1, 1, 1)',
         '# real images [N, C, H, W] become (pixels / d["scale"] - mean) / std',
         *(WHITENED if whitened else ()),
     ]
 
 
-def from_hf_folder(path: str, metadata: str) -> list[str]:
-    """The first lines for a Hugging Face data set with its metadata beside it."""
+def from_hf_folder(path: str, metadata: str, kind: str = "probabilities") -> list[str]:
+    """The first lines for a Hugging Face data set with its metadata beside it, and labels of a kind."""
     return [
         "import json",
         "",
@@ -78,7 +83,9 @@ def from_hf_folder(path: str, metadata: str) -> list[str]:
         "",
         f"path = {_quoted(path)}  # this folder",
         'rows = load_dataset(path, split="train").with_format("torch")[:]',
-        'x, y = rows["standardised"].permute(0, 3, 1, 2), rows["soft_label"]  # [N, C, H, W]; [N, classes]',
+        f'x, y = rows["standardised"].permute(0, 3, 1, 2), rows["{LABELS[kind]}"]'
+        "  # [N, C, H, W]; [N, classes]",
+        *(FREE if kind == "free" else ()),
         f'with open(f"{{path}}/{metadata}", encoding="utf-8") as file:',
         '    d = {key: torch.tensor(value) for key, value in json.load(file)["steps"].items()}',
     ]
@@ -101,7 +108,9 @@ def training_code(file: Synthetic, first: Sequence[str]) -> str:
     lines = [*first, "", *_network(file.metadata.get("learner", {}), shape, file.labels.shape[1])]
     optimizer = file.metadata.get("inner", {}).get("inner_optimizer")
     known = file.order is not None and "learning_rate" in file.hyperparameters and optimizer in STATE
-    return "\n".join(lines + (_as_distilled(file, optimizer) if known else _published()))
+    if known:
+        return "\n".join(lines + _as_distilled(file, optimizer))
+    return "\n".join(lines + (_regression(file) if file.kind == "free" else _published()))
 
 
 def _quoted(text: str) -> str:
@@ -179,13 +188,40 @@ def _as_distilled(file: Synthetic, optimizer: str) -> list[str]:
         loop = f"for t, ({names}) in enumerate(zip({steps}), 1):"
     lines += [
         loop,
-        "    loss = nn.functional.cross_entropy(net(x[rows]), y[rows])",
+        f"    loss = {_loss(file)}",
         "    gradients = torch.autograd.grad(loss, params)",
         "    with torch.no_grad():",
         f"        for {pairs[0]} in zip({pairs[1]}):",
     ]
     lines += [f"            g = g + {decay:g} * p  # weight decay"] if decay else []
     return [*lines, f"            {state}", f"            {move}"]
+
+
+def _loss(file: Synthetic) -> str:
+    """What the inner loop of a file lowers, of the images in `rows`."""
+    inner, classes = file.metadata["inner"], file.labels.shape[1]
+    if inner.get("loss") == "squared":
+        wanted = (
+            "y[rows]" if file.kind == "free" else f"{math.sqrt(classes / 10):g} * (y[rows] - {1 / classes:g})"
+        )
+        return f"0.5 * (net(x[rows]) - {wanted}).square().sum(1).mean()"
+    temperature = inner.get("temperature", 1.0)
+    logits = "net(x[rows])" if temperature == 1 else f"net(x[rows]) / {temperature:g}"
+    return f"nn.functional.cross_entropy({logits}, y[rows])"
+
+
+def _regression(file: Synthetic) -> list[str]:
+    per_class = max(1, len(file.labels) // file.labels.shape[1])
+    steps = UPDATES["frepo"][max(known for known in UPDATES["frepo"] if known <= per_class)]
+    return [
+        f"steps = {steps}  # as FRePo tests its images, but for its augmentation",
+        "optimizer = torch.optim.Adam(net.parameters(), lr=3e-4)",
+        "for step in range(steps):",
+        "    rows = torch.randperm(len(x))[:256]",
+        "    optimizer.zero_grad()",
+        "    (0.5 * (net(x[rows]) - y[rows]).square().sum(1).mean()).backward()",
+        "    optimizer.step()",
+    ]
 
 
 def _published() -> list[str]:

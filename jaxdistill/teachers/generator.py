@@ -10,7 +10,7 @@ from jaxdistill.core.keys import stream
 from jaxdistill.core.linalg import widened
 from jaxdistill.core.types import Array, Batch, Made, Params, Teacher
 from jaxdistill.layers.initializers import draw_params, he
-from jaxdistill.teachers.soft_labels import logit_scale
+from jaxdistill.teachers.soft_labels import labels_of
 
 NOISES = ("learned", "fixed", "fresh")
 DISTRIBUTIONS = {"gaussian": jax.random.normal, "uniform": jax.random.uniform}
@@ -32,6 +32,7 @@ def generator(
     noise_size: int | None = None,
     distribution: str | None = None,
     noise_key: Array | None = None,
+    labels: str = "probabilities",
     soft_labels: bool = False,
     label_confidence: float = 0.9,
     steps_at_once: int | None = None,
@@ -58,7 +59,8 @@ def generator(
       noise_size: numbers of one z.
       distribution: of z, `gaussian` or `uniform` (0 to 1).
       noise_key: of fixed noise; key 0 when None.
-      soft_labels: whether labels are learned too, as softmax of logits; G is given the true class.
+      labels: `probabilities`, or `free` ones: learned, any numbers, for squared losses; centred at the start.
+      soft_labels: whether probabilities are learned too, as softmax of logits; G is given the true class.
       label_confidence: with `soft_labels`, the probability of the true class at the start, in (1/classes, 1).
       steps_at_once: inner steps whose images are made at a time, the work inside G computed again in the
         backward pass: the memory of this many steps, not of all; all are made at once, and nothing twice,
@@ -66,8 +68,8 @@ def generator(
 
     Returns:
       A teacher with phi = {"network": weights, "z": [S, B, noise_size] where learned, "y": [S, B, classes]
-      logits where soft}. `by_class` gives [classes, S * B // classes, ...], None for fewer images than
-      classes.
+      logits where soft, or free labels}. `by_class` gives [classes, S * B // classes, ...], None for fewer
+      images than classes.
 
     Raises:
       UserError: an option out of range, an unknown name, an image side that the upsampling cannot reach.
@@ -118,7 +120,9 @@ def generator(
     classes = np.arange(count) % num_classes
     one_hot = np.eye(num_classes, dtype=np.float32)[classes]
     hard = jax.device_put(one_hot.reshape(distill_steps, batch_size, -1))
-    scale = logit_scale("generator", label_confidence, num_classes) if soft_labels else 1.0
+    first, labels_from = labels_of(
+        "generator", hard, labels=labels, soft_labels=soft_labels, label_confidence=label_confidence
+    )
     shape = (distill_steps, batch_size, noise_size)
 
     def init(key: Array) -> Params:
@@ -127,7 +131,7 @@ def generator(
         phi = {"network": draw_params(stream(key, "network"), shapes, he)}
         if noise == "learned":
             phi["z"] = draw(stream(key, "noise"), shape)
-        return widened(phi | ({"y": scale * hard} if soft_labels else {}))
+        return widened(phi if first is None else phi | {"y": first})
 
     def noise_of(phi: Params, key: Array) -> Array:
         if noise == "learned":
@@ -151,7 +155,7 @@ def generator(
             some = jax.checkpoint(lambda zy: images(phi["network"], *zy), prevent_cse=False)
             parts = jax.tree.map(lambda a: a.reshape(-1, steps_at_once, *a.shape[1:]), (z, hard))
             x = lax.map(some, parts).reshape(*shape[:2], *image_shape)
-        return Batch(x, jax.nn.softmax(phi["y"]) if soft_labels else hard)
+        return Batch(x, labels_from(phi))
 
     def distinct(phi: Params, key: Array) -> Batch:
         return phi.value if isinstance(phi, Made) else make(phi, key)
@@ -166,4 +170,6 @@ def generator(
     def by_class(phi: Params, key: Array) -> Batch:
         return jax.tree.map(lambda a: a.reshape(count, *a.shape[2:])[rows], distinct(phi, key))
 
-    return Teacher(init=init, batches=batches, by_class=by_class if per_class else None, make=make)
+    return Teacher(
+        init=init, batches=batches, by_class=by_class if per_class else None, make=make, labels=labels
+    )

@@ -9,7 +9,7 @@ from jaxdistill.core.linalg import widened
 from jaxdistill.core.types import Array, Batch, Made, Params, Stored, Teacher
 from jaxdistill.teachers.decoders.decoder import Decoder, Latents
 from jaxdistill.teachers.decoders.pixels import pixels
-from jaxdistill.teachers.soft_labels import logit_scale
+from jaxdistill.teachers.soft_labels import labels_of
 from jaxdistill.teachers.storage import STORED_AS, as_stored, counted, restored, stored_images
 
 
@@ -21,6 +21,7 @@ def images(
     distill_steps: int = 1,
     distill_epochs: int = 1,
     start: Array | None = None,
+    labels: str = "probabilities",
     soft_labels: bool = False,
     label_confidence: float = 0.9,
     decoder: Decoder | None = None,
@@ -29,7 +30,7 @@ def images(
     """Synthetic images as free parameters, in `distill_steps` batches, gone over `distill_epochs` times.
 
     Each batch holds the same number of images of every class, class by class; labels are fixed, or
-    softmax of learned logits. T = distill_steps * distill_epochs inner steps.
+    softmax of learned logits, or learned and free. T = distill_steps * distill_epochs inner steps.
 
     Args:
       image_shape: (H, W, C).
@@ -39,16 +40,18 @@ def images(
       distill_epochs: passes over them.
       start: [classes, images_per_class, H, W, C] standardised images to start from (real ones, say);
         standard normal noise when None.
-      soft_labels: whether labels are learned too.
+      labels: `probabilities`, or `free` ones: learned, any numbers, for squared losses; centred at the start.
+      soft_labels: whether probabilities are learned too.
       label_confidence: with `soft_labels`, the probability of the true class at the start, in (1/classes, 1).
       decoder: what is stored in the place of images, of `jaxdistill.teachers.decoders`; the images when None.
       stored_as: numbers are stored as `float32`, `float16` or `uint8` (see `storage.as_stored`). Images are
         learned as float32; what is exported and evaluated is what is stored.
 
     Returns:
-      A teacher with phi = {"x": [S, B, H, W, C]} and, with soft labels, "y": [S, B, classes] logits;
-      B = classes * images_per_class / S. `by_class` gives [classes, images_per_class, ...]. With a decoder,
-      phi has its "latents" in the place of "x", and images are decoded once per outer step.
+      A teacher with phi = {"x": [S, B, H, W, C]} and, with soft labels, "y": [S, B, classes] logits, or the
+      labels themselves where they are free; B = classes * images_per_class / S. `by_class` gives
+      [classes, images_per_class, ...]. With a decoder, phi has its "latents" in the place of "x", and images
+      are decoded once per outer step.
 
     Raises:
       UserError: counts below 1, images_per_class not a multiple of distill_steps, a start of another shape.
@@ -74,10 +77,13 @@ def images(
     shape = (num_classes, images_per_class, *image_shape)
     if start is not None and start.shape != shape:
         raise fail("images", f"start of shape {shape}", start.shape)
-    scale = logit_scale("images", label_confidence, num_classes) if soft_labels else 1.0
     one_hot = np.eye(num_classes, dtype=jax.dtypes.canonicalize_dtype(float))
     hard = jax.device_put(np.tile(np.repeat(one_hot, per_step, axis=0), (distill_steps, 1, 1)))
+    first, labels_from = labels_of(
+        "images", hard, labels=labels, soft_labels=soft_labels, label_confidence=label_confidence
+    )
 
+    learned = first is not None
     one_of("images stored_as", stored_as, STORED_AS)
     plain = decoder is None or decoder.name == "none"
     form = decoder if decoder is not None else pixels(image_shape=image_shape)
@@ -102,12 +108,12 @@ def images(
             found = {"x": jax.random.normal(key, (distill_steps, num_classes * per_step, *image_shape))}
         else:
             found = {"x": in_batches(flat)}
-        return widened(found | ({"y": scale * hard} if soft_labels else {}))
+        return widened(found | ({"y": first} if learned else {}))
 
     def make(phi: Params, key: Array) -> Batch:
         del key
         x = phi["x"] if plain else in_batches(form.decode(phi["latents"]))
-        return Batch(x, jax.nn.softmax(phi["y"]) if soft_labels else hard)
+        return Batch(x, labels_from(phi))
 
     def distinct(phi: Params, key: Array) -> Batch:
         return phi.value if isinstance(phi, Made) else make(phi, key)
@@ -124,14 +130,14 @@ def images(
 
     def stored(phi: Params) -> Stored:
         latents: Latents = {"pixels": flat_classes(phi["x"])} if plain else phi["latents"]
-        labels = {"labels": flat_classes(phi["y"])} if soft_labels else {}
-        arrays = stored_images(form, latents, stored_as) | as_stored(labels, stored_as)
+        own = {"labels": flat_classes(phi["y"])} if learned else {}
+        arrays = stored_images(form, latents, stored_as) | as_stored(own, stored_as)
         return counted(arrays, form.bits)
 
     def read(stored: Stored) -> Made:
         arrays = restored(stored.arrays)
         x = in_batches((form.read or form.decode)(arrays))
-        return Made(Batch(x, jax.nn.softmax(in_batches(arrays["labels"])) if soft_labels else hard))
+        return Made(Batch(x, labels_from({"y": in_batches(arrays["labels"])} if learned else {})))
 
     return Teacher(
         init=init,
@@ -140,4 +146,5 @@ def images(
         make=None if plain else make,
         stored=stored,
         read=None if stored_as == "float32" and form.read is None else read,
+        labels=labels,
     )

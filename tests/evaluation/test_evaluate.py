@@ -25,6 +25,7 @@ from jaxdistill.evaluation import (
     one_program,
     published,
     top_k_on,
+    training,
     with_step_size,
 )
 from jaxdistill.inner.losses import inner_loss
@@ -76,6 +77,45 @@ def test_dc_is_the_papers_protocol():
         assert (plan.augment is None) == (name == "dc")
     augmented = dc(10, augment=lambda key, x: x)
     assert shape(augmented) == (1000, 10) and augmented.restart == 500
+
+
+def test_protocols_of_papers_with_free_labels():
+    """Their numbers of updates by images per class, step sizes, loss and images."""
+    for name, updates in (("frepo", (1000, 2000, 2000, 5000)), ("rcig", (1000, 2000, 2000, 2000))):
+        plans = [published(name, count, num_classes=5) for count in (5, 50, 100, 250)]
+        assert tuple(jax.eval_shape(plan.order, KEY).shape[0] for plan in plans) == updates
+        assert {(plan.loss, plan.weight_decay, plan.restart) for plan in plans} == {("squared", 0.0, 0)}
+        assert [(plan.augment is None) for plan in plans] == [name == "rcig"] * 4
+    assert set(np.asarray(published("frepo", 5).values["learning_rate"]).tolist()) == {np.float32(3e-4)}
+    rates = np.asarray(published("rcig", 100).values["learning_rate"])
+    np.testing.assert_allclose(rates[[0, 249, 499, 500]], [2e-7, 5e-5, 1e-4, 1e-4], rtol=1e-5)
+    middle = 1e-4 * (0.01 + 0.99 * 0.5)
+    np.testing.assert_allclose(rates[[1250, 1999]], [middle, 1e-6], rtol=1e-3)
+    slower = with_step_size(published("rcig", 100), 0.01)
+    assert float(slower.step_size) == pytest.approx(0.01) and slower.values["learning_rate"].max() <= 0.0101
+    assert jax.eval_shape(published("rcig", 600, num_epochs=4).order, KEY).shape == (12, 200)
+
+
+@pytest.mark.parametrize("labels", ["probabilities", "free"])
+def test_what_a_loss_is_given_of_labels(labels):
+    """One step of training under each loss, against its gradient by hand on what the table of labels says."""
+    images, net = tiny_batch(6), tiny_net("linear")
+    params = net.init(KEY)
+    x, y = np.asarray(images.x).reshape(6, -1), np.asarray(images.y)
+    outputs = x @ params["params"]["classifier"]["kernel"] + params["params"]["classifier"]["bias"][None]
+    softmax = np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True)
+    wanted = {
+        ("squared", "free"): outputs - y,
+        ("squared", "probabilities"): outputs - np.sqrt(CLASSES / 10) * (y - 1 / CLASSES),
+        ("cross_entropy", "free"): softmax - np.eye(CLASSES)[y.argmax(-1)],
+        ("cross_entropy", "probabilities"): softmax - y,
+    }
+    for loss in ("squared", "cross_entropy"):
+        plan = few_steps(6, num_steps=1, batch_size=6)._replace(loss=loss, labels=labels)
+        steps, _, value = training(net, plan, images, jnp.arange(6), KEY)
+        gradient = jax.grad(value)(params, jax.tree.map(lambda a: a[0], steps))
+        by_hand = x.T @ wanted[loss, labels] / 6
+        np.testing.assert_allclose(gradient["params"]["classifier"]["kernel"], by_hand, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["num_images", "num_epochs", "batch_size"])

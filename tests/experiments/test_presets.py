@@ -51,8 +51,8 @@ def test_a_preset_is_what_its_result_was_made_with(path):
     table, compared = script.Options.options(), 0
     for name, value in identity_of(found).items():
         before = held.get(name)
-        if name not in held or (before is None and not table[name].optional):
-            continue  # an option of later; null stands for what the gradient says
+        if name not in held or (before is None and not (name in table and table[name].optional)):
+            continue  # an option of later or of a member alone; null stands for what the gradient says
         if name == "group_size" and value is None:
             continue  # by platform
         defaults = (None, own.get(name)) if before is None else (before,)

@@ -10,8 +10,15 @@ from helpers import CLASSES, message, tiny_batch, tiny_net, to_float64
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Meta
-from jaxdistill.inner.losses import accuracy, cross_entropy, inner_loss, kl_divergence, top_k_accuracy
-from jaxdistill.inner.optimizers import adam, sgd
+from jaxdistill.inner.losses import (
+    accuracy,
+    cross_entropy,
+    inner_loss,
+    kl_divergence,
+    label_margin,
+    top_k_accuracy,
+)
+from jaxdistill.inner.optimizers import adam, sgd, with_temperature
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
 
@@ -36,6 +43,40 @@ def test_cross_entropy_survives_large_logits():
     logits = jnp.asarray([[1e4, 0.0], [0.0, 1e4]])
     assert float(cross_entropy(logits, jnp.eye(2))) == 0.0
     assert float(cross_entropy(logits, jnp.eye(2)[::-1])) == pytest.approx(1e4)
+
+
+@pytest.mark.parametrize("loss", ["squared", "platt"])
+def test_the_gauss_newton_product_of_a_linear_network_is_the_hessian(loss, x64):
+    net, batch = tiny_net("linear"), tiny_batch(4)
+    params = to_float64(net.init(jax.random.key(0)))
+    optimizer = with_temperature(sgd(num_steps=1, learned=()))
+    assert optimizer.values(optimizer.init()).keys() == {"learning_rate", "momentum"}
+    meta = Meta((), {"log_temperature": optimizer.init()["log_temperature"] + 0.7})
+    of = inner_loss(net, loss=loss, weight_decay=0.1)
+    u = jax.tree.map(jnp.cos, params)
+    _, pull = jax.vjp(lambda p: jax.grad(of, argnums=1)(meta, p, batch), params)
+    assert of.gauss_newton is not None
+    found, expected = of.gauss_newton(meta, params, batch)(u), pull(u)[0]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10), found, expected)
+    logits = net.apply(params, batch.x)
+    if loss == "platt":  # the temperature is exp(-0.7), and is learned
+        value = of(meta, params, batch) - of(meta, params, batch._replace(y=0 * batch.y))
+        assert float(value) == pytest.approx(float(cross_entropy(logits, batch.y, temperature=np.exp(-0.7))))
+        assert abs(float(jax.grad(of)(meta, params, batch).inner["log_temperature"][0])) > 1e-3
+
+
+def test_a_margin_is_asked_of_labels_that_lack_it():
+    labels = jnp.asarray([[0.9, 0.1, -0.5], [0.1, 0.3, 0.25]])
+    value, slope = jax.value_and_grad(label_margin)(labels, gap=0.2)
+    assert float(value) == pytest.approx((0.0 + 0.15) / 2)
+    np.testing.assert_allclose(slope, [[0, 0, 0], [0, -0.5, 0.5]])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "platt"])
+def test_free_labels_are_for_a_squared_loss(loss):
+    with pytest.raises(UserError) as error:
+        inner_loss(tiny_net(), loss=loss, labels="free")
+    assert f"inner_loss {loss}: expected labels=probabilities, got labels=free" in message(error)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])

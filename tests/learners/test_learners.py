@@ -157,6 +157,20 @@ def test_features_after_every_block_end_with_those_of_the_classifier(case, name)
 
 
 @everyone
+def test_a_classifier_is_replaced_and_nothing_else(case):
+    before = case.params_of(0)
+    _, features, _ = jax.device_get(case.forward(before, case.x))
+    generator = np.random.default_rng(3)
+    kernel = generator.normal(size=(features.shape[1], CLASSES)).astype(np.float32)
+    bias = generator.normal(size=CLASSES).astype(np.float32)
+    after = jax.device_get(case.net.with_classifier(before, kernel, bias))
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    logits, same, _ = jax.device_get(case.forward(after, case.x))
+    np.testing.assert_array_equal(same, features)
+    np.testing.assert_allclose(logits, features @ kernel + bias, rtol=1e-3, atol=1e-3 * np.abs(logits).max())
+
+
+@everyone
 def test_wrong_images_are_refused(case):
     params = jax.eval_shape(case.net.init, case.keys[0])
     height, width, channels = case.image_shape

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import message, tiny_batch, tiny_net, to_float64
+from helpers import CLASSES, images_teacher, message, tiny_batch, tiny_net, to_float64
 
 from jaxdistill.core.checks import UserError
-from jaxdistill.core.types import SolveInfo
+from jaxdistill.core.types import Meta, SolveInfo
 from jaxdistill.inner.losses import accuracy, cross_entropy
 from jaxdistill.objectives.validation import validation
 
@@ -32,6 +32,57 @@ def test_it_is_the_cross_entropy_of_what_the_solve_returns(x64):
     )
     to_real = jax.grad(lambda x: objective(jnp.zeros(()), params, real._replace(x=x), None, key)[0])
     np.testing.assert_array_equal(jax.jit(to_real)(real.x), 0)
+
+
+def test_other_losses_on_real_data_and_the_margin_of_labels(x64):
+    net, real, key = tiny_net(), tiny_batch(6), jax.random.key(0)
+    params = to_float64(net.init(key))
+    teacher = images_teacher(soft_labels=False, labels="free")
+    labels = np.array([[0.1, 0.0, 0.0], [0.0, 0.5, 0.0]] * 3)
+    meta = Meta({"x": jnp.zeros((1, 6, 4, 4, 1)), "y": labels[None]}, {"log_temperature": jnp.array([0.5])})
+
+    def still(meta, params, probe, key):
+        return params, SolveInfo(jnp.asarray([0.0]), {})
+
+    def found(**options):
+        return jax.jit(validation(net, still, microbatch=4, **options))(meta, params, real, None, key)
+
+    logits = net.apply(params, real.x)
+    squares = 0.5 * np.mean(np.sum((logits - np.sqrt(0.3) * (real.y - 1 / 3)) ** 2, axis=-1))
+    loss, metrics = found(loss="squared", margin=0.6, teacher=teacher)
+    assert float(loss) == pytest.approx(float(squares) + 0.05, rel=1e-12)
+    assert float(metrics["label_margin"]) == pytest.approx(0.05)
+    loss, metrics = found(loss="platt")
+    assert float(loss) == pytest.approx(float(cross_entropy(np.exp(0.5) * logits, real.y)), rel=1e-12)
+    assert float(metrics["temperature"]) == pytest.approx(np.exp(-0.5))
+    assert float(metrics["diverged_temperatures"]) == 0
+    objective = validation(net, still, loss="platt", microbatch=4)
+    slope = jax.jit(jax.grad(lambda m: objective(m, params, real, None, key)[0]))(meta).inner
+    expected = jax.grad(lambda t: cross_entropy(jnp.exp(t) * logits, real.y))(0.5)
+    assert float(slope["log_temperature"][0]) == pytest.approx(float(expected), rel=1e-10)
+    with pytest.raises(UserError) as error:
+        validation(net, still, margin=0.1)
+    assert "the teacher, with a margin of its labels" in message(error)
+
+
+def test_the_body_of_a_network_costs_no_backward_pass_where_the_head_alone_is_learned():
+    """In parts, as on a CPU: what nothing learned moves is not differentiated."""
+    net, real, key = tiny_net(depth=2), tiny_batch(6), jax.random.key(0)
+    params, solve = (
+        net.init(key),
+        lambda meta, params, probe, key: (meta(params), SolveInfo(jnp.zeros(1), {})),
+    )
+    objective = validation(net, solve, microbatch=3)
+
+    def products(learned):
+        def loss(a):
+            return objective(lambda params: learned(params, a), params, real, None, key)[0]
+
+        return str(jax.make_jaxpr(jax.grad(loss))(jnp.ones((4, CLASSES)))).count("dot_general")
+
+    head = products(lambda params, a: net.with_classifier(params, a, None))
+    whole = products(lambda params, a: jax.tree.map(lambda p: p * a[0, 0], params))
+    assert whole - head == 4  # by the weights and the inputs of two layers, less the inputs of the first
 
 
 def test_microbatches_do_not_change_the_hypergradient(x64):

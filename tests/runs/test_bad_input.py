@@ -29,7 +29,34 @@ def refused(tmp_path, **options) -> str:
 
 IMPLICIT = {"gradient": "implicit", "distill_epochs": UNSET}
 MATCHING = {"method": "dc", "distill_epochs": UNSET, "real_batch_size": 8, "num_learners": 1}
+CLOSED = {"gradient": "closed_form", "distill_epochs": UNSET}
+FREPO = CLOSED | {"method": "frepo", "learner": "linear", "width": UNSET, "depth": UNSET, "num_learners": 1}
 OPTIONS = [
+    (CLOSED, "closed_form: expected at least 10 features, as many as classes, got 8"),
+    (CLOSED | {"width": 16, "ridge": -1.0}, "ridge >= 0, got -1"),
+    (CLOSED | {"width": 16, "ridge_unit": "rows"}, "ridge_unit: expected one of images, trace, got 'rows'"),
+    (CLOSED | {"width": 16, "distill_epochs": 2}, "distill_epochs"),
+    (CLOSED | {"width": 16, "inner_learning_rate": 0.3}, "no inner_learning_rate with gradient=closed_form"),
+    (CLOSED | {"width": 16, "protocol": "as_distilled"}, "with gradient=closed_form, which trains no inner"),
+    (
+        CLOSED | {"method": "dc", "num_learners": 1},
+        "no gradient with method=dc, got closed_form. It trains no",
+    ),
+    (
+        CLOSED | {"method": "mtt", "real_batch_size": UNSET},
+        "a method that tests trained networks on real images, with gradient=closed_form",
+    ),
+    ({"ridge": 0.1}, "gradient: expected no ridge with gradient=unrolled, got 0.1"),
+    ({"labels": "logits"}, "labels: expected one of free, probabilities, got 'logits'"),
+    (
+        {"labels": "free"},
+        "expected labels=probabilities, got labels=free. Free labels want inner_loss=squared",
+    ),
+    ({"labels": "free", "inner_loss": "squared", "soft_labels": True}, "no soft_labels with labels=free"),
+    ({"outer_loss": "hinge"}, "outer_loss: expected one of cross_entropy, platt, squared, got 'hinge'"),
+    ({"label_margin": -0.1}, "label_margin >= 0, got -0.1"),
+    (FREPO | {"pool_size": 0}, "pool_size >= 1, got 0"),
+    (FREPO | {"num_learners": 11}, "num_learners <= pool_size = 10, got 11"),
     ({"dataset": "mnistt"}, "digits, fashion_mnist, kmnist, mnist"),
     ({"learner": "convnet", "norm": "batchnorm"}, "norm: expected one of batch, group, instance"),
     ({"learner": "convnet", "activation": "gelu2"}, "activation: expected one of"),
@@ -110,11 +137,19 @@ OPTIONS = [
     ({"num_baseline_learners": -1}, "num_baseline_learners >= 0, got -1"),
     ({"num_search_learners": 0}, "num_search_learners >= 1, got 0"),
     ({"full_data_epochs": -1}, "full_data_epochs >= 0, got -1"),
+    (MATCHING | {"labels": "free"}, "labels=probabilities with method=dc, got labels=free"),
+    (MATCHING | {"method": "dm", "labels": "free"}, "labels=probabilities with method=dm, got labels=free"),
     (MATCHING | {"distance": "l3"}, "distance: expected one of cosine, l2, layerwise"),
     (MATCHING | {"matches": 0}, "matches >= 1, got 0"),
     (MATCHING | {"match_learning_rate": 0.0}, "options: expected match_learning_rate > 0, got 0.0"),
-    (MATCHING | {"protocol": "as_distilled"}, "one of dc, dc_augmented, dsa with method=dc, which trains no"),
-    (MATCHING | {"protocol": "papers"}, "protocol: expected one of as_distilled, dc, dc_augmented, dsa, got"),
+    (
+        MATCHING | {"protocol": "as_distilled"},
+        "one of dc, dc_augmented, dsa, frepo, rcig with method=dc, which",
+    ),
+    (
+        MATCHING | {"protocol": "papers"},
+        "protocol: expected one of as_distilled, dc, dc_augmented, dsa, frepo,",
+    ),
     (MATCHING | {"outer_momentum": 1.5}, "momentum in [0, 1), got 1.5"),
     (MATCHING | {"teacher": "generator", "batch_size": 4}, "at least one synthetic image of every class"),
     (MATCHING | {"method": "dm", "feature_layers": "first"}, "feature_layers: expected one of all, last"),
@@ -162,6 +197,45 @@ def test_arrays_that_cannot_be(tmp_path, name):
     make, says = FILES[name]
     np.savez(tmp_path / "mine.npz", **make())
     assert says in refused(tmp_path, **TINY, dataset="mine.npz", run_dir="run")
+
+
+def test_equal_images_to_start_from_are_named(tmp_path):
+    """Their kernel is singular, and gradients would keep them equal."""
+    mine = images(classes=10)
+    mine["x"][:] = mine["x"][:1]
+    np.savez(tmp_path / "mine.npz", **mine)
+    chosen = TINY | CLOSED | {"width": 16, "start": "real", "run_dir": "run"}
+    text = refused(tmp_path, **chosen, dataset="mine.npz")
+    assert "start images that differ, with gradient=closed_form" in text and "equal images 0 and 1" in text
+
+
+FAULTS = {
+    "a temperature that diverges": (
+        {"outer_loss": "platt", "hyper_learning_rate": 100.0, "width": 16},
+        "diverged_temperatures = 0, got diverged_temperatures = 1 at outer step 2. The temperature of platt",
+    ),
+    "a singular kernel": (
+        {
+            "learner": "linear",
+            "width": UNSET,
+            "depth": UNSET,
+            "ridge": 0.0,
+            "start": "real",
+            "images_per_class": 7,  # pixels of the border are all alike
+        },
+        "singular_kernels = 0, got singular_kernels = 1 at outer step 1. The kernel of the images",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_goes_wrong_in_a_run_is_one_line(tmp_path, name):
+    chosen, says = FAULTS[name]
+    options = TINY | {"num_outer_steps": 5} | CLOSED | chosen
+    with pytest.raises(UserError) as error:
+        distill.run(distill.Options(**options, run_dir="run"))
+    assert says in message(error)
+    assert not (tmp_path / "run/synthetic.npz").exists()
 
 
 def test_files_that_are_not_there_or_not_whole(tmp_path):

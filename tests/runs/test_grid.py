@@ -23,6 +23,11 @@ WAYS = {
     "unrolled": {"method": "dd", "inner_learning_rate": 0.1},
     "accumulated": {"method": "dd", "gradient": "accumulated", "inner_learning_rate": 0.1},
     "implicit": {"method": "dd", "gradient": "implicit", "weight_decay": 0.05, "on_failed_solve": "skip"},
+    "closed form": {
+        "method": "dd",
+        "gradient": "closed_form",
+        "ridge": 0.01,
+    },  # about as many images as features
     "gradient matching": {"method": "dc"},
     "gradient matching, all classes": {"method": "dc", "by_class": False},
     "gradient matching, augmented": {"method": "dsa"},

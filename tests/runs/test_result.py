@@ -98,6 +98,8 @@ def test_synthetic_file_is_enough_to_train_elsewhere(finished):
     assert json.loads(str(content["inner"])) == {
         "inner_optimizer": "sgd",
         "weight_decay": 0.0,
+        "loss": "cross_entropy",
+        "temperature": 1.0,
         "shuffle": "none",
         "population": "fresh",
     }
