@@ -96,7 +96,7 @@ def inner_training(run: Run) -> dict[str, Any]:
     """What the inner loop lowers: the loss, the kind of labels, and the temperature, learned or 1."""
     loss, temperature = run.config.inner_loss, 1.0
     if loss == "platt":
-        temperature = float(jnp.exp(-run.state.meta.inner["log_temperature"][0]))
+        temperature = float(jnp.exp(-run.state.output.inner["log_temperature"][0]))
     loss = "squared" if loss == "squared" else "cross_entropy"
     return {"loss": loss, "labels": run.config.labels, "temperature": temperature}
 

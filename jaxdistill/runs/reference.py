@@ -226,13 +226,10 @@ def training_of(protocol: Protocol, data: Splits) -> dict[str, Any] | None:
     values = hashlib.sha256()
     for name, value in sorted(protocol.values.items()):
         values.update(name.encode() + np.asarray(value).tobytes())
-    return {
-        "name": protocol.name,
-        "weight_decay": protocol.weight_decay,
-        "restart": protocol.restart,
-        "functions": parts,
-        "values": values.hexdigest(),
+    plain = {
+        name: value for name, value in protocol._asdict().items() if isinstance(value, str | int | float)
     }
+    return plain | {"functions": parts, "value_digest": values.hexdigest()}
 
 
 def _digest(data: Splits) -> str:
