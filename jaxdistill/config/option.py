@@ -60,6 +60,8 @@ class Option:
     """The names to choose from, or `module:attribute` of a collection of them."""
     also: tuple[str, ...] = ()
     """Names that are accepted and not listed."""
+    joined: str = ""
+    """What may stand between the names of a list in one text, as in `color_crop`."""
     low: float | None = None
     high: float | None = None
     above: float | None = None
@@ -93,10 +95,16 @@ class Option:
             return None
         if not self.many:
             return self._checked_one(value)
+        if self.joined and isinstance(value, str):
+            value = [value] if value else []
         if isinstance(value, str) or not isinstance(value, Collection):
             raise fail("options", f"{self.name} as a list", repr(value))
         if self.some and not value:
             raise fail("options", f"at least one of {self.name}", "none")
+        if self.joined:
+            value = [
+                n for part in value for n in (part.split(self.joined) if isinstance(part, str) else [part])
+            ]
         return tuple(self._checked_one(part) for part in value)
 
     def _checked_one(self, value: Any) -> Any:
@@ -130,6 +138,7 @@ def option(
     some: bool = False,
     known: str | Collection[str] = (),
     also: tuple[str, ...] = (),
+    joined: str = "",
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
@@ -139,7 +148,7 @@ def option(
 ) -> Any:
     """A field of a class of options; its annotation says the type. See `Option` for the arguments."""
     more = {"low": low, "high": high, "above": above, "below": below}
-    more |= {"of": of, "keyword": keyword, "also": also}
+    more |= {"of": of, "keyword": keyword, "also": also, "joined": joined}
     more |= {"default": default, "help": help, "some": some}
     more |= {"known": known if isinstance(known, str) else tuple(known)}
     return dataclasses.field(default=UNSET, metadata=more)

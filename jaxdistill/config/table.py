@@ -402,7 +402,9 @@ class AugmentOptions(Options):
     augment: tuple[str, ...] | None = option(
         None,
         "operations of the augmentation: color, crop, cutout, flip, rotate, scale; empty for none (default: "
-        "all; flip only in sets whose mirror images are known to keep their class)",
+        "all; flip only in sets whose mirror images are known to keep their class); color_crop is color,crop",
+        known="jaxdistill.augment:OPERATIONS",
+        joined="_",
         of="method",
         keyword="augmentation",
     )

@@ -176,3 +176,15 @@ def test_config_shows_what_was_chosen():
 def test_lists_of_options_name_options():
     assert set(PLACES) <= {*Config.options(), *HostOptions.options()}
     assert set(FREE) <= set(Config.options())
+
+
+def test_operations_joined_by_underscores_are_the_list_of_them():
+    names = ("color", "crop", "cutout", "flip", "scale", "rotate")
+    for written in (names, ["color_crop_cutout_flip_scale_rotate"], "color_crop_cutout_flip_scale_rotate"):
+        assert Config(method="dm", augment=written).augment == names
+    assert Config(method="dm", augment="").augment == Config(method="dm", augment=[]).augment == ()
+    with pytest.raises(UserError) as error:
+        Config(method="dm", augment=["color_kutout"])
+    assert message(error).startswith(
+        "augment: expected one of color, crop, cutout, flip, rotate, scale, got 'kutout'."
+    )
