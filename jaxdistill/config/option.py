@@ -258,8 +258,8 @@ class Options:
         chosen = self.chosen()
         if not chosen.get("smoke"):
             return self
-        usual = self.options()["run_dir"].default
-        own = {} if usual is None else {"run_dir": f"{usual}_smoke"}
+        place = self.options().get("run_dir")
+        own = {} if place is None or place.default is None else {"run_dir": f"{place.default}_smoke"}
         return self.replace(**{**own, **short, **chosen})
 
     def pick(self, other: "type[Other]", **changes: Any) -> "Other":
