@@ -107,11 +107,11 @@ def append_rows(file: Path, rows: Sequence[Row]) -> list[Row]:
         saved = json.loads(file.read_text()) if file.exists() else []
         saved = [*map(dict, saved), *rows]
         text = "[" + ",".join(f"\n{json.dumps(r, allow_nan=False)}" for r in saved) + "\n]\n"
-        atomic_write(file, lambda out: out.write(text.encode()))
     except OSError as error:
         raise fail("rows", "a run_dir to write to", f"{file.parent} ({error.strerror})") from error
     except (TypeError, ValueError) as error:
         raise fail("rows", "a JSON list of rows", f"{file} ({error})", "Move it away.") from error
+    atomic_write(file, lambda out: out.write(text.encode()))
     return saved
 
 

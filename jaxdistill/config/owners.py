@@ -64,7 +64,6 @@ NEEDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "schedule_end": ("schedule", lambda name: name != "cosine"),
     "augment_strength": ("augment", lambda names: names == ()),
     "fit": ("image_size", lambda side: side is None),
-    "full_data_epochs": ("num_baseline_learners", lambda count: count == 0),
 }
 """Options that have no effect if another option has such a value."""
 
@@ -119,6 +118,8 @@ def ruled_out(name: str, values: Mapping[str, Any]) -> str | None:
         value = values[other]
         return f"{other}={(','.join(map(str, value)) or 'none') if isinstance(value, tuple) else value}"
 
+    if name in WITHOUT_STEPS and values.get("gradient") == "closed_form":
+        return None  # of a learned temperature
     if name in NEEDS:
         return having(*NEEDS[name])
     if name == "soft_labels" and "method" in values:

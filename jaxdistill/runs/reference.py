@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdistill.core.checks import UserError
 from jaxdistill.core.fingerprint import fingerprint
 from jaxdistill.core.platform import target
 from jaxdistill.core.types import Array, Batch, Meta, Params
@@ -124,8 +125,8 @@ def kept(
         about = {"name": name, "made": made, "host": platform.node(), "identity": json.loads(text)}
         try:
             write_json(file, about | {"content": content})
-        except OSError as error:
-            progress.say(f"note: {name} is not kept in {file} ({error.strerror or error})")
+        except UserError as error:
+            progress.say(f"note: {name} is not kept ({error})")
     return content, False, made
 
 

@@ -55,6 +55,8 @@ def test_a_preset_is_what_its_result_was_made_with(path):
             continue  # an option of later or of a member alone; null stands for what the gradient says
         if name == "group_size" and value is None:
             continue  # by platform
+        if name == "dataset" and "--dataset=" not in path.read_text().replace("--dataset=FOLDER", ""):
+            continue  # a folder, whose place the preset does not know
         defaults = (None, own.get(name)) if before is None else (before,)
         assert value in defaults, f"{name}: {before} in {result_of(path).name}, {value} in the preset"
         compared += 1

@@ -189,6 +189,7 @@ def test_activations_are_their_definitions():
         "tanh": np.tanh(x),
         "gelu": x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
         "softplus": np.log1p(np.exp(x)),
+        "softplus60": np.log1p(np.exp(60 * x)) / 60,
         "swish": x / (1 + np.exp(-x)),
     }
     assert set(expected) == set(ACTIVATIONS)

@@ -98,7 +98,6 @@ OPTIONS = [
     ({"schedule": "constant", "schedule_end": 0.1}, "no schedule_end with schedule=constant"),
     ({**MATCHING, "method": "dc", "augment": [], "augment_strength": 0.5}, "augment_strength"),
     ({"fit": "stretch"}, "no fit with image_size=None, where it has no effect, got stretch"),
-    ({"num_baseline_learners": 0, "full_data_epochs": 3}, "no full_data_epochs with num_baseline_learners=0"),
     ({"chunk_length": 0}, "chunk_length >= 1, got 0"),
     ({"checkpoint_every": 0}, "checkpoint_every >= 1, got 0"),
     ({"seed": -1}, "seed >= 0, got -1"),

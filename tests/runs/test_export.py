@@ -335,7 +335,7 @@ def test_what_cannot_be_exported_is_one_line(file, tmp_path):
     wide_file = written(tmp_path / "wide.npz", info=wide)
     (tmp_path / "empty").mkdir()
     for images, path, to, says in (
-        (file, out, "onnx", "export to: expected one of folder, hf, npz, torch, got 'onnx'"),
+        (file, out, "onnx", "export to: expected one of folder, hf, latents, npz, torch, got 'onnx'"),
         (file, tmp_path / "out", "npz", "a path that ends in .npz, got"),
         (file, tmp_path / "out", "torch", "a path that ends in .pt or .pth, got"),
         (
