@@ -58,7 +58,7 @@ def kip(
     kernel_depth: int = 1,
     weight_variance: float = 2.0,
     bias_variance: float = 0.01,
-    ridge: float = 1e-6,
+    kernel_lambda: float = 1e-6,
 ) -> Method:
     """Kernel Inducing Points with the settings of its recipe: the notebook's, or those for small images.
 
@@ -72,7 +72,7 @@ def kip(
       kernel_depth: hidden layers of the kernel's network.
       weight_variance: of the weights of the kernel's network, times their number of inputs.
       bias_variance: of the biases of the kernel's network.
-      ridge: lambda relative to the mean of the kernel's diagonal.
+      kernel_lambda: lambda relative to the mean of the kernel's diagonal.
 
     Returns:
       The method. It learns no inner hyper-parameters; `predictor` is the kernel machine.
@@ -94,7 +94,7 @@ def kip(
         infinite_kernel, depth=kernel_depth, weight_variance=weight_variance, bias_variance=bias_variance
     )
     machine = kernel_machine(kernel, facts.image_shape, facts.num_classes)
-    solve = kernel_ridge(teacher, kernel, ridge=ridge)
+    solve = kernel_ridge(teacher, kernel, ridge=kernel_lambda)
     method = bilevel(
         teacher=teacher,
         inner_optimizer=sgd(num_steps=num_inner_steps(teacher), learned=()),

@@ -100,7 +100,10 @@ BAD = [
     ({"learners": ["mlp:widht=4"]}, "an option, got 'widht'. Near: width."),
     ({"learners": ["linear", "convnet:depth=5"]}, "depth <= 3"),
     ({"learners": []}, "learners among"),
-    ({"protocols": ["mtt"]}, "protocols: expected one of as_distilled, dc, dc_augmented, dsa, got 'mtt'"),
+    (
+        {"protocols": ["mtt"]},
+        "one of as_distilled, dc, dc_augmented, dsa, frepo, rcig, got 'mtt'",
+    ),
     ({"num_learners": 0}, "num_learners >= 1, got 0"),
     ({"num_search_learners": 0}, "num_search_learners >= 1, got 0"),
     ({"num_epochs": 0}, "num_epochs >= 1, got 0"),

@@ -24,7 +24,7 @@ def test_loss_and_gradient_are_those_of_the_dense_formula(x64):
     """Two batches of three images, soft labels learned too; an inverse in the place of Cholesky."""
     real = tiny_batch(7)
     teacher = images_teacher(distill_steps=2)
-    method = kip(tiny_net(), teacher, draw=lambda data, key: real, kernel_depth=2, ridge=1e-3)
+    method = kip(tiny_net(), teacher, draw=lambda data, key: real, kernel_depth=2, kernel_lambda=1e-3)
     state = to_float64(method.init(KEY))
     gradient, metrics = jax.jit(method.gradient)(state, Data(tiny_data(), None), KEY)
     kernel = infinite_mlp("ntk", depth=2)
@@ -84,7 +84,7 @@ def test_equal_images_are_named(tmp_path):
         ({"population": "fixed"}, "population=fresh with method=kip"),
         ({"dtype": "bfloat16"}, "dtype=float32 with method=kip"),
         ({"infinite_kernel": "conv"}, "one of nngp, ntk, got 'conv'"),
-        ({"ridge": 0.0}, "ridge > 0.0, got 0.0"),
+        ({"kernel_lambda": 0.0}, "ridge > 0.0, got 0.0"),
     ],
 )
 def test_bad_options_are_refused(options, says):
