@@ -40,7 +40,7 @@ import jax
 
 from experiments import cli
 from experiments.gpu_agenda.archives import archive, unpack
-from experiments.gpu_agenda.items import Item, items, smoke_items
+from experiments.gpu_agenda.items import NAMES, Item, items, smoke_items
 from experiments.gpu_agenda.runner import Piece, State, of, read_state, run_items, stop_requests
 from jaxdistill.config.option import Options as Base
 from jaxdistill.config.option import option, options
@@ -53,7 +53,6 @@ from jaxdistill.runtime.rundir import open_run
 LEAST = 0.05
 """No item is started when less than this share of a piece is left."""
 PROBE = "import jax, json; d = jax.devices()[0]; print(json.dumps([d.platform, d.device_kind]))"
-NAMES = tuple(item.name for item in items(None, Path()))
 
 
 @options

@@ -111,8 +111,11 @@ def raw_of_arrays(
         key, shape = keys[part]["x"], x["train"].shape[1:]
         if x[part].shape[1:] != shape:
             raise fail(where, f"images of shape {shape} in {key}", x[part].shape[1:])
-        if x[part].dtype != x["train"].dtype:
-            raise fail(where, f"{key} of dtype {x['train'].dtype}, as {keys['train']['x']}", x[part].dtype)
+        given, first = content[key].dtype, content[keys["train"]["x"]].dtype
+        if given != first:
+            raise fail(where, f"{key} of dtype {first}, as {keys['train']['x']}", given)
+    widest = np.result_type(*(array.dtype for array in x.values()))
+    x = {part: array.astype(widest, copy=False) for part, array in x.items()}
     for part in parts:
         y = content[keys[part]["y"]]
         if y.shape[:1] != x[part].shape[:1]:
@@ -274,6 +277,8 @@ def _in_units(
     """The images and the pixel value of white; a caution where images lie far from it."""
     if told is not None:
         above(where, "scale", told, 0)
+        if not np.isfinite(told):
+            raise fail(where, "a finite scale", told)
     if all(part.dtype == np.uint8 for part in x.values()):
         only_ones = max(int(part.max()) for part in x.values()) == 1
         scale = told or (1.0 if only_ones else 255.0)

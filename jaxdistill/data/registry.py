@@ -270,6 +270,8 @@ def _splits_of(
     )
     if normalisation is None or channels < len(normalisation[0]):
         normalisation = statistics(found[0], raw.scale)
+    if len(normalisation[0]) not in (1, channels):
+        raise fail(f"load({raw.name})", f"images of {len(normalisation[0])} channels", channels)
     mean, std = (value * channels if len(value) < channels else value for value in normalisation)
     info = info._replace(mean=mean, std=std)
     if form.preprocess == "zca":

@@ -1,23 +1,35 @@
 """The files of a folder, a zip or a tar, all read in the same way."""
 
+import bz2
 import contextlib
+import gzip
+import lzma
 import os
 import re
+import shutil
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import UserError, fail
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+COMPRESSED: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".tgz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 MOST_BYTES = 256 * 2**20
 """A larger file is refused before it is read."""
 MOST_RATIO = 1000
 """A file of an archive that grows by more than this factor is refused, from a megabyte on."""
-DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error, RuntimeError)
+DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
+DAMAGED += (RuntimeError, KeyError)
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
 OUTSIDE = re.compile(r"^/|(^|/)\.\.(/|$)")
 """Names of an archive's members that lead out of it."""
@@ -52,22 +64,35 @@ class Tree(NamedTuple):
           UserError: an archive that is damaged, or a file that is gone.
         """
         with contextlib.ExitStack() as stack:
-            opened = None if self.root.is_dir() else stack.enter_context(_open(self.root))
+            try:
+                read = self._reader(stack)
+            except DAMAGED as error:
+                raise _damaged(self.where, f"{self.root.name} ({error})") from None
             for entry in wanted:
                 try:
-                    yield self._read_one(opened, entry.path)
+                    yield read(entry.path)
                 except DAMAGED as error:
                     raise _damaged(self.where, f"{entry.path} ({error})") from None
 
-    def _read_one(self, opened: zipfile.ZipFile | tarfile.TarFile | None, name: str) -> bytes:
-        if opened is None:
-            return (self.root / name).read_bytes()
-        if isinstance(opened, zipfile.ZipFile):
-            return opened.read(name)
-        file = opened.extractfile(name)
-        if file is None:
-            raise ValueError("no regular file")
-        return file.read()
+    def _reader(self, stack: contextlib.ExitStack) -> Callable[[str], bytes]:
+        """path -> content, while the stack is open."""
+        if self.root.is_dir():
+            return lambda path: (self.root / path).read_bytes()
+        if _is_zip(self.root):
+            archive = stack.enter_context(zipfile.ZipFile(self.root))
+            infos = {_plain(info.filename): info for info in archive.infolist()}
+            return lambda path: archive.read(infos[path])
+        file = stack.enter_context(_unpacked(self.root))
+        tar = stack.enter_context(tarfile.TarFile(fileobj=file))
+        members = {_plain(member.name): member for member in tar.getmembers()}
+
+        def content(path: str) -> bytes:
+            found = tar.extractfile(members[path])
+            if found is None:
+                raise ValueError("no regular file")
+            return found.read()
+
+        return content
 
 
 def is_archive(path: str | os.PathLike) -> bool:
@@ -121,6 +146,8 @@ def _of_folder(root: Path, where: str) -> tuple[list[Entry], list[str]]:
                 path = f"{here}{item.name}"
                 if item.is_symlink() and not Path(item.path).resolve().is_relative_to(inside):
                     raise fail(where, "links that stay in the folder", f"{path}, which leads out of it")
+                if item.is_symlink() and not item.is_file():
+                    raise fail(where, "links to files", f"{path}, a link to a folder or to nothing")
                 if item.is_dir(follow_symlinks=False):
                     waiting.append(f"{path}/")
                 elif item.is_file():
@@ -136,22 +163,49 @@ def _of_folder(root: Path, where: str) -> tuple[list[Entry], list[str]]:
 def _of_archive(path: Path, where: str) -> list[Entry]:
     changed = path.stat().st_mtime_ns
     try:
-        with _open(path) as archive:
-            if isinstance(archive, tarfile.TarFile):
-                members = [m for m in archive.getmembers() if m.isfile()]
-                return [Entry(m.name, m.size, changed) for m in members]
+        if not _is_zip(path):
+            with tarfile.open(path) as archive:
+                members = archive.getmembers()
+            for member in members:
+                if not (member.isfile() or member.isdir()):
+                    raise fail(
+                        where, "files and folders in the archive", f"{member.name}, a link or a device"
+                    )
+            return [Entry(_plain(m.name), m.size, changed) for m in members if m.isfile()]
+        with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
+    except UserError:
+        raise
     except DAMAGED as error:
         raise _damaged(where, f"{path.name} ({error})") from None
     for info in infos:
         if info.file_size > max(2**20, MOST_RATIO * info.compress_size):
             got = f"{info.filename}: {info.compress_size:,} bytes that become {info.file_size:,}"
             raise fail(where, f"files that grow by at most a factor of {MOST_RATIO}", got)
-    return [Entry(info.filename, info.file_size, changed) for info in infos]
+    return [Entry(_plain(info.filename), info.file_size, changed) for info in infos]
 
 
-def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
-    return zipfile.ZipFile(path) if path.name.lower().endswith(".zip") else tarfile.open(path)
+def _is_zip(path: Path) -> bool:
+    return path.name.lower().endswith(".zip")
+
+
+def _plain(name: str) -> str:
+    """A member's name without the `./` that `tar -C FOLDER .` begins it with."""
+    return name.removeprefix("./")
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """A tar that is not compressed, so that its members can be read in any order at once."""
+    opener = next((open_ for ending, open_ in COMPRESSED.items() if path.name.lower().endswith(ending)), None)
+    if opener is None:
+        with path.open("rb") as file:
+            yield file
+        return
+    with opener(path) as packed, tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(packed, file, 2**20)
+        file.seek(0)
+        yield file
 
 
 def _damaged(where: str, got: str) -> Exception:

@@ -22,6 +22,7 @@ from jaxdistill.config.table import (
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Batch, Learner
 from jaxdistill.data import DatasetInfo, Splits
+from jaxdistill.data.streaming import on_host
 from jaxdistill.evaluation import PUBLISHED, STEP_SIZES, Protocol, everything, published, score, tuned
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.spec import check_fits, parse_learner
@@ -214,6 +215,9 @@ def prepared(
     plans = protocols_for(file, resolved.protocols, resolved.num_epochs)
     networks = _networks(learners, info)
     per_class = max(1, len(batch.y) // info.num_classes)
+    if on_host(tested.train):
+        shown.say("note: random real images are left out, since data_memory keeps them off the device")
+        per_class = 0
     tell_start(file)
     listed = {name: getattr(resolved, name) for name in EvaluateOptions.options() if name not in PLACES}
     listed |= {"learners": list(networks)}
@@ -224,7 +228,7 @@ def prepared(
         data=tested,
         protocols=plans,
         learners=networks,
-        real_per_class=per_class if enough_real(tested, per_class) else 0,
+        real_per_class=per_class if per_class and enough_real(tested, per_class) else 0,
         devices=devices,
         config=json.loads(json.dumps(listed)),
     )

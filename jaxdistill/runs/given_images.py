@@ -32,8 +32,11 @@ Images = Run | str | os.PathLike[str]
 AUTHORS = NORMALISATION | {
     "cifar100": NORMALISATION["cifar10"],
     "svhn_cropped": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "tiny_imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """Mean and standard deviation per channel in the code of DC, DSA, DM, MTT and DATM, by set."""
+OF_ANY_SET = ("image_size", "fit", "channels", "preprocess")
+"""How images were read, where that holds for another set too."""
 C = TypeVar("C", bound="TestedOnOptions")
 
 
@@ -106,6 +109,8 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
     saved = file.metadata.get("reading", {})
     if "reading" not in file.metadata and file.order is not None and height == width:
         saved = {"image_size": height}  # of an older version: a run's own images tell the size
+    if name != file.metadata.get("dataset", name):  # what was said of the file's set is not said of another
+        saved = {n: v for n, v in saved.items() if n in OF_ANY_SET}
     reading = {n: v for n, v in saved.items() if v is not None} | _reading(chosen)
     places = {name: getattr(chosen, name) for name in Places.options()}
     try:
@@ -143,7 +148,11 @@ def standardised(file: Synthetic, info: DatasetInfo) -> Batch:
     if "scale" not in file.metadata and pixels.min() >= 0 and pixels.max() <= 1 < info.scale:
         progress.say(f"note: images lie in 0..1; white is 1 in the file and {info.scale:g} in {info.name}")
         scale = 1.0
-    x = file.images
+    x, own = file.images, {n: file.metadata[n] for n in ("mean", "std") if n in file.metadata}
+    ours = {"mean": info.mean, "std": info.std}
+    if x is not None and any(not np.allclose(value, ours[n], atol=1e-3) for n, value in own.items()):
+        progress.say(f"note: the images were standardised otherwise than {info.name} is here; they are anew")
+        x = None
     if x is not None and not _whitened_alike(file.whitening, info.whitening):
         progress.say(
             f"note: the images were not whitened as {info.name} is here; they are, from their pixels"

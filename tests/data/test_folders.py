@@ -290,6 +290,18 @@ def test_a_bad_archive_is_one_clear_line(tmp_path):
         load(bomb, tmp_path, layout="nchw")
 
 
+def test_a_tar_of_a_folder_as_tar_makes_it(tmp_path):
+    for name in ("pets.tar.gz", "pets.tar"):
+        path = archive(tmp_path / name, {f"./{place}": content for place, content in some().items()})
+        assert len(load(path, tmp_path).train.y) == 4
+    with tarfile.open(tmp_path / "linked.tar", "w") as file:
+        member = tarfile.TarInfo("cat/0.png")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(member)
+    with pytest.raises(UserError, match=r"got cat/0.png, a link or a device"):
+        load(tmp_path / "linked.tar", tmp_path)
+
+
 def test_decoding_tells_how_far_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "CHUNK", 3)
     told = []

@@ -109,3 +109,12 @@ def test_indices_are_those_that_are_drawn(mine, key):
 def test_what_cannot_be_on_the_host_is_one_line(chosen, says, mine):
     with pytest.raises(UserError, match=says):
         jd.distill(**SMALL | {"dataset": mine, "data_memory": "1kB"} | chosen)
+
+
+def test_images_are_tested_without_random_real_ones(mine, tmp_path):
+    np.savez(tmp_path / "ours.npz", x=np.zeros((3, 8, 8, 1), np.uint8), y=np.arange(3))
+    found = jd.evaluate(
+        tmp_path / "ours.npz", learners=["linear"], dataset=mine, data_memory="1kB", num_learners=1,
+        num_epochs=1, protocols=["dc"], step_sizes=[0.1], progress=False,
+    )  # fmt: skip
+    assert "random_real" not in found["rows"][0]
