@@ -22,6 +22,9 @@ from jaxdistill.data.trees import Entry, Tree, tree
 
 CHUNK = 256
 """Pictures that one thread decodes at a time."""
+SMALL = 16_384
+"""Files of fewer bytes on average are decoded by one thread: most of their time goes to Python, for which
+threads wait. 60,000 JPEGs of 32x32 take 5 s in one thread and 10 s in two."""
 MOST_NAMED = 3
 """A message names this many files."""
 
@@ -193,6 +196,12 @@ def decoded_in_threads(
     with ThreadPoolExecutor(threads) as pool:
         waiting: list[Future[Any]] = []
         while chunk := list(islice(contents, CHUNK)):
+            if sum(map(len, chunk)) < SMALL * len(chunk):
+                for each in waiting:
+                    yield each.result()
+                waiting = []
+                yield work(chunk)
+                continue
             waiting.append(pool.submit(work, chunk))
             if len(waiting) > 2 * threads:
                 yield waiting.pop(0).result()

@@ -302,8 +302,10 @@ def test_a_tar_of_a_folder_as_tar_makes_it(tmp_path):
         load(tmp_path / "linked.tar", tmp_path)
 
 
-def test_decoding_tells_how_far_it_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize("small", [0, 10**6])
+def test_decoding_tells_how_far_it_is_in_threads_or_not(small, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "CHUNK", 3)
+    monkeypatch.setattr(folders, "SMALL", small)
     told = []
     with listening(lambda *how_far: told.append(how_far)):
         load(write(tmp_path / "pets", some()), tmp_path)
