@@ -59,6 +59,7 @@ def test_a_run_is_evaluated_by_the_papers_protocol(tmp_path):
         assert file["x"].shape == (10, 8, 8, 1) and not any(name.startswith("hyper_") for name in file)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_name_options_of_the_method(tmp_path):
     chosen = {"method": "dc", "matches": 2, "match_epochs": 1, "match_learning_rate": 1e30}
     chosen |= {"learner": "mlp", "distill_epochs": 1}

@@ -40,6 +40,7 @@ def test_a_run_on_the_host_has_the_bits_of_one_on_the_device(method, mine, monke
     assert there.plan.identity == here.plan.identity
 
 
+@pytest.mark.slow
 def test_a_run_on_the_host_is_resumed_and_goes_on_the_same(mine, tmp_path, monkeypatch):
     chosen = SMALL | {"dataset": mine, "data_memory": "1kB", "schedule": "constant"}
     whole = jd.distill(**chosen)

@@ -119,6 +119,7 @@ def dense(problem, batch):
     return hypergradient(jnp.asarray(found.x), batch.x)
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_dense_one_and_implicit_gradients_reach_it():
     made = problem_of(weight_decay=0.1, start="real", inner_momentum=0.5, damping=0.0, solver_tolerance=1e-5)
     _, _, problem = made

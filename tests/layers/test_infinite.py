@@ -51,6 +51,7 @@ def test_kernels_are_gaussian_expectations(depth, x64):
         np.testing.assert_allclose(kernel(kind, depth)(X[1:3], X), expected[kind][1:3], rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_kernels_are_those_of_wide_networks():
     """Of two hidden layers of 400 units, in the NTK parametrisation: the mean over 40 networks.
 

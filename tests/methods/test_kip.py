@@ -46,6 +46,7 @@ def test_loss_and_gradient_are_those_of_the_dense_formula(x64):
         np.testing.assert_allclose(gradient.teacher[name], right, rtol=0, atol=1e-8 * scale)
 
 
+@pytest.mark.slow
 def test_the_kernel_machine_of_a_run_is_tested(capsys, monkeypatch):
     monkeypatch.setattr(compare, "score", lambda *given: Score(0.5, 0.0, [0.5], 0))  # of networks
     run = jd.distill(**SHORT, outer_ema=0.5)

@@ -27,6 +27,7 @@ def same(a, b):
     return all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
+@pytest.mark.slow
 def test_a_network_that_was_used_is_trained_on_all_images():
     """Two steps of Adam, its state kept from one use to the next."""
     population = ages(NET, TEACHER, **SMALL, num_learners=3, age_learning_rate=0.1)

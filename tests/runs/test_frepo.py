@@ -84,6 +84,7 @@ def test_free_labels_are_exported_as_such(tmp_path, whole):
     assert "labels that are >= 0 and sum to 1" in message(error)
 
 
+@pytest.mark.slow
 def test_every_protocol_takes_them(whole):
     """Cross-entropies are given the class of each image; random real images are probabilities everywhere."""
     run = jd.load_run(whole[0])
@@ -110,6 +111,7 @@ def test_other_teachers_and_losses_have_a_closed_form_too():
     assert protocol_of(run).name == "frepo" and protocol_of(run).labels == "probabilities"
 
 
+@pytest.mark.slow
 def test_a_squared_inner_loop_is_tested_as_it_was_distilled():
     options = TINY | ALONE | {"inner_loss": "squared", "labels": "free", "num_outer_steps": 5}
     run = jd.distill(**options, progress=False)
