@@ -13,14 +13,13 @@ from jax.core import Tracer
 
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import at_step, stream
-from jaxdistill.core.labels import targets
 from jaxdistill.core.reporting import report
-from jaxdistill.core.types import Array, Batch, Dataset, Learner, Meta, Params
+from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import sample
-from jaxdistill.evaluation.in_turn import TRAINING, in_turn
+from jaxdistill.evaluation.in_turn import OF_THE_LOSS, TRAINING, in_turn, loss_of
 from jaxdistill.evaluation.protocols import Protocol
-from jaxdistill.inner.losses import accuracy, inner_loss, top_k_accuracy
-from jaxdistill.inner.microbatch import images_at_a_time, in_parts, mean_of_parts
+from jaxdistill.inner.losses import accuracy, top_k_accuracy
+from jaxdistill.inner.microbatch import images_at_a_time, mean_of_parts
 from jaxdistill.inner.over_learners import by_turns, gathered, over_data, over_learners
 from jaxdistill.inner.train import train
 
@@ -287,14 +286,11 @@ def training(
     """
     order = subset[protocol.order(stream(key, "order"))]
     keys = jax.vmap(partial(at_step, stream(key, "augment")))(jnp.arange(order.shape[0]))
-    encoded = protocol._replace(labels="free" if protocol.loss == "squared" else "probabilities")
-    options = {name: getattr(encoded, name) for name in ("loss", "labels", "weight_decay", "temperature")}
-    data_loss = in_parts(learner, partial(inner_loss(learner, **options), Meta((), {})))
+    data_loss, labels_of = loss_of(learner, *(getattr(protocol, name) for name in OF_THE_LOSS))
 
     def batch_of(step: Step) -> Batch:
         rows, key = step
-        y = targets(protocol.loss, protocol.labels, images.y[rows])
-        batch = over_data(Batch(images.x[rows], y))
+        batch = over_data(Batch(images.x[rows], labels_of(images.y[rows])))
         return batch if protocol.augment is None else batch._replace(x=protocol.augment(key, batch.x))
 
     def loss(params: Params, step: Step) -> Array:

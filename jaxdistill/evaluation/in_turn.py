@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.labels import targets
 from jaxdistill.core.platform import compiled_quickly
 from jaxdistill.core.reporting import report
 from jaxdistill.core.types import Array, Augment, Batch, Dataset, InnerOptimizer, Learner, Meta, Params
@@ -29,6 +30,8 @@ SLICE = 128
 """The most steps of one call of the compiled program: the call itself costs little beside so many."""
 FEW = 10_000
 """Images whose order is drawn by a program that is compiled quickly; of more, drawing it takes longer so."""
+OF_THE_LOSS = ("loss", "labels", "weight_decay", "temperature")
+"""The fields of a protocol that say what training lowers."""
 Build = Callable[[dict[str, Array]], Any]
 
 
@@ -40,8 +43,8 @@ def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -
       protocol: how it is trained; its values are not used.
       measure: what a test is.
     """
-    augment = protocol.augment
-    build, decay = protocol.optimizer.build, protocol.weight_decay
+    augment, build = protocol.augment, protocol.optimizer.build
+    options = tuple(getattr(protocol, name) for name in OF_THE_LOSS)
     test_of = _test(learner, measure)
 
     def evaluate(
@@ -52,7 +55,7 @@ def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -
         test: Dataset | Batch,
         key: Array,
     ) -> Any:
-        begin, some, calibrated = _programs(learner, build, decay, augment, jax.random.key_impl(key))
+        begin, some, calibrated = _programs(learner, build, options, augment, jax.random.key_impl(key))
         count, size = subsets.shape
         start = _start(protocol.order, augment is not None, size <= FEW)
         keys, rows, weights = jax.random.split(key, count), np.asarray(subsets), _on_host(params)
@@ -105,6 +108,15 @@ def _on_host(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
+def loss_of(
+    learner: Learner, loss: str, labels: str, weight_decay: float, temperature: float
+) -> tuple[Callable[[Params, Batch], Array], Callable[[Array], Array]]:
+    """((params, batch) -> what training lowers, labels -> those that it takes), of the `OF_THE_LOSS`."""
+    encoded = "free" if loss == "squared" else "probabilities"
+    value = inner_loss(learner, loss=loss, labels=encoded, weight_decay=weight_decay, temperature=temperature)
+    return in_parts(learner, partial(value, Meta((), {}))), partial(targets, loss, labels)
+
+
 @lru_cache(maxsize=32)
 def _start(order: Callable[[Array], Array], augmented: bool, quickly: bool) -> Callable[..., Any]:
     """Compiled: (subset [N], key) -> (the images of each step [T, B], data of its key, None if unused)."""
@@ -121,14 +133,14 @@ def _start(order: Callable[[Array], Array], augmented: bool, quickly: bool) -> C
 
 @lru_cache(maxsize=32)
 def _programs(
-    learner: Learner, build: Build, weight_decay: float, augment: Augment | None, impl: Any
+    learner: Learner, build: Build, options: tuple[Any, ...], augment: Augment | None, impl: Any
 ) -> tuple[Callable[..., Any], ...]:
     """Compiled: the optimiser's first state, a slice of steps, and what a network remembers of its batch."""
-    data_loss = in_parts(learner, partial(inner_loss(learner, weight_decay=weight_decay), Meta((), {})))
+    data_loss, labels_of = loss_of(learner, *options)
 
     def batch_of(images: Batch, step: Any) -> Batch:
         rows, draw = step
-        batch = Batch(images.x[rows], images.y[rows])
+        batch = Batch(images.x[rows], labels_of(images.y[rows]))
         if augment is None:
             return batch
         return batch._replace(x=augment(jax.random.wrap_key_data(draw, impl=impl), batch.x))

@@ -265,6 +265,9 @@ def test_networks_in_turn_are_those_of_one_program(monkeypatch):
     np.testing.assert_allclose(found, together, rtol=1e-4, atol=1e-5)  # sums of a batch, in another order
     assert [done for done, _ in told[:7]] == [1, 3, 6, 10, 14, 14, 18]  # the restart is after 6
     assert told[-1] == (42, 42)
+    squared = protocol._replace(loss="squared", labels="free", temperature=2.0)  # another loss, in both
+    pair = [evaluator(net, squared, measure=logits, learner_chunk=chunk)(*arguments) for chunk in (None, 3)]
+    np.testing.assert_allclose(*pair, rtol=1e-4, atol=1e-5)
     alone = one_program(net, protocol)(*arguments)  # one after another, too
     np.testing.assert_array_equal(evaluator(net, protocol)(*arguments), alone)
 
