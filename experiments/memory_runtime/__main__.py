@@ -57,7 +57,7 @@ def run(chosen: Options) -> dict[str, Any]:
         pinned,
         experiment="memory_runtime",
         chosen=chosen_of(chosen),
-        upgrade=lambda saved: identity_from(saved, Options, data),
+        upgrade=lambda saved: identity_from(saved, Options, data, pinned),
     ) as directory:
         progress.say(
             f"memory and time of a hypergradient: {options.learner} on {data.info.name}, "

@@ -16,8 +16,9 @@ import numpy as np
 
 from jaxdistill.config import build
 from jaxdistill.config.option import Options
+from jaxdistill.config.owners import brought
 from jaxdistill.config.resolve import acting, check_effects, facts_before_loading, filled, resolve
-from jaxdistill.config.saved import config_from
+from jaxdistill.config.saved import DIGESTS, config_from
 from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, DataOptions, ReadingOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
@@ -197,16 +198,25 @@ def script_identity(config: Options, data: Splits) -> dict[str, Any]:
     return identity_of(config) | own
 
 
-def identity_from(saved: Mapping[str, Any], cls: type[Options], data: Splits) -> dict[str, Any]:
+def identity_from(
+    saved: Mapping[str, Any], cls: type[Options], data: Splits, present: Mapping[str, Any]
+) -> dict[str, Any]:
     """The identity that an older version saved, as this version would have saved it.
 
     Args:
       saved: every option, null if nobody chose it, and further parts of the identity.
       cls: the class of its options.
       data: its images.
+      present: the identity that this version saves; names the parts that are no options.
+
+    Raises:
+      UserError: saved options that this version does not know; names them.
     """
-    options = {name: value for name, value in saved.items() if name in cls.options()}
-    others = {name: value for name, value in saved.items() if name not in options and value is not None}
+    table = cls.options()
+    parts = {*DIGESTS, *present} - {*table, *brought(cls, present)}
+    given = {name: value for name, value in saved.items() if name in table or value is not None}
+    options = {name: value for name, value in given.items() if name not in parts}
+    others = {name: value for name, value in given.items() if name in parts}
     if "dataset_sha256" in others and same_images(others["dataset_sha256"], data):
         others["dataset_sha256"] = data.info.digest
     facts = Facts.of(data.info)

@@ -92,5 +92,5 @@ def _is_of(result: dict[str, Any], plan: Plan, step: int) -> bool:
     if result.get("outer_steps") != step:
         return False
     if saved.keys() != plan.identity.keys():
-        saved = identity_from(saved, Config, plan.data)
+        saved = identity_from(saved, Config, plan.data, plan.identity)
     return numbers_of(saved) == numbers_of(plan.identity)

@@ -57,6 +57,18 @@ def old(request, tmp_path, monkeypatch):
     return folder, options, state
 
 
+def test_options_of_another_version_are_named(old):
+    folder, options, _ = old
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    content["config"] |= {"number_of_spoons": 3}
+    file.write_text(json.dumps(content))
+    for read in (lambda: jd.distill(jd.Config(**options), run_dir=folder), lambda: jd.load_run(folder)):
+        with pytest.raises(UserError, match="options that this version knows, got number_of_spoons"):
+            read()
+    assert json.loads(file.read_text()) == content
+
+
 def test_an_old_folder_is_opened_and_resumed(old):
     folder, options, state = old
     before = json.loads((folder / "config.json").read_text())
