@@ -14,21 +14,14 @@ from jaxdistill.evaluation.compare import (
 )
 from jaxdistill.evaluation.evaluate import (
     Evaluator,
-    Right,
-    Score,
-    accuracy_on,
     as_they_are,
-    confusion_on,
     evaluator,
     one_program,
-    right_on,
     search,
-    summarize,
-    summarize_by_class,
-    top_k_on,
     training,
 )
 from jaxdistill.evaluation.fair_scores import augmentation_robust_score, label_robust_score
+from jaxdistill.evaluation.measures import accuracy_on, confusion_on, correct_on, top_k_on
 from jaxdistill.evaluation.protocols import (
     PUBLISHED,
     STEP_SIZES,
@@ -41,15 +34,16 @@ from jaxdistill.evaluation.protocols import (
     published,
     regression,
 )
+from jaxdistill.evaluation.scores import Correct, Score, summarize, summarize_by_class
 
 __all__ = [
     "PUBLISHED",
     "SEMANTICS",
     "STEP_SIZES",
+    "Correct",
     "Evaluation",
     "Evaluator",
     "Protocol",
-    "Right",
     "Score",
     "Subsets",
     "Tuned",
@@ -58,6 +52,7 @@ __all__ = [
     "as_they_are",
     "augmentation_robust_score",
     "confusion_on",
+    "correct_on",
     "dc",
     "epochs",
     "evaluator",
@@ -70,7 +65,6 @@ __all__ = [
     "published",
     "random_of_each_class",
     "regression",
-    "right_on",
     "score",
     "search",
     "summarize",

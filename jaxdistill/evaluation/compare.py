@@ -11,8 +11,10 @@ from jaxdistill.core.keys import stream
 from jaxdistill.core.platform import compiled_quickly
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import check_per_class
-from jaxdistill.evaluation.evaluate import Score, evaluator, right_on, search, summarize, summarize_by_class
+from jaxdistill.evaluation.evaluate import evaluator, search
+from jaxdistill.evaluation.measures import correct_on
 from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol
+from jaxdistill.evaluation.scores import Score, summarize, summarize_by_class
 
 SEMANTICS = 1
 """Counted up when `tuned` gives other numbers for the same arguments: users' caches are not read then."""
@@ -171,7 +173,7 @@ def _evaluator(evaluation: Evaluation, protocol: Protocol) -> Callable:
     return evaluator(
         evaluation.learner,
         protocol,
-        measure=right_on,
+        measure=correct_on,
         strategy=evaluation.strategy,
         learner_chunk=evaluation.learner_chunk,
     )

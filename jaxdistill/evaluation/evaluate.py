@@ -3,225 +3,25 @@
 import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jaxdistill.core.checks import at_least, fail
+from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.reporting import report
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import sample
 from jaxdistill.evaluation.in_turn import OF_THE_LOSS, TRAINING, in_turn, loss_of
+from jaxdistill.evaluation.measures import Measure, accuracy_on
 from jaxdistill.evaluation.protocols import Protocol
-from jaxdistill.inner.losses import accuracy, top_k_accuracy
-from jaxdistill.inner.microbatch import images_at_a_time, mean_of_parts
 from jaxdistill.inner.over_learners import by_turns, gathered, over_data, over_learners
 from jaxdistill.inner.train import train
 
-Measure = Callable[[Learner, Params, Dataset | Batch], Any]
-"""(network, trained parameters, split) -> arrays, NaN where training diverged."""
 Evaluator = Callable[[Params, Batch, Array, dict[str, Array], Dataset | Batch, Array], Any]
-
-
-class Right(NamedTuple):
-    """What one network gets right; NaN for NaN logits."""
-
-    accuracy: Array
-    """Share of all images: scalar in [0, 1]."""
-    by_class: Array
-    """[classes]: images of each class that it gets right, as a share of all images."""
-
-
-class Score(NamedTuple):
-    """Test accuracy of K networks."""
-
-    mean: float
-    std: float
-    """Over the K networks (biased); 0 for one network."""
-    every: list[float]
-    """[K], in [0, 1]."""
-    num_diverged: int
-    """How many of the K diverged to NaN; each counts as chance, 1 / classes."""
-    balanced_mean: float | None = None
-    """Balanced accuracy, the mean over classes of the accuracy on each; None where that was not measured."""
-    balanced_std: float | None = None
-    """Of the balanced accuracy, over the K networks."""
-    per_class: list[float | None] | None = None
-    """[classes], accuracy on the test images of each class, mean over networks; None for a class without."""
-    ridge: list[float] | None = None
-    """[networks], accuracies of untrained or hardly trained networks whose head is a ridge regression on the
-    images; None where the images are not for such heads."""
-
-    def __repr__(self) -> str:
-        lost = f", {self.num_diverged} diverged" if self.num_diverged else ""
-        ridge = "" if self.ridge is None else f", ridge {100 * float(np.mean(self.ridge)):.1f}%"
-        return (
-            f"Score({100 * self.mean:.1f} ± {100 * self.std:.1f}% of {len(self.every)} networks{ridge}{lost})"
-        )
-
-    def as_row(self) -> dict[str, Any]:
-        """The fields of a score in every result file; those by class and of a ridge where measured."""
-        row = {
-            "mean": self.mean,
-            "std": self.std,
-            "num_learners": len(self.every),
-            "num_diverged": self.num_diverged,
-            "every": self.every,
-        }
-        more = {name: getattr(self, name) for name in ("balanced_mean", "balanced_std", "per_class", "ridge")}
-        if self.ridge is not None:
-            more |= {"ridge_mean": float(np.mean(self.ridge)), "ridge_std": float(np.std(self.ridge))}
-        return row | {name: value for name, value in more.items() if value is not None}
-
-
-def summarize(accuracies: Array, num_classes: int) -> Score:
-    """Mean, standard deviation and every value of [K] accuracies, NaN for a network that diverged."""
-    values = np.asarray(accuracies, np.float64)
-    diverged = np.isnan(values)
-    values = np.where(diverged, 1 / num_classes, values)
-    return Score(float(values.mean()), float(values.std()), values.tolist(), int(diverged.sum()))
-
-
-def summarize_by_class(right: Right, labels: Array) -> Score:
-    """As `summarize`, with the accuracy on each class and the balanced accuracy.
-
-    Args:
-      right: of K networks, [K] and [K, classes].
-      labels: [N, classes] one-hot, of the images that they were tested on.
-
-    Example:
-      >>> right = Right(jnp.array([0.75]), jnp.array([[0.75, 0.0]]))  # all of three, and none of one
-      >>> summarize_by_class(right, jnp.eye(2)[jnp.array([0, 0, 0, 1])]).balanced_mean
-      0.5
-    """
-    size, classes = labels.shape
-    counts = np.bincount(np.asarray(labels).argmax(axis=-1), minlength=classes)
-    there = counts > 0
-    shares = np.asarray(right.by_class, np.float64)
-    recalls = np.rint(shares * size)[:, there] / counts[there]  # whole numbers of images
-    recalls = np.where(np.isnan(recalls), 1 / classes, recalls)
-    balanced, per_class = recalls.mean(axis=1), iter(recalls.mean(axis=0).tolist())
-    return summarize(right.accuracy, classes)._replace(
-        balanced_mean=float(balanced.mean()),
-        balanced_std=float(balanced.std()),
-        per_class=[next(per_class) if each else None for each in there],
-    )
-
-
-def accuracy_on(
-    learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256
-) -> Array:
-    """Share of a split that one network gets right: scalar in [0, 1]; NaN logits count as NaN.
-
-    Args:
-      learner: the network.
-      params: its trained (calibrated) parameters.
-      dataset: the split.
-      microbatch: images at a time, fewer on the CPU (`jaxdistill.inner.microbatch.images_at_a_time`).
-    """
-    return _share_right(accuracy, learner, params, dataset, microbatch)
-
-
-@lru_cache
-def top_k_on(k: int) -> Callable[..., Array]:
-    """A test that counts an image as right where its class is among the k largest logits.
-
-    Args:
-      k: in 1 ... classes.
-
-    Returns:
-      (learner, params, dataset, *, microbatch=256) -> scalar in [0, 1], NaN for NaN logits; for k = 1
-      it is `accuracy_on`. The same k gives the same function, so that `evaluator` compiles once for it.
-
-    Raises:
-      UserError: k below 1, or above the number of classes (when traced).
-
-    Example:
-      >>> measure = top_k_on(5)
-    """
-    at_least("top_k_on", "k", k, 1)
-
-    def measure(
-        learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256
-    ) -> Array:
-        return _share_right(partial(top_k_accuracy, k=k), learner, params, dataset, microbatch)
-
-    return measure
-
-
-def right_on(learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256) -> Right:
-    """What one network gets right of a split, in all and by class: `accuracy_on` and its parts.
-
-    Args:
-      learner: the network.
-      params: its trained (calibrated) parameters.
-      dataset: the split.
-      microbatch: images at a time, fewer on the CPU (`jaxdistill.inner.microbatch.images_at_a_time`).
-    """
-
-    def shares(logits: Array, y: Array) -> Right:
-        truth = jnp.argmax(y, axis=-1)
-        right = jnp.argmax(logits, axis=-1) == truth
-        of_class = jax.nn.one_hot(truth, y.shape[-1], dtype=logits.dtype)
-        return Right(accuracy(logits, y), jnp.mean(of_class * right[:, None], axis=0))
-
-    return _share_right(shares, learner, params, dataset, microbatch)
-
-
-def _share_right(
-    share: Callable[[Array, Array], Any],
-    learner: Learner,
-    params: Params,
-    dataset: Dataset | Batch,
-    microbatch: int,
-) -> Any:
-    """Mean over a split of what `share` gives for (logits, labels) of a batch; NaN logits count as NaN."""
-
-    def right(batch: Batch) -> Any:
-        logits = learner.apply(params, batch.x)
-        finite = jnp.all(jnp.isfinite(logits))
-        return jax.tree.map(lambda a: jnp.where(finite, a, jnp.nan), share(logits, batch.y))
-
-    batch = over_data(Batch(dataset.x, dataset.y))
-    return _mean_over(learner, params, right, microbatch, batch)
-
-
-def confusion_on(
-    learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256
-) -> Array:
-    """Shares of a split by class and by what one network takes them for.
-
-    Args:
-      learner: the network.
-      params: its trained (calibrated) parameters.
-      dataset: the split.
-      microbatch: images at a time, fewer on the CPU (`jaxdistill.inner.microbatch.images_at_a_time`).
-
-    Returns:
-      [classes, classes], summing to 1; row c for images of class c. NaN for NaN logits.
-    """
-
-    def shares(batch: Batch) -> Array:
-        logits = learner.apply(params, batch.x)
-        taken_for = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
-        found = batch.y.T @ taken_for / batch.y.shape[0]
-        return jnp.where(jnp.all(jnp.isfinite(logits)), found, jnp.nan)
-
-    batch = over_data(Batch(dataset.x, dataset.y))
-    return _mean_over(learner, params, shares, microbatch, batch)
-
-
-def _mean_over(
-    learner: Learner, params: Params, function: Callable[[Batch], Any], microbatch: int, batch: Batch
-) -> Any:
-    """Mean of a function over a split, at most `microbatch` images at a time."""
-    fitting = images_at_a_time(learner, lambda p, part: learner.apply(p, part.x), params, batch)
-    return mean_of_parts(function, min(microbatch, fitting), batch)
 
 
 def as_they_are(

@@ -8,11 +8,11 @@ from helpers import tiny_data, tiny_net
 
 from jaxdistill.data import sample
 from jaxdistill.evaluation import (
-    Right,
+    Correct,
     accuracy_on,
     as_they_are,
     confusion_on,
-    right_on,
+    correct_on,
     summarize_by_class,
 )
 
@@ -54,7 +54,7 @@ def test_balanced_accuracy_is_the_mean_over_classes(microbatch):
     one = [jax.tree.map(lambda a, k=k: np.asarray(a)[k], params) for k in range(2)]
     answers = [np.asarray(net.apply(each, data.x)).argmax(1) for each in one]
     truth = np.asarray(data.y).argmax(1)
-    measure = jax.jit(lambda p, d: right_on(net, p, d, microbatch=microbatch))
+    measure = jax.jit(lambda p, d: correct_on(net, p, d, microbatch=microbatch))
     found = [measure(each, data) for each in one]
     for each, right in zip(one, found, strict=True):
         assert right.accuracy == accuracy_on(net, each, data, microbatch=microbatch)
@@ -69,10 +69,10 @@ def test_balanced_accuracy_is_the_mean_over_classes(microbatch):
 
 def test_classes_of_networks_that_diverged_and_classes_without_images():
     labels = jnp.eye(3)[jnp.array([0, 0, 0, 2])]
-    right = Right(jnp.array([0.5, jnp.nan]), jnp.array([[0.5, 0.0, 0.0], [jnp.nan] * 3]))
+    right = Correct(jnp.array([0.5, jnp.nan]), jnp.array([[0.5, 0.0, 0.0], [jnp.nan] * 3]))
     score = summarize_by_class(right, labels)
     assert score.per_class == [pytest.approx((2 / 3 + 1 / 3) / 2), None, pytest.approx(1 / 6)]
     assert score.balanced_mean == pytest.approx((1 / 3 + 1 / 3) / 2) and score.num_diverged == 1
     net, data = tiny_net("linear"), tiny_data()
     broken = jax.tree.map(lambda a: a.at[..., 0].set(jnp.nan), net.init(KEY))
-    assert all(np.isnan(each).all() for each in right_on(net, broken, data))
+    assert all(np.isnan(each).all() for each in correct_on(net, broken, data))

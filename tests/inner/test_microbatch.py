@@ -11,8 +11,7 @@ from helpers import images_teacher, message, tiny_batch, tiny_data, tiny_net, to
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Batch, Meta
 from jaxdistill.data import sample_per_class
-from jaxdistill.evaluation import published
-from jaxdistill.evaluation.evaluate import accuracy_on, confusion_on, training
+from jaxdistill.evaluation import accuracy_on, confusion_on, published, training
 from jaxdistill.inner import microbatch
 from jaxdistill.inner.losses import accuracy, cross_entropy, inner_loss
 from jaxdistill.inner.microbatch import images_at_a_time, mean_of_parts, mean_over_batch
