@@ -35,7 +35,7 @@ from jaxdistill.runs.budget import OUT_OF_MEMORY
 from jaxdistill.runs.plan import planned
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runtime import profile, progress
-from jaxdistill.runtime.loop import Diverged
+from jaxdistill.runtime.divergence import Diverged
 
 POINTS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     "steps": ("distinct steps", lambda n: {"distill_steps": n, "images_per_class": n, "distill_epochs": 1}),

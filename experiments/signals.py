@@ -58,18 +58,19 @@ def _line(number: int) -> str:
 
 def _watch(reading: int) -> None:
     """Acts for a main thread that is busy in a compiled program."""
-    from jaxdistill.runtime import hosts, loop
+    from jaxdistill.runtime import hosts
+    from jaxdistill.runtime.signals import listening
 
     saves_first = True
     while number := os.read(reading, 1):
         (number,) = number
-        before, in_loop = len(_handled), loop.listening()
+        before, in_loop = len(_handled), listening()
         time.sleep(GRACE)
         if number not in NUMBERS or len(_handled) > before:
             continue
         if in_loop and saves_first:
             saves_first = False
-            if loop.listening():
+            if listening():
                 name = signal.Signals(number).name
                 text = f"{name}: waits for the running outer steps, then saves; again to stop at once"
                 print(text, file=sys.stderr, flush=True)

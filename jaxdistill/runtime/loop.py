@@ -8,8 +8,6 @@ equals the uninterrupted one bit for bit.
 import contextlib
 import itertools
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,24 +17,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdistill.core.checks import UserError, at_least, fail
+from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Data, Dataset, DistillState, Drawn, Method, Metrics
 from jaxdistill.data.streaming import Chunks, fetched, on_host
 from jaxdistill.runtime import hosts, mesh
 from jaxdistill.runtime.checkpoint import Checkpoints
+from jaxdistill.runtime.divergence import MOST_SKIPPED, Diverged, check, kept_steps, skipped_before
 from jaxdistill.runtime.memory import temporary_bytes, total_bytes
 from jaxdistill.runtime.metrics import MetricsLog, read_metrics
 from jaxdistill.runtime.progress import Progress, Shorter, expected
 from jaxdistill.runtime.rundir import RunDir
+from jaxdistill.runtime.signals import caught_signals
 from jaxdistill.runtime.stalls import Bound, Stalls
 
 SHOWN = ("loss", "accuracy", "inner_gradient", "residual", "cosine", "curvature_v", "curvature_g")
 SHOWN += ("solver_steps", "negative_curvature", "skipped")
 """Metrics that progress tells, where a method has them."""
-MOST_SKIPPED = 50
-"""A run stops after this many consecutive skipped steps, a shorter one when all its steps are skipped."""
 MOST_VALUES = 64
 """A hyper-parameter is logged if it has at most this many values."""
 
@@ -52,10 +50,6 @@ class Interrupted(Exception):
         self.number = number
         """Of the signal."""
         self.exit_code = 128 + number
-
-
-class Diverged(UserError):
-    """A run that met a NaN on its way, or linear solves that failed: bad numbers, not bad input."""
 
 
 class Finished(NamedTuple):
@@ -187,8 +181,8 @@ def distill(
         given = placed(data.real) if streamed is None else None
         chunks, compiled = [compiled_chunk(each, devices) for each in methods], {}
         compile_seconds, told = 0.0, False
-        skipped = hosts.from_primary(lambda: _skipped_before(rows, step))
-        stop, stalls = stack.enter_context(_signals()), Stalls(bounds or {})
+        skipped = hosts.from_primary(lambda: skipped_before(rows, step))
+        stop, stalls = stack.enter_context(caught_signals()), Stalls(bounds or {})
         progress = stack.enter_context(Progress(num_steps, step, label))
         for note in notes:
             progress.say(note)
@@ -215,9 +209,11 @@ def distill(
             took = time.perf_counter() - began
             spent += took
             metrics = jax.device_get(metrics)
-            _check_faults(metrics, step, checkpoints, faults or {})
-            skipped = _check_skipped(metrics, skipped, step, min(MOST_SKIPPED, num_steps), checkpoints)
-            _check_finite(metrics, bool(finite), step, checkpoints, remedy)
+            most, where = min(MOST_SKIPPED, num_steps), {"faults": faults or {}, "remedy": remedy}
+            try:
+                skipped = check(metrics, bool(finite), step=step, skipped=skipped, most=most, **where)
+            except Diverged as error:
+                raise Diverged(f"{error} {_kept(checkpoints)}") from None
             state, step = new, step + size
             means = _summary(metrics)
             learned = _hyperparameters(method, state)
@@ -306,15 +302,9 @@ def _hyperparameters(method: Method, state: DistillState) -> dict[str, Any]:
     return {name: value.tolist() for name, value in learned.items() if value.size <= MOST_VALUES}
 
 
-def _kept_steps(metrics: Metrics) -> np.ndarray:
-    """[length] bool: the steps that the method did not skip."""
-    length = np.size(next(iter(metrics.values())))
-    return np.asarray(metrics.get("skipped", np.zeros(length))) == 0
-
-
 def _summary(metrics: Metrics) -> dict[str, float]:
     """A chunk in one row: means over its steps, those that were skipped left out; the worst of `worst_*`."""
-    kept, row = _kept_steps(metrics), {}
+    kept, row = kept_steps(metrics), {}
     for name, value in metrics.items():
         every = np.asarray(value) if name in ("skipped", "failed_solves") else np.asarray(value)[kept]
         reduce = np.max if name.startswith("worst_") else np.mean
@@ -322,91 +312,6 @@ def _summary(metrics: Metrics) -> dict[str, float]:
     return row
 
 
-def _check_faults(
-    metrics: Metrics, step: int, checkpoints: AnyCheckpoints, faults: Mapping[str, str]
-) -> None:
-    for name, remedy in faults.items():
-        bad = np.flatnonzero(np.asarray(metrics[name]) > 0) if name in metrics else np.zeros(0, int)
-        if not bad.size or not np.isfinite(metrics["loss"][bad[0]]):
-            continue  # a loss that is not finite is the cause, and told as such
-        told = {n: float(metrics[n][bad[0]]) for n in (name, "worst_residual") if n in metrics}
-        values = ", ".join(f"{n} = {value:.3g}" for n, value in told.items())
-        found = f"{values} at outer step {step + bad[0] + 1}"
-        raise Diverged(f"{fail('distill', f'{name} = 0', found, remedy)} {_kept(checkpoints)}")
-
-
-def _skipped_before(rows: Sequence[Mapping[str, Any]], step: int) -> int:
-    """How many steps in a row, up to `step`, were skipped: chunks that were skipped as a whole."""
-    kept = [row["step"] for row in rows if row.get("skipped") != 1.0]
-    return step - max(kept, default=0) if rows else 0
-
-
-def _check_skipped(metrics: Metrics, before: int, step: int, most: int, checkpoints: AnyCheckpoints) -> int:
-    """How many steps in a row were skipped by the end of this chunk; raises where there are too many."""
-    run = before
-    for number, kept in enumerate(_kept_steps(metrics), start=step + 1):
-        run = 0 if kept else run + 1
-        if run >= most:
-            found = f"{run} by outer step {number}"
-            remedy = "Raise damping or weight_decay, or lower inner_learning_rate."
-            text = fail("distill", f"fewer than {most} skipped steps in a row", found, remedy)
-            raise Diverged(f"{text} {_kept(checkpoints)}")
-    return run
-
-
-def _check_finite(
-    metrics: Metrics, finite: bool, step: int, checkpoints: AnyCheckpoints, remedy: str
-) -> None:
-    kept = _kept_steps(metrics)
-    bad = {name: np.flatnonzero(~np.isfinite(np.asarray(value)) & kept) for name, value in metrics.items()}
-    bad = {name: int(where[0]) for name, where in bad.items() if where.size}
-    if bad:
-        first = min(bad.values())
-        names = ", ".join(name for name, where in bad.items() if where == first)
-        found = f"{names} = NaN or infinite at outer step {step + first + 1}"
-    elif not finite:
-        found = f"NaN or infinite in what is learned by outer step {step + len(next(iter(metrics.values())))}"
-    else:
-        return
-    raise Diverged(f"{fail('distill', 'finite numbers', found, remedy)} {_kept(checkpoints)}")
-
-
 def _kept(checkpoints: AnyCheckpoints) -> str:
     saved = checkpoints.latest_step()
     return f"The checkpoint of step {saved} is kept." if saved else "There was no checkpoint yet."
-
-
-_listening: list[list[int]] = []
-
-
-def listening() -> bool:
-    """Whether a loop runs in the main thread, which saves before a signal ends it."""
-    return bool(_listening)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM puts its number in; a second one acts as it always did.
-
-    Python hands signals to the main thread alone: the list stays empty in any other.
-    """
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    previous = {}
-
-    def note(number: int, frame: Any) -> None:
-        caught.append(number)
-        for other, handler in previous.items():
-            signal.signal(other, handler)
-
-    _listening.append(caught)
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-        yield caught
-    finally:
-        _listening.remove(caught)
-        for number, handler in previous.items():
-            signal.signal(number, handler)

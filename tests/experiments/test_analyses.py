@@ -13,7 +13,8 @@ from jaxdistill.config.table import Config
 from jaxdistill.core.checks import UserError
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.plan import identity_of, planned
-from jaxdistill.runtime.loop import Diverged, compiled_chunk
+from jaxdistill.runtime.divergence import Diverged
+from jaxdistill.runtime.loop import compiled_chunk
 
 SMALL = {"smoke": True, "num_baseline_learners": 1, "depth": 1}
 LINEAR = {"learner": "linear", "width": None, "depth": None}

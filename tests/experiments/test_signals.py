@@ -12,7 +12,7 @@ from tiny_runs import ROOT, TINY
 
 from experiments import signals, start
 from experiments.cli import as_flags
-from jaxdistill.runtime import loop
+from jaxdistill.runtime import signals as caught
 
 INT = int(signal.SIGINT)
 
@@ -42,7 +42,7 @@ def test_a_busy_main_thread_is_ended_by_the_other(watched, monkeypatch):
 
 def test_the_loop_saves_first_and_says_that_it_waits(watched, monkeypatch):
     monkeypatch.setattr(signal, "getsignal", lambda number: signals.stop)
-    monkeypatch.setattr(loop, "_listening", [[]])
+    monkeypatch.setattr(caught, "_listening", [[]])
     said = "SIGINT: waits for the running outer steps, then saves; again to stop at once"
     assert watched(INT) == ([], [said])
     assert watched(INT, INT) == ([130], [said, "stopped by SIGINT"])
@@ -56,10 +56,10 @@ def test_what_the_main_thread_or_another_handler_does_is_left_to_them(watched, m
 
 
 def test_a_loop_says_that_it_listens():
-    assert not loop.listening()
-    with loop._signals():
-        assert loop.listening()
-    assert not loop.listening()
+    assert not caught.listening()
+    with caught.caught_signals():
+        assert caught.listening()
+    assert not caught.listening()
 
 
 def test_a_signal_while_a_script_imports_or_ends_leaves_at_once(monkeypatch, capfd):

@@ -18,6 +18,7 @@ from jaxdistill.runs.budget import within_budget
 from jaxdistill.runs.distill import FAULTS
 from jaxdistill.runs.plan import planned
 from jaxdistill.runtime import loop
+from jaxdistill.runtime.divergence import check, skipped_before
 from jaxdistill.runtime.memory import format_bytes, parse_bytes, total_bytes
 from jaxdistill.runtime.metrics import read_metrics
 
@@ -129,13 +130,15 @@ def test_failed_solves_are_skipped_where_the_user_chose_so(tmp_path, failing, mo
 
 def test_a_short_run_of_skipped_steps_alone_is_stopped():
     metrics = {"skipped": np.ones(6), "loss": np.full(6, np.nan)}
+    more = {"most": 6, "faults": {}, "remedy": ""}
     with pytest.raises(UserError) as error:
-        loop._check_skipped(metrics, 0, 0, 6, loop._Nowhere())
+        check(metrics, True, step=0, skipped=0, **more)
     assert "fewer than 6 skipped steps in a row, got 6 by outer step 6" in message(error)
-    assert loop._check_skipped(metrics | {"skipped": np.array([1, 1, 0, 1])}, 3, 0, 6, loop._Nowhere()) == 1
+    metrics = {"skipped": np.array([1, 1, 0, 1]), "loss": np.array([np.nan, np.nan, 1.0, np.nan])}
+    assert check(metrics, True, step=0, skipped=3, **more) == 1
     rows = [{"step": 5, "skipped": 0.2}, {"step": 10, "skipped": 1.0}, {"step": 15, "skipped": 1.0}]
-    assert loop._skipped_before(rows, 15) == 10  # of a run that is resumed
-    row = loop._summary(metrics | {"loss": np.array([1.0, np.nan]), "skipped": np.array([0, 1])})
+    assert skipped_before(rows, 15) == 10  # of a run that is resumed
+    row = loop._summary({"loss": np.array([1.0, np.nan]), "skipped": np.array([0, 1])})
     assert row == {"skipped": 0.5, "loss": 1.0}
 
 
