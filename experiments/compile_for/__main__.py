@@ -32,7 +32,7 @@ from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import filled
 from jaxdistill.config.saved import chosen_of
 from jaxdistill.core.checks import fail, one_of
-from jaxdistill.runtime import progress
+from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import open_run
 
@@ -66,13 +66,13 @@ def run(chosen: Options) -> dict[str, Any]:
     with open_run(given.run_dir, saved, experiment="compile_for", chosen=chosen_of(chosen)) as directory:
         for note in directory.notes:
             progress.say(f"note: {note}")
-        rows, failed = [], {}
+        rows, failed, commit = [], {}, profile.git_commit()
         for number, (chip, name, program) in enumerate(todo, start=1):
             file = directory.path / "rows" / f"{chip}-{name.replace('/', '-')}.json"
             if not file.exists():
                 progress.say(f"{number}/{len(todo)}: {name} for {CHIPS[chip].title} ...")
                 try:
-                    directory.write_json(file, row(name, program, chip, images))
+                    directory.write_json(file, {"commit": commit, **row(name, program, chip, images)})
                 except Exception as error:  # one program stops no other; it is tried again by the next call
                     failed[f"{name} for {chip}"] = f"{type(error).__name__} {error}".strip().splitlines()[0]
                     continue

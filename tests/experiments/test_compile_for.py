@@ -18,6 +18,7 @@ from jaxdistill.core.checks import UserError
 from jaxdistill.layers.conv import conv2d
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import recipe_of
+from jaxdistill.runtime.profile import git_commit
 from jaxdistill.runtime.progress import silent
 
 SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
@@ -130,6 +131,7 @@ def test_a_program_that_fails_stops_no_other_and_is_tried_again(made_up, tmp_pat
         result = script.run(chosen)
     assert made_up == ["dd", "dm", "mtt", "dm"]  # the others are read
     assert [row["program"] for row in result["rows"]] == ["dd", "dm", "mtt"]
+    assert {row["commit"] for row in result["rows"]} == {git_commit()}
     assert json.loads((tmp_path / "run/result.json").read_text())["rows"] == result["rows"]
     table = (tmp_path / "run/compile_for.md").read_text()
     assert "| dm | h100 | 1 | 5 B | 7 B | yes | >= 2 | 2 s | - |" in table
