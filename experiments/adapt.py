@@ -1,4 +1,4 @@
-"""Distill a target set into images that turn networks trained on a source set into networks for the target.
+"""Distill a target set into images that adapt networks from a source set to the target set.
 
 Question: how good are source-trained networks on the target after a few steps on distilled target images,
 against no steps, as many steps on as many real images, and training on the whole target set?
@@ -7,9 +7,9 @@ against no steps, as many steps on as many real images, and training on the whol
     python -m experiments.adapt --source=mnist --target=usps --pool=runs/pretrain --manual_dir=FOLDER
     python -m experiments.adapt --flagfile=experiments/presets/adapt_usps.cfg --pool=POOL --manual_dir=FOLDER
 
-The target's images are brought to the size of the pool's: that of the source, or the `--image_size` that the
-pool was trained with. `--population=pretrained` distills for the networks of the pool and tests the held-out
-ones; `fixed_pretrained` distills for the first network and tests it. The row "nothing" has the networks
+The target's images are resized to the image size of the pool: that of the source, or the `--image_size` of
+`experiments.pretrain`. `--population=pretrained` distills for the networks of the pool and tests the held-out
+networks; `fixed_pretrained` distills for the first network and tests it. The row "nothing" has the networks
 without adaptation. Random and optimised real images, cluster centres and averages train networks for the same
 steps (see `experiments.baselines`). For the row "whole target set" new networks train for
 `--full_data_epochs`; Adam's step size is searched on validation. Expected, LeNet, MNIST to USPS, 100 images:
@@ -54,14 +54,14 @@ class Options(Config, BaselineOptions):
     target: str = option("usps", "the set to distill, as --dataset of experiments.distill")
     population: str = option(
         "pretrained",
-        "networks to distill for: those of the pool, or its first one",
+        "networks to distill for: all of the pool, or only its first network",
         known=("pretrained", "fixed_pretrained"),
     )
     num_full_learners: int = option(5, "new networks to train on the whole target set", low=1)
     run_dir: str = option(
         "runs/adapt", "folder to write everything into; a run that is already there is resumed"
     )
-    smoke: bool = option(False, "few networks and steps: does it run?")
+    smoke: bool = option(False, "a short trial: few networks and steps")
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:

@@ -63,14 +63,16 @@ Row = dict[str, Any]
 class Options(Config):
     title: ClassVar[str] = "analyses"
     analyses: tuple[str, ...] = option(tuple(POINTS), "the analyses to run", some=True, known=tuple(POINTS))
-    steps: tuple[int, ...] = option((1, 2, 5, 10), "points of the analysis steps", some=True, low=1)
-    epochs: tuple[int, ...] = option((1, 2, 5, 10, 20), "points of epochs", some=True, low=1)
-    images: tuple[int, ...] = option((1, 2, 5, 10), "points of images", some=True, low=1)
-    rates: tuple[float, ...] = option((0.01, 0.03, 0.1, 0.3, 1.0), "points of rates", some=True, above=0)
+    steps: tuple[int, ...] = option((1, 2, 5, 10), "numbers of distinct batches to compare", some=True, low=1)
+    epochs: tuple[int, ...] = option((1, 2, 5, 10, 20), "numbers of epochs to compare", some=True, low=1)
+    images: tuple[int, ...] = option((1, 2, 5, 10), "images per class to compare", some=True, low=1)
+    rates: tuple[float, ...] = option(
+        (0.01, 0.03, 0.1, 0.3, 1.0), "fixed step sizes to compare", some=True, above=0
+    )
     run_dir: str = option(
         "runs/analyses", "folder to write everything into; a run that is already there is resumed"
     )
-    smoke: bool = option(False, "two points each, short: does it run?")
+    smoke: bool = option(False, "a short trial: two values per analysis, few steps")
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:

@@ -1,20 +1,20 @@
-"""Distill images that make trained networks take one class for another: what poisoned data could do.
+"""Distill images that make trained networks take one class for another: the effect of poisoned data.
 
-Question: after one step on a few images, how often do unseen networks take class K for J, and what does it
-cost the other classes? This measures the risk of training on other people's data. It compares distilled
-images with as many real images, and with real images whose labels K are changed to J.
+Question: after one step on a few images, how often do unseen networks take class K for J, and how much
+accuracy do the other classes lose? This measures the risk of training on other people's data. It compares
+distilled images with as many real images, and with real images whose labels K are changed to J.
 
     python -m experiments.pretrain
     python -m experiments.attack --attack_class=0 --target_class=1 --pool=runs/pretrain
 
-The outer loop lowers the loss on real data whose labels of class K were changed to J (Wang et al. 2018,
-section 3.5). `--population=pretrained` distills for the networks of a pool and tests the held-out ones;
+The outer loop minimises the loss on real data whose labels of class K were changed to J (Wang et al. 2018,
+section 3.5). `--population=pretrained` distills for the networks of a pool and tests the held-out networks;
 `fixed_pretrained` distills for the first network of the pool and tests it. Every set of images is tried with
-each of `--step_sizes`, the distilled images also with the learned one. Some of the held-out networks choose
-the step size on validation: the one of highest success that costs the other classes less than `--most_lost`.
-The other held-out networks are tested with it. Expected, digits, a minute: 99.8% for 4.5 points; real images
-with changed labels 33% for 14.5. Writes attack.json, attack.csv, attack.md, attack.png (the curves over step
-sizes), and the run: images, config, checkpoints.
+each of `--step_sizes`, the distilled images also with the learned step size. Some of the held-out networks
+choose the step size on validation: that of the highest success at which the other classes lose less than
+`--most_lost`. The other held-out networks test it. Expected, digits, a minute: 99.8% for 4.5 points; real
+images with changed labels 33% for 14.5. Writes attack.json, attack.csv, attack.md, attack.png (the curves
+over step sizes), and the run: images, config, checkpoints.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,15 +67,15 @@ class Options(Config):
     left_out: ClassVar[tuple[str, ...]] = (
         *("protocol", "num_baseline_learners", "full_data_epochs", "fresh_baselines"),
     )
-    attack_class: int = option(0, "K, number of the class that networks should take for another", low=0)
-    target_class: int = option(1, "J, number of the class that they should take it for", low=0)
+    attack_class: int = option(0, "K, number of the class to be mistaken for the target class", low=0)
+    target_class: int = option(1, "J, number of the target class", low=0)
     most_lost: float = option(0.1, "accuracy that the other classes may lose at the chosen step size", low=0)
     population: str = option(
         "pretrained",
-        "networks to distill for: those of a pool, or its first one",
+        "networks to distill for: all of a pool, or only its first network",
         known=("pretrained", "fixed_pretrained"),
     )
-    smoke: bool = option(False, "few networks and steps: does it run?")
+    smoke: bool = option(False, "a short trial: few networks and steps")
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:

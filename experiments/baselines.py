@@ -1,4 +1,4 @@
-"""Small training sets that nobody learned, beside the images of a run: how much does distilling them add?
+"""Compare the images of a run with small training sets that are not learned.
 
 Question: how accurate are the same networks after as many steps on as many random real images, on the best of
 many random sets, on cluster centres, on average images? And without any training, by nearest neighbours?
@@ -6,14 +6,13 @@ many random sets, on cluster centres, on average images? And without any trainin
     python -m experiments.baselines --run=RUN                       a finished run of experiments.distill
     python -m experiments.baselines                                 distills digits first, 2 minutes
 
-Every set trains the networks of the run as its images do: for the same steps, with as many images of each
-class in a step. For methods without inner steps the protocol of the paper is used. Validation chooses the
-step size of every baseline, either one for all steps or the learned schedule times a factor, and also k and p
-of nearest neighbours. Optimised real images are the best fifth of random sets, scored on training images by
-20 networks each. Expected, digits, ten images: distilled 92%, optimised real 65%, k-means and averages 77%,
-random real 62%. Images that are trained on in several batches are also tested in the other order. Writes
-baselines.json, baselines.csv, baselines.md, baselines.png, and one set of each kind as an .npz for
-`experiments.evaluate`.
+Every set trains the networks of the run as the distilled images do: for the same steps, with as many images
+of each class in a step. For methods without inner steps the protocol of the paper is used. Validation chooses
+the step size of every baseline, either one for all steps or the learned schedule times a factor, and also k
+and p of nearest neighbours. Optimised real images are the best fifth of random sets; 20 networks score each
+set on training images. Expected, digits, ten images: distilled 92%, optimised real 65%, k-means and averages
+77%, random real 62%. Images in several batches are also tested in the other order. Writes baselines.json,
+baselines.csv, baselines.md, baselines.png, and one set of each kind as an .npz for `experiments.evaluate`.
 """
 
 from collections.abc import Mapping
@@ -46,7 +45,7 @@ class Options(BaselineOptions, Places, PoolOptions, SeedOptions, DeviceOptions):
     dataset: str | None = option(None, "the .npz of a run that was distilled from a user's own images")
     num_learners: int = option(20, "networks per row", low=1)
     run_dir: str = option("runs/baselines", "folder to write the table and the pictures into")
-    smoke: bool = option(False, "few sets and networks: does it run?")
+    smoke: bool = option(False, "a short trial: few sets and networks")
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hypergradients against one another, each given the same wall time.
+"""Compare hypergradients at equal wall time.
 
 Question: for the same images, learner and evaluator, which way of differentiating training distills best
 in the same time, and at what memory?
@@ -6,12 +6,12 @@ in the same time, and at what memory?
     python -m experiments.equal_time                            digits, 10 images, about 15 minutes on 2 cores
     python -m experiments.equal_time --flagfile=experiments/presets/equal_time_mnist.cfg --manual_dir=FOLDER
 
-Each contender distills for `--time_limit` once per candidate step size, in a folder under RUN_DIR. The
-candidate that is best on validation is tested with the training that it was distilled for: T steps, or, for
-implicit gradients, training with momentum 0.9 to the tolerance. How many outer steps fit the time is measured
-at the start. The weight decay is the same for all, since implicit gradients need some. Expected, digits,
-preset equal_time_digits: unrolled with learned step sizes 92%, conjugate gradients 93%, the identity 88%. Run
-the same command again to resume a comparison that was stopped.
+Each contender distills for `--time_limit` once per candidate step size, in a folder under RUN_DIR. The best
+candidate on validation is tested with its own training: T steps, or, for implicit gradients, training with
+momentum 0.9 to the tolerance. The script first measures how many outer steps fit the time. All contenders
+have the same weight decay, since implicit gradients need some. Expected, digits, preset equal_time_digits:
+unrolled with learned step sizes 92%, conjugate gradients 93%, the identity 88%. Run the same command again to
+resume a comparison that was stopped.
 """
 
 import json
@@ -98,7 +98,7 @@ class Options(
     run_dir: str = option(
         "runs/equal_time", "folder to write everything into; a comparison that is already there is resumed"
     )
-    smoke: bool = option(False, "one second a candidate and few networks: does it run?")
+    smoke: bool = option(False, "a short trial: one second per candidate, few networks")
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Facts | None) -> Mapping[str, Any]:

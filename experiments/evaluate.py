@@ -7,10 +7,10 @@ better is that than the same number of random real images?
 
 Protocols: `as_distilled` trains with the saved batches, steps and step sizes; only files of a run have them.
 If there are several batches, a second column tests them in the other order: shuffled, or in order if they
-were distilled shuffled. `dc`, `dc_augmented` and `dsa` are those of the matching papers: SGD for 300 epochs,
-or 1000 with augmentation, with a smaller step size after half. Their step size is searched on validation,
-also for random real images. Under a minute for ten digits; about 20 minutes for a ConvNet-3 on MNIST on 2
-cores.
+were distilled shuffled. `dc`, `dc_augmented` and `dsa` are the protocols of the matching papers: SGD for 300
+epochs, or 1000 with augmentation, with a smaller step size after half. Their step size is searched on
+validation, also for random real images. Takes under a minute for ten digits, and about 20 minutes for a
+ConvNet-3 on MNIST on 2 cores.
 """
 
 from pathlib import Path
@@ -38,12 +38,12 @@ class Options(EvaluateOptions, HostOptions):
     )
     learners: tuple[str, ...] = option(
         ("convnet", "mlp", "linear"),
-        f"table rows, among {', '.join(LEARNERS)}; options with colons: convnet:width=32",
+        f"networks, one per table row: {', '.join(LEARNERS)}; options after a colon: convnet:width=32",
     )
     run_dir: str | None = option(
-        None, "folder to write evaluation.json into; it may be that of the run whose images these are"
+        None, "folder to write evaluation.json into; it may be the folder of the run that made the images"
     )
-    smoke: bool = option(False, "few networks and epochs: does it run?")
+    smoke: bool = option(False, "a short trial: few networks and epochs")
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Train networks on real data and keep their weights epoch by epoch: experts for `--method=mtt`.
 
-Question: which path do the weights of networks take in training on real data? A student of mtt follows it.
+Question: which path do the weights of networks take in training on real data? The student of mtt follows it.
 
     python -m experiments.experts
     python -m experiments.distill --method=mtt
 
-Plain SGD on augmented images (DSA's), a snapshot per epoch, the start among them. The network and the step
-size are those that `--method=mtt` has for the same images. Experts are trained and saved in groups; run the
-same command again to resume a run that was stopped. Writes result.json and the groups, through Orbax.
+Training is plain SGD with DSA's augmentation, with a snapshot of the initial weights and of every epoch. The
+network and the step size are those of `--method=mtt` for the same images. Experts are trained and saved in
+groups; run the same command again to resume a run that was stopped. Writes result.json and the groups.
 Expected, digits: 10 experts of 50 epochs in half a minute, 96% on test; the paper has 100.
 """
 
@@ -29,7 +29,7 @@ SMOKE = {"num_experts": 2, "group_size": 1, "num_epochs": 4, "width": 8, "depth"
 @options
 class Options(ExpertOptions, HostOptions):
     title: ClassVar[str] = "run"
-    smoke: bool = option(False, "two experts of four epochs: does it run?")
+    smoke: bool = option(False, "a short trial: two experts of four epochs")
 
 
 def run(options: Options) -> dict[str, Any]:

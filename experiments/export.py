@@ -6,7 +6,7 @@ Question: how do I train on these images in PyTorch, look at them as pictures, o
 
 `--to=torch` writes tensors and prints code that trains on them, `folder` a PNG per image in a folder per
 class, `hf` a Hugging Face data set with a card, `npz` an `.npz` with pixels of 8 bits. `torch` and `hf` need
-the extras of these names. Seconds.
+the extras of these names. Takes seconds.
 """
 
 from pathlib import Path
@@ -23,11 +23,11 @@ from jaxdistill.runs.export import export
 @options
 class Options(base.Options):
     title: ClassVar[str] = "export"
-    run: str | None = option(None, "the images: folder of a finished run")
-    synthetic: str | None = option(None, "the images: synthetic.npz of a run, in the place of --run")
+    run: str | None = option(None, "folder of a finished run, whose images are exported")
+    synthetic: str | None = option(None, "synthetic.npz of a run, instead of --run")
     to: str = option("torch", "the format", known="jaxdistill.runs.export:FORMATS")
     output: str | None = option(None, "the file or folder to write")
-    overwrite: bool = option(False, "replace the output if it is there and is an export")
+    overwrite: bool = option(False, "replace the output if it exists and is an export")
 
 
 def run(options: Options) -> Path:

@@ -1,6 +1,6 @@
-"""Few-step accuracy: how fast do fresh networks learn from generated data, from real data, from images?
+"""Few-step accuracy: how fast do fresh networks learn from generated data, learned images and real data?
 
-Question: what is the test accuracy after 1, 2, 4, ... training steps on what a run learned, against as many
+Question: what is the test accuracy after 1, 2, 4, ... training steps on the data of a run, against as many
 steps on real data with hyper-parameters tuned for that number of steps?
 
     python -m experiments.few_step --runs=RUN,RUN                   finished runs of experiments.distill
@@ -59,14 +59,14 @@ class Options(Places, SearchOptions, MapOptions, SeedOptions, DeviceOptions):
     steps: tuple[int, ...] = option(
         (), "numbers of training steps (default: powers of two, and all steps of a run)", low=1
     )
-    momenta: tuple[float, ...] = option((0.0, 0.5, 0.9), "candidates for training on real data", some=True)
+    momenta: tuple[float, ...] = option((0.0, 0.5, 0.9), "momenta to try on real data", some=True)
     num_learners: int = option(20, "networks per number of steps", low=1)
     dataset: str | None = option(None, "the .npz of runs that were distilled from a user's own images")
     pool: str | None = option(
         None, "folder that experiments.pretrain wrote, for runs that drew networks from it"
     )
     run_dir: str = option("runs/few_step", "folder to write the table and the plot into")
-    smoke: bool = option(False, "few networks and short runs: does it run?")
+    smoke: bool = option(False, "a short trial: few networks, short runs")
 
 
 SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": (0.1,), "momenta": (0.9,)}

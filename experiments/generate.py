@@ -6,7 +6,7 @@ Question: what does the generator make of new noise? The file that this writes c
 
 RUN is a finished run of `experiments.distill --teacher=generator` (or `--method=gtn`). Writes
 RUN/generated.npz (x in pixel units, x_standardised, y) and RUN/generated.png. The noise is new, of the
-distribution that the generator was made for. Seconds.
+distribution in the generator's training. Takes seconds.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ class Options(Places, SeedOptions):
     run_dir: str | None = option(
         None, "folder of a finished run with teacher=generator; the images are written there too"
     )
-    num_images: int = option(1000, "images, balanced over the classes", low=1)
+    num_images: int = option(1000, "images to draw, equally many of every class", low=1)
     dataset: str | None = option(None, "the .npz of a run that was distilled from a user's own images")
 
 

@@ -1,6 +1,6 @@
 """Architecture search by few-step training on distilled data: does it rank networks as long training does?
 
-Question: how well do few steps on generated data order architectures, against as many steps on real data and
+Question: how well do few steps on generated data rank architectures, against as many steps on real data and
 on random real images, and at what cost?
 
     python -m experiments.nas                      distills a generator of digits first; 4 minutes on 2 cores
@@ -10,8 +10,8 @@ Candidates are ConvNets of another depth, width, norm, activation and kernel. Ea
 after four trainings: the steps of the run on its data, as many steps on real data, as many on random real
 images, and a long training on real data. The step sizes on real images are searched on validation. The table
 shows Spearman's and Kendall's rank correlation with the long training, the time of both, and the test
-accuracy of each way's pick. The test set ranks nothing. Candidates are measured one after another; run the
-same command again to resume a search that was stopped.
+accuracy of the candidate that each training ranks first. The test set ranks nothing. Candidates are measured
+one after another; run the same command again to resume a search that was stopped.
 """
 
 import itertools
@@ -78,7 +78,7 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     title: ClassVar[str] = "search"
     distilled: str | None = option(None, "a finished run of experiments.distill (default: distills digits)")
     num_candidates: int = option(24, "architectures to draw from the space", low=3)
-    num_learners: int = option(3, "networks per architecture and way", low=1)
+    num_learners: int = option(3, "networks per architecture and kind of training", low=1)
     num_epochs: int = option(20, "epochs of the long training", low=1)
     batch_size: int = option(64, "images per batch of the long training", low=1)
     step_sizes: tuple[float, ...] = option(
@@ -88,7 +88,7 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     run_dir: str = option(
         "runs/nas", "folder to write everything into; a search that is already there is resumed"
     )
-    smoke: bool = option(False, "3 candidates and short training: does it run?")
+    smoke: bool = option(False, "a short trial: 3 candidates, short training")
 
 
 SMOKE = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "step_sizes": (0.03,)}

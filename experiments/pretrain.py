@@ -1,15 +1,16 @@
 """Train a pool of networks on real data: for `--population=pretrained` and `fixed_pretrained`.
 
 Question: how accurate are networks that are trained on real data? `experiments.adapt` then distills images
-that move them to another data set, and `experiments.attack` images that make them fail.
+that adapt them to another data set, and `experiments.attack` images that make them fail.
 
     python -m experiments.pretrain
     python -m experiments.pretrain --flagfile=experiments/presets/mnist_pool.cfg --manual_dir=FOLDER
 
-Adam, the step size x 0.1 after half of the epochs. The network is that of `--method=dd` for the same images.
-The last networks are held out: distillation never sees them, evaluation does. Networks are trained and saved
-in groups; run the same command again to resume a run that was stopped. Writes result.json and the groups,
-through Orbax. Expected, digits: 70 networks of 40 epochs in half a minute, 97% on test; the paper has 2,200.
+Training is by Adam, with the step size x 0.1 after half of the epochs. The network is that of `--method=dd`
+for the same images. The last networks are held out: distillation never uses them, evaluation does. Networks
+are trained and saved in groups; run the same command again to resume a run that was stopped. Writes
+result.json and the groups. Expected, digits: 70 networks of 40 epochs in half a minute, 97% on test. The
+paper has 2,200 networks.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ SMOKE = {"num_networks": 4, "num_test_networks": 2, "num_epochs": 2, "width": 8,
 @options
 class Options(PretrainOptions, HostOptions):
     title: ClassVar[str] = "run"
-    smoke: bool = option(False, "four small networks of two epochs: does it run?")
+    smoke: bool = option(False, "a short trial: four small networks of two epochs")
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """How an outer step scales with the number of devices: time, real images per second, memory of a device.
 
 Question: what do more devices bring, at fixed work (the same K learners over all of them) and at fixed work
-per device (K grows with them), and what is sent between them?
+per device (K grows with them), and what do devices send to each other?
 
     python -m experiments.scaling                                      on all devices
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m experiments.scaling     on eight of a CPU
 
-Writes scaling.json, .csv, .md and .png. Expected on GPUs: half of the time on twice the devices while each
-has several learners. Eight devices of one CPU share its cores. They show what splitting costs and that each
-device holds only its share of the memory, not what more devices bring. Takes a minute on 2 cores.
+Writes scaling.json, .csv, .md and .png. Expected on GPUs: twice the devices take half of the time, as long as
+each has several learners. Eight devices of one CPU share its cores. They show the cost of splitting and that
+each device holds only its share of the memory, not the gain of more devices. Takes a minute on 2 cores.
 """
 
 import os
@@ -63,11 +63,11 @@ class Options(
     num_devices: tuple[int, ...] = option(
         (), "numbers of devices to compare (default: 1, 2, 4, ... up to all)", low=1
     )
-    learners_per_device: int = option(1, "K of one device, at fixed work per device", low=1)
-    length: int = option(20, "outer steps of a compiled program", low=1)
+    learners_per_device: int = option(1, "learners per device, at fixed work per device", low=1)
+    length: int = option(20, "outer steps per compiled program", low=1)
     repeats: int = option(7, "rounds of timing, after a warm-up round", low=1)
     run_dir: str = option("runs/scaling", "folder to write the tables and the plot into")
-    smoke: bool = option(False, "two devices, one inner step, 2 rounds: does it run?")
+    smoke: bool = option(False, "a short trial: two devices, one inner step, 2 rounds")
 
 
 SMOKE = {

@@ -1,10 +1,9 @@
-"""Where the time and the memory go: one outer step, its parts, and the same step in PyTorch.
+"""Measure time and memory of one outer step and its parts, and of the same step in PyTorch.
 
-Question: how long does an outer step take against a plain PyTorch implementation, how does it grow with K
-learners and T inner steps, what does `remat` save, how long should a compiled chunk be, and which
-formulation of the convolution is right for this backend, how many images at a time, and how exact products
-have to be on an accelerator (emulated), what do activations of bfloat16 cost in accuracy, and what does a
-set cost that stays on the disk?
+Questions: how long does an outer step take against a plain PyTorch implementation? How does it grow with K
+learners and T inner steps? What does `remat` save? How long should a compiled chunk be? Which formulation of
+the convolution, and how many images at a time, are best on this backend? How exact must products be on an
+accelerator (emulated)? What do activations of bfloat16 cost in accuracy, and a data set on the disk in time?
 
     python -m experiments.benchmark                  all parts but those for a GPU, 40 minutes on 2 cores
     python -m experiments.benchmark --what=torch     needs pip install -e ".[torch]"
@@ -13,9 +12,9 @@ set cost that stays on the disk?
 
 Expected on 2 cores: `torch` takes about 0.7 times PyTorch's time, at most 0.8. `conv`: with this backend's
 own formulation, gradients inside a scan take less than twice the time of those outside. Rows are appended to
-RUN_DIR/rows.json. The sides of every comparison take turns; compilation (without the cache) is apart. Keep
-the machine quiet: PyTorch's threads wait for one another and lose most on a busy one, so its ratio flatters
-us there; `load` in a row says how busy it was at the start.
+RUN_DIR/rows.json. The sides of every comparison take turns; compilation (without the cache) is measured
+separately. Run nothing else on the machine: PyTorch's threads wait for one another and lose most on a busy
+machine, so the ratio is then too good for us. `load` in a row is the machine's load at the start.
 """
 
 import contextlib

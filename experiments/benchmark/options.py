@@ -11,7 +11,7 @@ class Options(SeedOptions):
     title: ClassVar[str] = "benchmark"
     what: tuple[str, ...] = option(
         (),
-        "what to measure (default: all there is)",
+        "what to measure (default: all parts but those for a GPU and streaming)",
         known=(
             "torch",
             "outer",
@@ -31,9 +31,9 @@ class Options(SeedOptions):
         ),
     )
     stream_gb: float = option(
-        2.0, "size of the set of what=streaming, in GB; above 5 it is only streamed", above=0
+        2.0, "what=streaming: size of the set in GB; above 5 it is not compared with a set in memory", above=0
     )
-    repeats: int = option(7, "rounds of each comparison, after one that warms up", low=1)
-    run_dir: str = option("runs/benchmark", "folder of rows.json, which new rows are appended to")
-    resume: bool = option(False, "leave out the methods and gradients that have a row there already")
-    smoke: bool = option(False, "everything tiny, 2 rounds: does it run?")
+    repeats: int = option(7, "rounds of each comparison, after a warm-up round", low=1)
+    run_dir: str = option("runs/benchmark", "folder of rows.json; new rows are appended to it")
+    resume: bool = option(False, "leave out methods and gradients that already have a row in rows.json")
+    smoke: bool = option(False, "a short trial: everything tiny, 2 rounds")

@@ -1,4 +1,4 @@
-"""Compiles outer steps for GPUs and TPUs on a machine that has none: memory, work, communication.
+"""Compile outer steps for GPUs and TPUs on a machine without them: memory, work, communication.
 
 Question: does the program of every method compile for an H100 and a TPU v5e, does it fit the chip's memory,
 and what do the chips of a pod send to each other?
@@ -11,7 +11,7 @@ Sets of programs: `methods`, with their papers' settings; `gradients`, every met
 with every other gradient; `memory`, ConvNet-3 of width 128 with T inner steps by every gradient; `pods`, a
 learner on every chip. The data are noise in the shape of MNIST. A program takes 5 to 30 seconds for an H100
 and one to three minutes for a TPU, on 2 cores. Writes rows.csv, compile_for.md, .png and result.json; run the
-same command again to resume. A program that does not fit is a row that says by how much.
+same command again to resume. If a program does not fit, its row says by how much.
 
 Memory is what the compiler plans for one chip: temporaries, arguments (50,000 images, the state) and results.
 Operations are those of the matrix products and convolutions of an outer step, with loops counted; ">=" if a
@@ -42,9 +42,9 @@ class Options(Base):
     title: ClassVar[str] = "compilation"
     platforms: tuple[str, ...] = option(("h100",), "chips to compile for", known=tuple(CHIPS), some=True)
     sets: tuple[str, ...] = option(("methods",), "sets of programs", known=SETS, some=True)
-    programs: tuple[str, ...] = option((), "names of the only programs to compile, as in the table")
+    programs: tuple[str, ...] = option((), "names of programs to compile, as in the table (default: all)")
     run_dir: str = option("runs/compile_for", "folder to write into; a run that is already there is resumed")
-    smoke: bool = option(False, "three tiny programs: a trial of a minute")
+    smoke: bool = option(False, "a trial of a minute: three tiny programs")
 
 
 def run(chosen: Options) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Everything that this project wants from a GPU, in pieces, on whatever GPU is at hand.
+"""Run all experiments for a GPU in pieces, on any GPU that is free for some minutes.
 
 Question: does every method run on a GPU, how fast is it at its paper's size, and what does it reach there?
 
-    python -m experiments.gpu_agenda --data=FOLDER          once a piece; run it again for the next one
-    python -m experiments.gpu_agenda --data=FOLDER --list   the items in order, and how far they are
+    python -m experiments.gpu_agenda --data=FOLDER          one piece; run it again for the next piece
+    python -m experiments.gpu_agenda --data=FOLDER --list   the items in order, with their progress
 
 FOLDER holds mnist.npz and, for the rows of CIFAR-10, cifar10.npz: arrays x, y, x_test, y_test and a `name`,
 `mnist` or `cifar10`. With the name, normalisation, augmentation and protocol are those of --dataset=mnist.
@@ -61,17 +61,19 @@ class Options(Base):
     data: str | None = option(
         None, "folder of mnist.npz and cifar10.npz; items without their file are left out"
     )
-    items: tuple[str, ...] = option((), f"names of the only items to run (default: all): {', '.join(NAMES)}")
+    items: tuple[str, ...] = option((), f"names of the items to run (default: all): {', '.join(NAMES)}")
     list: bool = option(False, "show the items with their state and command, and run nothing")
-    piece_seconds: float = option(540.0, "seconds after which the item that runs is asked to stop", above=0)
-    grace_seconds: float = option(45.0, "seconds that it then has to save its state", above=0)
-    run_dir: str = option("runs/gpu_agenda", "folder of everything; the agenda that is there is gone on with")
+    piece_seconds: float = option(540.0, "seconds after which the running item is asked to stop", above=0)
+    grace_seconds: float = option(45.0, "seconds that the item then has to save its state", above=0)
+    run_dir: str = option(
+        "runs/gpu_agenda", "folder to write everything into; an agenda that is already there is resumed"
+    )
     resume_from: str | None = option(None, "state.zip of another machine, unpacked into a new run_dir first")
     archive_mib: float = option(
-        512.0, "a run larger than this stays out of state.zip, and starts anew", above=0
+        512.0, "largest run to keep in state.zip, in MiB; larger runs start again elsewhere", above=0
     )
-    any_device: bool = option(False, "go on without a GPU")
-    smoke: bool = option(False, "three tiny items on digits, on any device: a trial of a minute or two")
+    any_device: bool = option(False, "run also without a GPU")
+    smoke: bool = option(False, "a trial of a minute or two: three tiny items on digits, on any device")
 
 
 def run(chosen: Options) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Memory and time of one hypergradient: unrolled training against implicit differentiation.
+"""Measure memory and time of one hypergradient: unrolled training against implicit differentiation.
 
 Question: how do memory, time and accuracy of a hypergradient grow with the T inner steps, by backpropagation
 through training (all steps kept, remat, truncated) and by the implicit function theorem?
@@ -6,11 +6,12 @@ through training (all steps kept, remat, truncated) and by the implicit function
     python -m experiments.memory_runtime                        digits, tanh MLP, 3 minutes on 2 cores
     python -m experiments.memory_runtime --flagfile=experiments/presets/memory_mnist.cfg --manual_dir=FOLDER
 
-Per estimator, T and K learners: memory of the compiled program, peak memory of a process of its own, compile
-time, time per hypergradient (median; the estimators take turns), cosine and relative error against the exact
-hypergradient (float64, inner problem solved to a relative gradient of 1e-8), or against a long unroll if the
-network is not smooth. Implicit estimators train for exactly T steps; their time includes two products with
-the Hessian for the reported diagnostics. The memory of unrolled estimators includes the batch T times.
+A row per estimator, T and K learners has the memory of the compiled program, the peak memory of a separate
+process, the compile time, the time per hypergradient (median; the estimators take turns), and the cosine and
+relative error against the exact hypergradient (float64, inner problem solved to a relative gradient of 1e-8),
+or against a long unroll if the network is not smooth. Implicit estimators train for exactly T steps; their
+time includes two products with the Hessian for the reported diagnostics. The memory of unrolled estimators
+includes the batch T times.
 Expected: unrolled memory linear in T, remat below, implicit flat; implicit by conjugate gradients at T = 100
 faster than unrolled, its cosine above 0.99. Run the same command again to resume a comparison that was
 stopped.

@@ -22,10 +22,10 @@ ESTIMATORS: dict[str, Named] = {
     **{name: named for name, named in NAMED.items() if name != "unrolled_fixed"},
     MATCHING: {},
 }
-"""By backpropagation: all steps kept, remat step, remat sqrt, through the last steps alone; with the weights
-detached between steps (without momentum). Then by the implicit function theorem, with each linear solver.
-Gradient matching, of all classes at once, lowers another loss, trains no inner steps, and is there for its
-memory and time."""
+"""By backpropagation: with all steps stored, remat step, remat sqrt, through the last steps alone, or with
+the weights detached between steps (without momentum). By the implicit function theorem, with each linear
+solver. Gradient matching, of all classes at once, minimises another loss and trains no inner steps; only its
+memory and time are compared."""
 MEASURES = ("program", "process", "time", "error")
 DEFAULT = (*UNROLLED, "implicit_cg", "implicit_neumann", "implicit_identity")
 SETTINGS = {
@@ -36,7 +36,7 @@ SETTINGS = {
     "solver_tolerance": 0.01,
 }
 MLP = {"width": 32, "depth": 1, "activation": "tanh"}
-"""The MLP where nobody chose: smooth, so that there is an exact hypergradient to compare with."""
+"""The default MLP: smooth, so that there is an exact hypergradient to compare with."""
 SMOKE = {"inner_steps": (1, 2), "estimators": ("unrolled", "implicit_cg"), "repeats": 2}
 
 
@@ -58,20 +58,22 @@ class Options(
     inner_steps: tuple[int, ...] = option((1, 10, 100, 1000), "T, inner steps", low=1, some=True)
     num_learners: tuple[int, ...] = option((1,), "K, learners", low=1, some=True)
     measure: tuple[str, ...] = option(
-        MEASURES, "what to measure: program compiles alone", known=MEASURES, some=True
+        MEASURES, "what to measure; program only compiles", known=MEASURES, some=True
     )
-    backprop_last: int = option(5, "last inner steps that truncated goes through", low=1, of="gradient")
+    backprop_last: int = option(
+        5, "truncated: number of last inner steps to backpropagate through", low=1, of="gradient"
+    )
     real_batch_size: int = option(256, "real images of the outer loss", low=1)
     microbatch: int | None = option(
-        None, "real images that are computed at a time (default: all; on a CPU 64)", low=1
+        None, "real images computed at the same time (default: all; on a CPU 64)", low=1
     )
-    reference_steps: int = option(1000, "inner steps of the reference where the network is not smooth", low=1)
-    repeats: int = option(7, "rounds of timing, after one that warms up", low=1)
-    process_time_limit: float = option(600.0, "seconds that a process of its own may take", low=1)
+    reference_steps: int = option(1000, "inner steps of the reference if the network is not smooth", low=1)
+    repeats: int = option(7, "rounds of timing, after a warm-up round", low=1)
+    process_time_limit: float = option(600.0, "time limit of the process of a row, in seconds", low=1)
     run_dir: str = option(
-        "runs/memory_runtime", "folder to write everything into; a comparison that is there is resumed"
+        "runs/memory_runtime", "folder to write everything into; a comparison already there is resumed"
     )
-    smoke: bool = option(False, "T = 1, 2 and two estimators: does it run?")
+    smoke: bool = option(False, "a short trial: T = 1, 2 and two estimators")
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Any) -> Mapping[str, Any]:

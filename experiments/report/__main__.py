@@ -1,4 +1,4 @@
-"""The report of a study, or of any finished runs, as one page and as Markdown, made from rows alone.
+"""Write the report of a study, or of any finished runs, as one page and as Markdown.
 
 Question: what do these runs show, side by side?
 
@@ -7,8 +7,8 @@ Question: what do these runs show, side by side?
 
 Takes folders of experiments.study, their rows.json, and finished runs of experiments.distill. Writes
 report.html (one file, opens from disk), report.md with its pictures, and rows.json, in seconds. Numbers are
-means over tries and networks. The best of a column is marked, and so are those that tie with it: they lie
-within one standard deviation of it, the larger of both.
+means over tries and networks. The best number of a column is marked, and so are numbers that tie with it:
+they lie within one standard deviation of it, the larger of both.
 """
 
 from experiments import cli

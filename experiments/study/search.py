@@ -1,6 +1,6 @@
-"""Which outer learning rate each cell of the study should have: searched on validation, the test set unseen.
+"""Search the outer learning rate of each cell of the study on validation, without the test set.
 
-Question: is a cell of the study behind because of its gradient, or because of the step size it was given?
+Question: is a cell of the study behind because of its gradient, or because of its outer learning rate?
 
     python -m experiments.study.search                                     digits, every cell
     python -m experiments.study.search --gradients=implicit_cg --factors=0.1,1,10
@@ -8,8 +8,8 @@ Question: is a cell of the study behind because of its gradient, or because of t
 Every cell of `experiments.study` is distilled with the preset's outer learning rate times each of
 `--factors`. If the smallest or largest factor is best, the search tries factors beyond it. Fresh networks of
 the training architecture are trained on the images by the `dc` protocol, at the best of its step sizes, and
-tested on validation images: accuracies to choose by, not to report. Run the same command again to resume a
-search that was stopped and to try failed candidates again; candidates of other factors are kept. Writes
+tested on validation images: use these accuracies to choose, not to report. Run the same command again to
+resume a search that was stopped and to try failed candidates again; candidates of other factors stay. Writes
 study_search.json, study_search.csv and study_search.md.
 """
 
@@ -48,7 +48,7 @@ class Options(setting.Options):
     )
     factors: tuple[float, ...] = option(
         (0.3, 1.0, 3.0),
-        "factors of the preset's outer learning rate to try; beyond them if the smallest or largest is best",
+        "factors of the preset's outer learning rate to try, and more if the smallest or largest is best",
         above=0,
         high=1e4,
         some=True,

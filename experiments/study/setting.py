@@ -38,23 +38,23 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     ablations: bool = option(False, "also the preset's cells with one choice changed")
     equal_time: bool = option(True, "also every cell for the same wall time")
     time_limit: float = option(
-        DEFAULTS.time_limit, f"seconds of every cell at equal time, compilation apart{OWN}", above=0
+        DEFAULTS.time_limit, f"seconds of every cell at equal time, without compilation{OWN}", above=0
     )
     tries: int = option(
-        DEFAULTS.tries, f"distillations of every cell, with seeds of their own{OWN} number", low=1
+        DEFAULTS.tries, f"distillations of every cell, each with another seed{OWN} number", low=1
     )
     learner: str | None = option(
-        None, "the network that is distilled for: convnet:width=32 (default: the preset's)"
+        None, "the network to distill for, such as convnet:width=32 (default: the preset's)"
     )
     images_per_class: int = option(
         DEFAULTS.images_per_class, f"images per class in every cell of the grid{OWN} number", low=1
     )
     steps_scale: float = option(1.0, "outer steps of every cell, relative to the preset's", above=0, high=100)
-    smoke: bool = option(False, "two cells, few steps and networks, to see whether it runs")
+    smoke: bool = option(False, "a short trial: two cells, few steps and networks")
     list: bool = option(False, "print every cell with its options, and end")
     architectures: tuple[str, ...] = option(
         DEFAULTS.architectures,
-        f"other networks that the images are tested on, options with colons: mlp,lenet{OWN}",
+        f"other networks that test the images, with options after a colon: mlp,lenet{OWN}",
     )
     num_eval_learners: int = option(
         DEFAULTS.num_eval_learners, f"networks of each architecture{OWN} number", low=1
@@ -64,11 +64,9 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
         f"networks per candidate when a step size is searched{OWN} number",
         low=1,
     )
-    step_sizes: tuple[float, ...] = option(
-        DEFAULTS.step_sizes, f"step sizes that are searched over{OWN}", above=0
-    )
+    step_sizes: tuple[float, ...] = option(DEFAULTS.step_sizes, f"step sizes to try{OWN}", above=0)
     fresh_baselines: bool = option(
-        False, "train on real images anew, also where the user's cache has the very numbers"
+        False, "train on real images again instead of reading accuracies from the user's cache"
     )
     num_epochs: int | None = option(None, "epochs of training by dc (default: 300)", low=1)
     num_augmented_epochs: int = option(

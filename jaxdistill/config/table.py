@@ -1,8 +1,8 @@
 """The one table of options, by what they choose.
 
-`Config` is a distillation; the classes that it is made of are groups, from which scripts make options of
-their own. All of them stay in this one module, so that a reader finds every option, its default and its help
-in one place.
+`Config` holds the options of a distillation. Its base classes are groups of options, which scripts combine
+into options of their own. They are all in this module, so that a reader finds every option, its default and
+its help in one place.
 """
 
 from typing import ClassVar
@@ -15,20 +15,20 @@ GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "closed_form", 
 FAILED_SOLVES = ("stop", "skip")
 STRATEGIES = "jaxdistill.inner.over_learners:STRATEGIES"
 OWN_NETWORK = "own"
-"""The name of a network that is given as a `Learner` and is in no registry."""
+"""The name of a network that the user gives as a `Learner`; it is in no registry."""
 LEARNER_OPTIONS = ("width", "widths", "depth", "norm", "activation", "pooling", "kernel", "initialization")
-"""The options of a network: they mean the same wherever a network is chosen."""
+"""The options of a network; they have the same meaning for every network."""
 
 
 @options
 class Places(Options):
-    """Where data sets lie."""
+    """The folders of data sets."""
 
     title: ClassVar[str] = "data"
     data_dir: str | None = option(None, "folder of prepared data sets (default: the user's cache folder)")
     manual_dir: str | None = option(None, "folder with the original files of the set; nothing is downloaded")
     data_memory: str | None = option(
-        None, "most memory for training images, such as 2GB; a larger set stays on the host or the disk"
+        None, "memory limit for training images, such as 2GB; a larger set stays on the host or the disk"
     )
 
 
@@ -40,34 +40,34 @@ class ReadingOptions(Places):
     image_size: int | None = option(None, "resize images to this side, in pixels", low=1)
     fit: str = option(
         "crop",
-        "how images that are no squares become squares, with image_size",
+        "with image_size, how images that are not square become square",
         known="jaxdistill.data.shaping:FITS",
     )
     channels: int | None = option(None, "1 makes images grey, 3 makes them colour", low=1, high=3)
     layout: str | None = option(
         None,
-        "order of the axes in an .npz (default: nhwc; what looks like nchw is refused)",
+        "order of the axes in an .npz (default: nhwc; images that look like nchw are refused)",
         known="jaxdistill.data.arrays:LAYOUTS",
     )
     scale: float | None = option(
-        None, "pixel value of white in an .npz (default: by its type and its pixels)", above=0
+        None, "pixel value of white in an .npz (default: from the type and values of its pixels)", above=0
     )
     skip_broken: bool = option(False, "leave out pictures of a folder that cannot be decoded")
     validation_fraction: float | None = option(
         None,
-        "part of the training images that settings are chosen on, if the set has none (default: a sixth)",
+        "fraction of the training images for validation, if the set has no such part (default: a sixth)",
         above=0,
         below=1,
     )
     test_fraction: float | None = option(
         None,
-        "part of the images that networks are tested on, if the set has none (default: a fifth)",
+        "fraction of the images for testing, if the set has no test part (default: a fifth)",
         above=0,
         below=1,
     )
     preprocess: str = option(
         "standardise",
-        "standardise images per channel, or then whiten them too (zca, lambda 0.1)",
+        "how images are normalised: per channel, or also whitened by ZCA with lambda 0.1",
         known="jaxdistill.data.whitening:PREPROCESSINGS",
     )
 
@@ -86,10 +86,10 @@ class DataOptions(ReadingOptions):
 @options
 class TeacherOptions(Options):
     title: ClassVar[str] = "teacher"
-    teacher: str = option("images", "what is learned", known="jaxdistill.teachers:TEACHERS")
+    teacher: str = option("images", "what the outer loop learns", known="jaxdistill.teachers:TEACHERS")
     images_per_class: int = option(1, "synthetic images per class, in all batches together", low=1)
     distill_steps: int = option(
-        1, "distinct batches; with teacher=images a divisor of images_per_class", low=1, of="teacher"
+        1, "number of distinct batches; with teacher=images it divides images_per_class", low=1, of="teacher"
     )
     distill_epochs: int = option(
         10,
@@ -98,34 +98,34 @@ class TeacherOptions(Options):
         low=1,
         of="inner",
     )
-    start: str = option("noise", "what learned images start from", known=STARTS, of="teacher")
+    start: str = option("noise", "initial values of learned images", known=STARTS, of="teacher")
     decoder: str = option(
         "none",
-        "what is stored in the place of learned images: small images (multiformation), shared bases, a small "
+        "what is learned and stored instead of images: small images (multiformation), shared bases, a small "
         "network per image (field), frequencies (dct), a few colours (palette)",
         known="jaxdistill.teachers.decoders:DECODERS",
         of="teacher",
     )
     budget: str | None = option(
         None,
-        "what may be stored, in the place of images_per_class: ipc:1, the bits of a float32 image per class; "
-        "scalars:7840, numbers in all; bits:25088, per class",
+        "storage limit, instead of images_per_class: ipc:1 (the bits of one float32 image per class), "
+        "scalars:7840 (numbers in all) or bits:25088 (bits per class)",
         of="teacher",
         keyword="decoder",
     )
     stored_as: str = option(
         "float32",
-        "type in which learned numbers are stored; images as stored are exported and evaluated",
+        "type of the stored numbers; the images that are exported and evaluated are rounded to it",
         known="jaxdistill.teachers.storage:STORED_AS",
         of="teacher",
     )
     labels: str = option(
         "probabilities",
-        "what labels are: probabilities, or free: any numbers, which are learned, for squared losses",
+        "kind of labels; free labels are learned, may have any value, and need squared losses",
         known="jaxdistill.core.labels:LABELS",
         of="teacher",
     )
-    soft_labels: bool = option(False, "learn probabilities too, not only images", of="teacher")
+    soft_labels: bool = option(False, "also learn the labels' probabilities", of="teacher")
     label_confidence: float = option(
         0.9, "with soft_labels, probability of the true class at the start", above=0, high=1, of="teacher"
     )
@@ -170,7 +170,7 @@ class TeacherOptions(Options):
     )
     steps_at_once: int | None = option(
         None,
-        "inner steps whose images the generator makes together (default: all); fewer take less memory",
+        "inner steps whose images the generator makes at once (default: all); fewer take less memory",
         low=1,
         of="teacher",
     )
@@ -197,10 +197,10 @@ class NetworkOptions(Options):
     pooling: str | None = option(
         None, "pooling of the network", known="jaxdistill.layers.modules:POOLINGS", of="learner"
     )
-    kernel: int | None = option(None, "side of the network's convolutions", low=1, of="learner")
+    kernel: int | None = option(None, "side of the network's convolution kernels", low=1, of="learner")
     initialization: str | None = option(
         None,
-        "distribution of the network's first weights",
+        "distribution of the network's initial weights",
         known="jaxdistill.layers.initializers:INITIALIZATIONS",
         of="learner",
     )
@@ -217,38 +217,39 @@ class LearnerOptions(NetworkOptions):
     )
     dtype: str = option(
         "float32",
-        "activations of the networks that are distilled for; weights, statistics of norms, losses, "
+        "type of activations in the networks to distill for; weights, statistics of norms, losses, "
         "generators and the networks that test the images stay float32",
         known="jaxdistill.learners.mixed_precision:DTYPES",
     )
     linearized: bool = option(
         False,
-        "distill for the network in first order about its first weights, whose training is convex; the "
-        "network itself tests the images",
+        "distill for the network linearised at its initial weights, whose training is convex; the network "
+        "itself tests the images",
         of="inner",
     )
     population: str = option(
         "fresh",
-        "which networks the images are for: new ones every outer step (fresh), one (fixed), ones that train "
-        "between outer steps (persistent), or pre-trained ones",
+        "networks to distill for: new networks every outer step (fresh), one network (fixed), networks that "
+        "train between outer steps (persistent, ages), or pre-trained networks",
         known="jaxdistill.populations:POPULATIONS",
     )
     matches: int | None = option(
         None,
-        "outer steps before a network is replaced (default: by images_per_class, as in DC)",
+        "outer steps before a network is replaced (default: depends on images_per_class, as in DC)",
         low=1,
         of="population",
     )
     match_epochs: int | None = option(
         None,
-        "epochs over the synthetic data between two matches of a network (default: by images_per_class)",
+        "epochs on the synthetic data between two outer steps of a network (default: depends on "
+        "images_per_class)",
         low=0,
         of="population",
         keyword="epochs",
     )
     match_learning_rate: float | None = option(
         None,
-        "step size of the training between two matches (default: 0.01, as in DC)",
+        "step size of the training between two outer steps (default: 0.01, as in DC)",
         above=0,
         of="population",
         keyword="learning_rate",
@@ -265,13 +266,13 @@ class InnerOptions(Options):
         of="inner",
     )
     inner_learning_rate: float = option(
-        0.05, "step size of the inner loop; if it is learned, its first value", of="inner"
+        0.05, "step size of the inner loop; if it is learned, its initial value", of="inner"
     )
     inner_momentum: float = option(
-        0.0, "momentum of the inner loop (sgd); if it is learned, its first value", low=0, of="inner"
+        0.0, "momentum of the inner loop (sgd); if it is learned, its initial value", low=0, of="inner"
     )
     learned: tuple[str, ...] = option(
-        ("learning_rate",), "inner hyper-parameters that are learned; empty for none", of="inner"
+        ("learning_rate",), "inner hyper-parameters to learn; empty for none", of="inner"
     )
     positive: str = option(
         "softplus",
@@ -279,18 +280,18 @@ class InnerOptions(Options):
         known="jaxdistill.inner.optimizers:POSITIVE",
         of="inner",
     )
-    per_step: bool = option(True, "learn one value per inner step, not one for all", of="inner")
+    per_step: bool = option(True, "learn one value per inner step instead of one for all", of="inner")
     weight_decay: float = option(0.0, "L2 coefficient of the inner loss", low=0, of="inner")
     gradient: str = option("unrolled", "how training is differentiated", known=GRADIENTS, of="inner")
     inner_loss: str = option(
         "cross_entropy",
         "loss of training on synthetic images; platt is the cross-entropy with a learned temperature "
-        "(closed_form: squared, which a pool of networks is then trained by)",
+        "(closed_form: squared, also for its pool of networks)",
         known="jaxdistill.core.labels:LOSSES",
         of="method",
     )
     ridge: float = option(
-        1e-6, "closed_form: what is added to the diagonal of the kernel, in ridge_unit", low=0, of="gradient"
+        1e-6, "closed_form: number added to the kernel's diagonal, times ridge_unit", low=0, of="gradient"
     )
     ridge_unit: str = option(
         "trace",
@@ -300,7 +301,7 @@ class InnerOptions(Options):
     )
     validate_every: int | None = option(
         None,
-        "inner steps between two losses on real data, whose mean is lowered (default: only the last loss)",
+        "inner steps between two losses on real data, whose mean is minimised (default: only the last loss)",
         low=1,
         of="gradient",
     )
@@ -312,7 +313,7 @@ class InnerOptions(Options):
     )
     backprop_last: int | None = option(
         None,
-        "number of last inner steps that truncated gradients go through (default: half)",
+        "truncated gradients: number of last inner steps to backpropagate through (default: half)",
         low=1,
         of="gradient",
     )
@@ -326,7 +327,7 @@ class InnerOptions(Options):
         of="gradient",
     )
     allow_implicit: bool = option(
-        False, "with gradient=auto, take implicit gradients if none of those fits", of="gradient"
+        False, "with gradient=auto, take implicit gradients if nothing else fits", of="gradient"
     )
 
 
@@ -343,7 +344,7 @@ class ImplicitOptions(Options):
     inner_tolerance: float = option(
         1e-3, "relative gradient norm at which inner training ends", low=0, of="gradient"
     )
-    max_inner_steps: int = option(100, "most inner steps; 0 for no limit", low=0, of="gradient")
+    max_inner_steps: int = option(100, "limit of inner steps; 0 for no limit", low=0, of="gradient")
     solver_tolerance: float | None = option(
         None,
         "relative residual at which cg ends (default: 0.001)",
@@ -352,7 +353,7 @@ class ImplicitOptions(Options):
         keyword="tolerance",
     )
     solver_steps: int | None = option(
-        None, "most iterations of cg (default: 100)", low=1, of="linear_solver", keyword="max_steps"
+        None, "limit of iterations of cg (default: 100)", low=1, of="linear_solver", keyword="max_steps"
     )
     neumann_terms: int | None = option(
         None, "terms of the Neumann series (default: 20)", low=1, of="linear_solver", keyword="num_terms"
@@ -371,11 +372,11 @@ class ImplicitOptions(Options):
     )
     implicit_clip: bool = option(
         False,
-        "clip the part of the hypergradient by the trained network to the norm of the direct part, by leaf",
+        "clip the implicit part of the hypergradient to the norm of the direct part, array by array",
         of="gradient",
     )
     warm_start: bool = option(
-        False, "start the linear solve from the last outer step's solution", of="gradient"
+        False, "start the linear solve from the previous outer step's solution", of="gradient"
     )
     on_failed_solve: str = option(
         "stop",
@@ -423,7 +424,7 @@ class OuterOptions(AugmentOptions, MapOptions):
     title: ClassVar[str] = "outer loop"
     method: str = option(
         "dd",
-        "the method; it sets defaults: its paper's, or others for small images",
+        "the method; it sets the defaults: its paper's settings, or settings for small images",
         known="jaxdistill.methods:METHODS",
     )
     num_outer_steps: int = option(1500, "outer steps", low=1)
@@ -433,20 +434,20 @@ class OuterOptions(AugmentOptions, MapOptions):
     outer_learning_rate: float = option(0.01, "learning rate of the outer optimiser")
     outer_learning_rates: tuple[str, ...] = option(
         (),
-        "learning rates of single parts of what is learned, as in images:0.003,labels:0.01; the schedule is "
-        "that of outer_learning_rate",
+        "learning rates of single learned parts, as in images:0.003,labels:0.01; they follow the schedule of "
+        "outer_learning_rate",
     )
     outer_momentum: float = option(0.5, "momentum of the outer sgd", low=0, of="outer_optimizer")
     hyper_learning_rate: float | None = option(
         None,
         "outer learning rate of learned inner hyper-parameters and of a learned temperature; 0 keeps their "
-        "first values (default: outer_learning_rate)",
+        "initial values (default: outer_learning_rate)",
         low=0,
         of="inner",
     )
     outer_b1: float = option(
         0.5,
-        "decay of the average of gradients of the outer adam, lamb or adabelief",
+        "decay of the gradient average in the outer adam, lamb or adabelief",
         low=0,
         high=1,
         of="outer_optimizer",
@@ -455,13 +456,15 @@ class OuterOptions(AugmentOptions, MapOptions):
         "cosine", "schedule of the outer learning rate", known="jaxdistill.methods.outer:OUTER_SCHEDULES"
     )
     schedule_end: float = option(
-        0.0, "last outer learning rate of the cosine, relative to the first", low=0, high=1
+        0.0, "final outer learning rate of the cosine, relative to the first", low=0, high=1
     )
     clip: float = option(1.0, "largest global norm of the hypergradient; 0 for no clip", low=0)
-    max_inner_learning_rate: float = option(2.0, "bound on learned step sizes; 0 for none", low=0, of="inner")
+    max_inner_learning_rate: float = option(
+        2.0, "upper bound of learned step sizes; 0 for none", low=0, of="inner"
+    )
     outer_ema: float = option(
         0.0,
-        "decay of the average of what is learned over the outer steps, which becomes the output; 0 for the "
+        "decay of an average of the learned values over the outer steps, which is the output; 0 outputs the "
         "last values",
         low=0,
         below=1,
@@ -477,8 +480,8 @@ class OuterOptions(AugmentOptions, MapOptions):
     )
     label_margin: float = option(
         0.0,
-        "gap that the largest entry of a learned label should keep from the next, times the number of "
-        "classes: 1 in FRePo, 0.5 in RCIG; 0 for none",
+        "least gap between the two largest entries of a learned label, times the number of classes: 1 in "
+        "FRePo, 0.5 in RCIG; 0 for none",
         low=0,
         of="method",
     )
@@ -488,10 +491,10 @@ class OuterOptions(AugmentOptions, MapOptions):
         known="jaxdistill.objectives.gradient_matching:DISTANCES",
         of="method",
     )
-    by_class: bool = option(True, "match each class on its own, not all of them together", of="method")
+    by_class: bool = option(True, "match each class separately, not all classes together", of="method")
     feature_layers: str = option(
         "last",
-        "features that dm matches",
+        "layers whose features dm matches",
         known="jaxdistill.objectives.distribution_matching:LAYERS",
         of="method",
         keyword="layers",
@@ -499,15 +502,15 @@ class OuterOptions(AugmentOptions, MapOptions):
     class_strategy: str = option("auto", "how the axis of classes is computed", known=STRATEGIES, of="method")
     synthetic_batch_size: int | None = option(
         None,
-        "synthetic images of a class that are matched in an outer step, drawn at random (default: all)",
+        "synthetic images per class in an outer step, drawn at random (default: all)",
         low=1,
         of="method",
     )
     num_learners: int = option(8, "K, learners per outer step", low=1)
     microbatch: int | None = option(
         None,
-        "real images computed at the same time (default: all; on a CPU 64, in matching as many as take 24 "
-        "MiB)",
+        "real images computed at the same time (default: all; on a CPU 64, or in matching as many as take "
+        "24 MiB)",
         low=1,
         of="method",
     )
@@ -522,14 +525,14 @@ class TrajectoryOptions(Options):
     )
     expert_epochs: int = option(
         3,
-        "length of a segment in epochs of its expert; the student should get as far",
+        "epochs of the expert in a segment; the student should reach the segment's end",
         low=1,
         of="population",
     )
     inner_batch_size: int | None = option(
         None,
-        "images per inner step, drawn from all synthetic images, in dd equally many of every class (default: "
-        "the teacher's batches)",
+        "images per inner step, drawn from all synthetic images; dd draws equally many of every class "
+        "(default: the teacher's batches)",
         low=1,
         of="method",
     )
@@ -550,7 +553,7 @@ class SearchOptions(Options):
     num_search_learners: int = option(5, "networks per candidate when a step size is searched", low=1)
     step_sizes: tuple[float, ...] = option(STEP_SIZES, "step sizes to try for a baseline", above=0, some=True)
     fresh_baselines: bool = option(
-        False, "train on real images anew, also where the user's cache has the very numbers"
+        False, "train on real images again instead of reading accuracies from the user's cache"
     )
 
 
@@ -596,7 +599,9 @@ class SeedOptions(Options):
 class RunOptions(SeedOptions):
     title: ClassVar[str] = "run"
     run_dir: str | None = option(None, "folder to write the run into; a run that is already there is resumed")
-    chunk_length: int | None = option(None, "outer steps per compiled program (default: by platform)", low=1)
+    chunk_length: int | None = option(
+        None, "outer steps per compiled program (default: depends on the platform)", low=1
+    )
     checkpoint_every: int = option(500, "outer steps between checkpoints", low=1)
     tensorboard: bool = option(False, 'also write TensorBoard events (pip install "jaxdistill[tensorboard]")')
 
@@ -618,7 +623,7 @@ class DeviceOptions(Options):
 
 @options
 class HostOptions(Options):
-    """Which process of several this is; scripts join the others before anything else."""
+    """The place of this process among several; scripts join the other processes first."""
 
     title: ClassVar[str] = "hosts"
     multihost: bool = option(
@@ -668,7 +673,7 @@ PLACES = (
     *DeviceOptions.options(),
     *HostOptions.options(),
 )
-"""Options for folders, devices and the user's cache: they do not change which run it is."""
+"""Options for folders, devices and the user's cache; they are no part of a run's identity."""
 CADENCE = ("checkpoint_every", "tensorboard")
 """Options that change no number of a result."""
 FREE = (*EvaluationOptions.options(), *CADENCE)

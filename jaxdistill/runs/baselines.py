@@ -56,10 +56,10 @@ Row = dict[str, Any]
 @options
 class BaselineOptions(SearchOptions):
     title: ClassVar[str] = "baselines"
-    num_sets: int = option(50, "random sets, the best of which are the optimised real images", low=1)
-    keep: float = option(0.2, "share of the random sets to keep", above=0, high=1)
+    num_sets: int = option(50, "random sets; the best of them are the optimised real images", low=1)
+    keep: float = option(0.2, "fraction of the random sets to keep", above=0, high=1)
     num_judges: int = option(20, "networks that score each set", low=1)
-    num_scored: int = option(2000, "training images that the sets are scored on", low=1)
+    num_scored: int = option(2000, "training images to score the sets on", low=1)
     neighbors: tuple[int, ...] = option((1, 3, 5), "candidates for k of nearest neighbours", some=True, low=1)
     norms: tuple[float, ...] = option((1.0, 2.0), "candidates for p of the norm", some=True, low=1)
 

@@ -54,8 +54,8 @@ class EvaluateOptions(TestedOnOptions, SearchOptions, MapOptions, SeedOptions, D
     title: ClassVar[str] = "evaluation"
     protocols: tuple[str, ...] = option(
         (),
-        "how networks are trained (default: dc, and as_distilled if the steps are known, or else frepo for "
-        "free labels)",
+        "how networks are trained (default: dc, and as_distilled if the file has the steps, or else frepo "
+        "for free labels)",
         known="jaxdistill.evaluation.protocols:PROTOCOLS",
     )
     num_learners: int = option(20, "networks per cell of the table", low=1)
