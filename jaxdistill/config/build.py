@@ -195,7 +195,7 @@ def _check_distinct(x: np.ndarray) -> None:
     again = np.flatnonzero(first[group.reshape(-1)] != np.arange(len(x)))
     if again.size:
         one, other = first[group.reshape(-1)[again[0]]], again[0]
-        expected = "start images that differ, with gradient=closed_form, whose kernel is singular otherwise"
+        expected = "different start images with gradient=closed_form, whose kernel is otherwise singular"
         raise fail(
             "teacher", expected, f"equal images {one} and {other}", "Change seed, or add --start=noise."
         )

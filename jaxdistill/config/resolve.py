@@ -248,7 +248,7 @@ def _check_together(values: Values) -> None:
     if not recipe.networks:
         for name, only in WITHOUT_NETWORKS.items():
             if values[name] != only:
-                expected = f"{name}={only} with method={values['method']}, which distils without networks"
+                expected = f"{name}={only} with method={values['method']}, which distills without networks"
                 raise fail("method", expected, values[name])
     if not recipe.trains:
         if values["distill_epochs"] != 1:
@@ -288,14 +288,14 @@ def _check_inner_loop(values: Values) -> None:
             "method",
             f"inner_learning_rate <= max_inner_learning_rate = {bound:g}",
             values["inner_learning_rate"],
-            "Raise the bound; 0 is none.",
+            "Raise the bound, or set it to 0 for none.",
         )
 
 
 def _check_closed_form(values: Values) -> None:
     if "outer_loss" not in taken("method", values):
         expected = "a method that tests trained networks on real images, with gradient=closed_form"
-        raise fail("gradient", expected, f"method={values['method']}", "It trains no head.")
+        raise fail("gradient", expected, f"method={values['method']}", "Use method=dd, gtn or frepo.")
     if values["distill_epochs"] != 1:
         expected = "distill_epochs 1 with gradient=closed_form, which sees each image once"
         raise fail("gradient", expected, values["distill_epochs"])

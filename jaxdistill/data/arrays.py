@@ -256,7 +256,7 @@ def _channels_last(x: np.ndarray, where: str, key: str, layout: str | None) -> n
     if layout == "nchw":
         return x.transpose(0, 2, 3, 1)
     if layout is None and x.shape[1] in CHANNELS and x.shape[3] not in CHANNELS and x.shape[2] > x.shape[1]:
-        remedy = f"Transpose it: {key}.transpose(0, 2, 3, 1); or say layout=nchw (nhwc, if it is right)."
+        remedy = f"Transpose it: {key}.transpose(0, 2, 3, 1), or set layout=nchw (nhwc if it is right)."
         raise fail(where, f"{key} of shape [N, H, W, C]", f"{x.shape}, which looks like [N, C, H, W]", remedy)
     return x
 
@@ -292,7 +292,7 @@ def _in_units(
         warnings.warn(f"{where}: {line}", Caution, stacklevel=3)
     elif not 0.25 * scale <= high <= BRIGHT * scale:
         line = f"the brightest pixel of an image is {high:.3g}, and white is taken to be {scale:g}"
-        warnings.warn(f"{where}: {line}; scale=VALUE says otherwise", Caution, stacklevel=3)
+        warnings.warn(f"{where}: {line}; scale=VALUE sets another value", Caution, stacklevel=3)
     return x, scale
 
 

@@ -130,7 +130,7 @@ def load_cifar(source: Source) -> Raw:
     for form in forms:
         path = source.manual_dir / form.folder
         if path.is_dir():
-            line = f"{where}: no checksum covers the files in {path}; that of {form.archive.name} would"
+            line = f"{where}: no checksum covers the files in {path}; {form.archive.name} has one"
             warnings.warn(line, Caution, stacklevel=2)
             names = [name for name in (*form.train, *form.test, form.names) if (path / name).is_file()]
             return _read(source.name, form, path, {name: (path / name).read_bytes() for name in names})
@@ -219,7 +219,7 @@ def read_records(content: bytes, label_bytes: int, where: str) -> tuple[np.ndarr
     """
     record = label_bytes + PIXELS
     if len(content) % record:
-        raise fail(where, f"records of {record} bytes", f"{len(content)} bytes, which is no multiple")
+        raise fail(where, f"records of {record} bytes", f"{len(content)} bytes, which is not a multiple")
     rows = np.frombuffer(content, np.uint8).reshape(-1, record)
     return _images(rows[:, label_bytes:]), rows[:, label_bytes - 1].astype(np.int64)
 
@@ -275,8 +275,8 @@ def unpickled(content: bytes, where: str) -> Any:
     try:
         return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
     except _Refused as error:
-        remedy = "It could run code: do not open it. Take the archive anew."
-        raise fail(where, "a pickle of arrays", f"one that names {error}", remedy) from None
+        remedy = "It could run code: do not open it. Download the archive again."
+        raise fail(where, "a pickle of arrays", f"a pickle that names {error}", remedy) from None
     except Exception as error:  # damage in a pickle raises anything
         raise fail(where, "an intact pickle", f"a damaged or different file ({error!r})") from None
 

@@ -96,7 +96,7 @@ def _labelled(files: Tree) -> list[Labelled]:
         folders = parts[depth:-1]
         if len(folders) < 1 + with_parts:
             expected = "a folder for each class, with its pictures in it"
-            raise fail(where, expected, f"{entry.path}, which is in none")
+            raise fail(where, expected, f"{entry.path} outside of them")
         part = _part(folders[0]) if with_parts else "train"
         found.append(Labelled(entry, str(part), folders[with_parts]))
     names = sorted({each.label for each in found})
@@ -112,7 +112,7 @@ def _labelled(files: Tree) -> list[Labelled]:
         classes = {each.label for each in found if each.part == part}
         if classes and classes != train:
             one = sorted(classes ^ train)[0]
-            got = f"{one} in {part if one in classes else 'train'} alone"
+            got = f"{one} only in {part if one in classes else 'train'}"
             raise fail(where, f"the same classes in train and {part}", got)
     place = {part: number for number, part in enumerate(PARTS)}
     return sorted(found, key=lambda each: (place[each.part], each.label, each.entry.path))

@@ -99,7 +99,7 @@ def _decoded(path: Path, where: str, parts: dict[str, list[Path]], image_size: i
                 here = f"row {len(pictures) - start} of {part}"
                 if isinstance(picture, str):
                     raise fail(
-                        f"{where} {here}", "a picture that can be decoded", f"a broken one ({picture})"
+                        f"{where} {here}", "a picture that can be decoded", f"a broken picture ({picture})"
                     )
                 pictures.append(picture)
                 sources.append(here)
@@ -201,7 +201,7 @@ def _table(arrow: Any, files: list[Path], where: str) -> Any:
             else:
                 tables.append(arrow.ipc.open_stream(arrow.memory_map(str(file))).read_all())
         except (OSError, arrow.ArrowException) as error:
-            got = f"a missing, damaged or different one ({' '.join(str(error).split())[:200]})"
+            got = f"a missing, damaged or different file ({' '.join(str(error).split())[:200]})"
             raise fail(where, f"an intact file {file}", got) from None
     for file, table in zip(files, tables, strict=True):
         if table.schema != tables[0].schema:

@@ -60,7 +60,7 @@ def check(where: str, path: Path, registered: Original) -> None:
     """Raises unless the file is the registered one, byte by byte."""
     problem = damage(path, registered)
     if problem:
-        remedy = f"Take it anew from {registered.url} (each set in a folder of its own)."
+        remedy = f"Download it again from {registered.url} (a separate folder for each set)."
         raise fail(where, f"the registered file {path}", problem, remedy)
 
 

@@ -299,13 +299,13 @@ def _read(
 ) -> Raw:
     files = None if manual_dir is None else as_path("load manual_dir", manual_dir)
     if files is not None and not files.is_dir():
-        remedy = "Leave it out where the set is prepared already."
-        raise fail(f"load({name})", "manual_dir, a folder", f"{files}, where there is none", remedy)
+        remedy = "Leave it out if the set is already prepared."
+        raise fail(f"load({name})", "manual_dir, a folder", f"{files}, which is not a folder", remedy)
     if name.endswith(".npz"):
         raw = load_npz(name, reading, mapped=mapped)
         if raw.name not in (Path(name).name, *DATASETS):
-            expected = f"as its name the set that the images are, one of {', '.join(sorted(DATASETS))}"
-            raise fail(f"load({name})", expected, repr(raw.name), "Or leave name out.")
+            expected = f"a name among {', '.join(sorted(DATASETS))}"
+            raise fail(f"load({name})", expected, repr(raw.name), "Or leave the name out.")
         return raw
     _check_unused(name, **reading._asdict())
     source = Source(name, folder, files, form.image_size, form.fit)

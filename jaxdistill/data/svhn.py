@@ -65,7 +65,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = loadmat(path)
     except Exception as error:  # damage in a MATLAB file raises anything
-        raise fail(where, "an intact MATLAB file", f"a damaged or different one ({error!r})") from None
+        raise fail(where, "an intact MATLAB file", f"a damaged or different file ({error!r})") from None
     for key in ("X", "y"):
         if key not in content:
             raise fail(where, "arrays X and y", f"no {key}")

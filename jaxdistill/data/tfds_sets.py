@@ -141,7 +141,7 @@ def read_prepared(folder: Path, source: Source) -> Raw:
         raise
     except Exception as error:  # TFDS, protobuf and array_record raise anything on damaged files
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        remedy = "Remove the folder, and prepare the set anew."
+        remedy = "Remove the folder, and prepare the set again."
         raise fail(f"load({source.name})", f"an intact set in {folder}", got, remedy) from None
     cache = folder / (sized if resized else VERSION)
     write_cache(cache, raw)

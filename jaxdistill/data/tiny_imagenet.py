@@ -68,7 +68,7 @@ def _read(name: str, files: Tree) -> Raw:
             for picture in pictures:
                 here = f"{where} {names[done]}"
                 if isinstance(picture, str):
-                    raise fail(here, "a picture that can be decoded", f"a broken one ({picture})")
+                    raise fail(here, "a picture that can be decoded", f"a broken picture ({picture})")
                 if picture.shape[:2] != (SIDE, SIDE):
                     raise fail(here, f"{SIDE}x{SIDE} pixels", "x".join(map(str, picture.shape[:2])))
                 out[done] = picture

@@ -209,4 +209,4 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _damaged(where: str, got: str) -> Exception:
-    return fail(where, "files that can be read", got, "Copy or unpack it anew.")
+    return fail(where, "files that can be read", got, "Copy or unpack it again.")

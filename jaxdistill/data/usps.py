@@ -57,7 +57,7 @@ def read_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise fail(where, "lines of numbers", f"a damaged or different file ({error})") from None
     if rows.shape[1] != 1 + SIDE**2:
-        raise fail(where, f"lines of a label and {SIDE**2} grey values", f"{rows.shape[1]} numbers a line")
+        raise fail(where, f"lines of a label and {SIDE**2} grey values", f"{rows.shape[1]} numbers per line")
     labels, grey = rows[:, 0], rows[:, 1:]
     if not np.isin(labels, np.arange(10)).all():
         raise fail(where, "labels 0 to 9", labels[~np.isin(labels, np.arange(10))][0])

@@ -132,7 +132,7 @@ def load_bank(
     other = [f"{n}: {there[n]} there, {value} here" for n, value in wanted.items() if there[n] != value]
     if other:
         if source and wanted["class_names"] != there["class_names"]:
-            remedy = "The set that they were trained on and the one to distill need the same classes."
+            remedy = "The set of the networks and the set to distill need the same classes."
         expected = f"{kind.noun} of this data set and network in {folder}"
         raise fail(config.population, expected, "; ".join(other), remedy)
     if not (folder / "result.json").is_file():

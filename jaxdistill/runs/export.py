@@ -94,11 +94,11 @@ def export(
     source = _source(images)
     channels = source.file.pixels.shape[-1]
     if to in FOLDERS and channels not in (1, 3):
-        remedy = "to=torch and to=npz take any."
+        remedy = "to=torch and to=npz take any number."
         raise fail(f"export {to}", "images of 1 or 3 channels", channels, remedy)
     if to in FOLDERS and source.file.whitening is not None:
         remedy = "to=torch and to=npz hold the whitening."
-        raise fail(f"export {to}", "images of preprocess=standardise", "whitened ones", remedy)
+        raise fail(f"export {to}", "images of preprocess=standardise", "whitened images", remedy)
     if to == "torch":
         atomic_write(path, lambda file: write_torch(file, source.arrays))
     elif to == "npz":
@@ -134,11 +134,11 @@ def _check_place(path: Path, to: str, overwrite: bool) -> None:
     if not path.exists():
         return
     if not overwrite:
-        raise fail(where, "a path where nothing is yet", path, "Choose another, or overwrite it (overwrite).")
+        raise fail(where, "a path that does not exist yet", path, "Choose another path, or set overwrite.")
     if path.is_dir() != (to in FOLDERS):
         raise fail(where, f"a {'folder' if to in FOLDERS else 'file'} to overwrite", path)
     if path.is_dir() and not (path / formats.METADATA).is_file():
-        raise fail(where, "a folder that an export made, to overwrite", path, "Remove it yourself.")
+        raise fail(where, "a folder of an earlier export, to overwrite", path, "Remove it yourself.")
 
 
 def _source(images: Run | str | os.PathLike[str]) -> Source:

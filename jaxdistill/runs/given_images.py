@@ -151,11 +151,11 @@ def standardised(file: Synthetic, info: DatasetInfo) -> Batch:
     x, own = file.images, {n: file.metadata[n] for n in ("mean", "std") if n in file.metadata}
     ours = {"mean": info.mean, "std": info.std}
     if x is not None and any(not np.allclose(value, ours[n], atol=1e-3) for n, value in own.items()):
-        progress.say(f"note: the images were standardised otherwise than {info.name} is here; they are anew")
+        progress.say(f"note: the images were not standardised as {info.name}; they are standardised again")
         x = None
     if x is not None and not _whitened_alike(file.whitening, info.whitening):
         progress.say(
-            f"note: the images were not whitened as {info.name} is here; they are, from their pixels"
+            f"note: the images were not whitened as {info.name}; they are whitened from their pixels"
         )
         x = None
     x = standardise(pixels * (info.scale / scale), info) if x is None else x
@@ -177,7 +177,7 @@ def _classes(file: Synthetic, info: DatasetInfo) -> np.ndarray:
     if y.shape[1] == 0:
         each, left = divmod(len(y), info.num_classes)
         if left:
-            expected = f"labels beside the images, or as many images of each of {info.num_classes} classes"
+            expected = f"labels with the images, or equally many images of each of {info.num_classes} classes"
             raise fail("evaluate", expected, f"{len(y)} images and no labels")
         return np.repeat(np.eye(info.num_classes, dtype=np.float32), each, axis=0)
     return np.pad(y, ((0, 0), (0, info.num_classes - y.shape[1])))

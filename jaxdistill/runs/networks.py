@@ -96,7 +96,7 @@ def unseen_networks(
 
         def from_pool(key: jax.Array, count: int) -> Params:
             if count > num_unseen(bank):
-                expected = f"at most {num_unseen(bank)} networks, those held out of the pool"
+                expected = f"at most {num_unseen(bank)} networks, which the pool holds out"
                 raise fail("evaluation", expected, count)
             order = jax.random.permutation(key, num_unseen(bank))
             return jax.tree.map(lambda a: a[order[:count]], pool)

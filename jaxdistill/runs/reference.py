@@ -116,7 +116,7 @@ def kept(
     if found is not None:
         progress.say(
             f"reused: {name}, {shown(found['content'])}, computed on {found['made'][:10]} by "
-            f"{found['host']}, read from {file}; fresh_baselines computes it anew"
+            f"{found['host']}, read from {file}; fresh_baselines computes it again"
         )
         return found["content"], True, found["made"]
     made = datetime.now(UTC).isoformat(timespec="seconds")
@@ -142,7 +142,7 @@ def _read(file: Path, text: str, shown: Callable[[Any], str]) -> dict[str, Any] 
             return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    progress.say(f"note: {file} is damaged; it is made anew")
+    progress.say(f"note: {file} is damaged; it is written again")
     return None
 
 

@@ -248,19 +248,23 @@ def load_run(
     of_banks = {name: saved[name] for name in DIGESTS if name in saved and name not in plan.identity}
     plan = plan._replace(identity=plan.identity | of_banks)
     if own_data and not same_images(saved["dataset_sha256"], plan.data):
-        raise fail(where, f"the images that {path} was distilled from", f"others in {dataset or 'data'}")
+        raise fail(
+            where, f"the images that {path} was distilled from", f"other images in {dataset or 'data'}"
+        )
     if plan.identity.get("learner_sha256") != saved.get("learner_sha256"):
         raise fail(where, f"the network that {path} was distilled for", "one with other weights")
     name = bank_option(config)
     if plan.bank is not None and bank_digest(plan.bank) != saved.get(f"{name}_sha256"):
-        raise fail(where, f"the networks that {path} was distilled for", f"others in {pool}")
+        raise fail(where, f"the networks that {path} was distilled for", f"other networks in {pool}")
     with shown.silent(not progress):
         return Run(plan, _restored(plan, folder, path), folder)
 
 
 def _restored(plan: Plan, folder: Path, path: Any) -> Finished:
     """The last checkpoint, and the metrics up to it."""
-    missing = fail("load_run", f"a checkpoint in {path}", "none yet", "Let the run get further.")
+    missing = fail(
+        "load_run", f"a checkpoint in {path}", "none yet", "Resume the run until its first checkpoint."
+    )
     if not (folder / "checkpoints").is_dir():
         raise missing
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -272,7 +276,7 @@ def _restored(plan: Plan, folder: Path, path: Any) -> Finished:
         shown.say(f"note: {note}")
     total = plan.config.num_outer_steps
     if step < total:
-        shown.say(f"note: {path} is at {step} of {total} outer steps; these are used")
+        shown.say(f"note: {path} has {step} of {total} outer steps; their images are used")
     file = folder / "metrics.jsonl"
     rows = [row for row in read_metrics(file) if row["step"] <= step] if file.is_file() else []
     spent = float(rows[-1].get("seconds", 0.0)) if rows else 0.0

@@ -233,7 +233,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     target = tmp_path / "written by the pickle"
     evil = pickle.dumps({"data": Evil(str(target)), "labels": []})
     with pytest.raises(
-        UserError, match=r"here: expected a pickle of arrays, got one that names (_io|io)\.open"
+        UserError, match=r"here: expected a pickle of arrays, got a pickle that names (_io|io)\.open"
     ):
         cifar.unpickled(evil, "here")
     assert not target.exists()

@@ -228,7 +228,7 @@ BAD = {
     "beside": (lambda root: write(root, {**some(), "a.png": b""}), "a folder for each class.*got a.png"),
     "flat": (
         lambda root: write(root, {"train/a.png": b"", "test/b.png": b""}),
-        "got test/b.png, which is in none",
+        "got test/b.png outside of them",
     ),
     "one image": (
         lambda root: write(root, {**some(), "fox/a.png": png(pixels(9))}),
@@ -242,7 +242,7 @@ BAD = {
     ),
     "class in test alone": (
         lambda root: write(root, {**some(("train/", "test/")), "test/fox/a.png": png(pixels(9))}),
-        "the same classes in train and test, got fox in test alone",
+        "the same classes in train and test, got fox only in test",
     ),
     "no labels": (
         lambda root: write(root, {**some(("train/",)), "test/1.png": png(pixels(9))}),

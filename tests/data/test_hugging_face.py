@@ -153,7 +153,7 @@ def many(*names):
         ),
         (
             lambda: table(range(2), image=[{"bytes": png(pixels(0))}, {"bytes": b"no picture"}]),
-            "row 1 of train: expected a picture that can be decoded, got a broken one",
+            "row 1 of train: expected a picture that can be decoded, got a broken picture",
         ),
     ],
 )

@@ -48,7 +48,7 @@ def test_text_becomes_images_row_by_row(folder):
     ("content", "says"),
     [
         (None, "zip.test.gz or zip.test in "),
-        ("1.0 0.5 0.5\n", "lines of a label and 256 grey values, got 3 numbers a line"),
+        ("1.0 0.5 0.5\n", "lines of a label and 256 grey values, got 3 numbers per line"),
         (lines(10)[0].replace("3.0000", "11.000"), "labels 0 to 9, got 11"),
         ("1.0 " + "0.5 " * 255 + "1.5\n", "grey values from -1 to 1, got 1.5"),
         ("1.0 " + "0.5 " * 255 + "nan\n", "grey values from -1 to 1, got nan"),

@@ -81,7 +81,7 @@ def test_equal_images_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"num_learners": 2}, "num_learners=1 with method=kip, which distils without networks, got 2"),
+        ({"num_learners": 2}, "num_learners=1 with method=kip, which distills without networks, got 2"),
         ({"population": "fixed"}, "population=fresh with method=kip"),
         ({"dtype": "bfloat16"}, "dtype=float32 with method=kip"),
         ({"infinite_kernel": "conv"}, "one of nngp, ntk, got 'conv'"),

@@ -196,7 +196,7 @@ def test_folders_hold_no_whitening(tmp_path, to):
         return
     with pytest.raises(UserError) as error:
         jd.export(file, tmp_path / "folder", to=to)
-    assert "images of preprocess=standardise, got whitened ones. to=torch and to=npz" in message(error)
+    assert "images of preprocess=standardise, got whitened images. to=torch and to=npz" in message(error)
     assert not (tmp_path / "folder").exists()
 
 
@@ -351,7 +351,7 @@ def test_what_cannot_be_exported_is_one_line(file, tmp_path):
             wide_file,
             tmp_path / "out",
             "folder",
-            "images of 1 or 3 channels, got 2. to=torch and to=npz take any.",
+            "images of 1 or 3 channels, got 2. to=torch and to=npz take any number.",
         ),
     ):
         assert says in refused(images, path, to=to)
@@ -370,8 +370,8 @@ def test_only_exports_are_replaced(file, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("dear")
-    assert "a path where nothing is yet" in refused(file, mine, to="folder")
-    assert "a folder that an export made, to overwrite" in refused(file, mine, to="folder", overwrite=True)
+    assert "a path that does not exist yet" in refused(file, mine, to="folder")
+    assert "a folder of an earlier export, to overwrite" in refused(file, mine, to="folder", overwrite=True)
     (tmp_path / "a.npz").mkdir()
     assert "a file to overwrite" in refused(file, tmp_path / "a.npz", to="npz", overwrite=True)
     assert (mine / "thesis.txt").read_text() == "dear"

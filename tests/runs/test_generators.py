@@ -63,7 +63,7 @@ def test_a_run_is_opened_again(run, tmp_path, capsys):
     saved["config"]["num_outer_steps"] = 40
     file.write_text(json.dumps(saved))
     jd.load_run(tmp_path / "run")
-    assert "run is at 2 of 40 outer steps; these are used" in capsys.readouterr().out
+    assert "run has 2 of 40 outer steps; their images are used" in capsys.readouterr().out
 
 
 @pytest.mark.slow

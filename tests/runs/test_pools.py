@@ -78,7 +78,7 @@ def test_a_run_is_tested_on_networks_held_out(pool, tmp_path):
     assert {leaf.tobytes() for leaf in np.asarray(searching)} == given  # none of those held out
     with pytest.raises(UserError) as error:
         contexts(KEY, 3)
-    assert "at most 2 networks, those held out of the pool, got 3" in message(error)
+    assert "at most 2 networks, which the pool holds out, got 3" in message(error)
     with pytest.raises(UserError) as error:
         load_run(tmp_path / "run").score(2)
     assert "--pool=FOLDER, with population=pretrained, got none" in message(error)

@@ -251,7 +251,7 @@ def test_own_arrays_are_distilled_and_asked_for_again(here, mine):
     assert "expected the data of run: data=SPLITS, or dataset=PATH, got none" in text
     same_bits(jd.load_run("run", data=mine).state, run.state)
     other = mine._replace(train=mine.train._replace(pixels=mine.train.x + 1))
-    assert "the images that run was distilled from, got others in data" in refused(
+    assert "the images that run was distilled from, got other images in data" in refused(
         jd.load_run, "run", data=other
     )
     text = refused(jd.distill, data=other, run_dir="run", **QUIET)
