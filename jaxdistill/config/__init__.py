@@ -1,5 +1,4 @@
-"""From options to the parts that they name: no disk, no clock.
+"""From options to the parts that they name, without disk and clock.
 
-`option` says what an option is, `table` lists all of them, `resolve` fills in what nobody chose, `build`
-makes the parts.
+`option` defines an option, `table` lists all options, `resolve` fills in defaults, `build` makes the parts.
 """

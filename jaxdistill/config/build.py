@@ -43,14 +43,14 @@ from jaxdistill.teachers import CURRICULA, TEACHERS, shuffled
 from jaxdistill.teachers.decoders import DECODERS, Decoder
 
 REAL_PER_CLASS = 50
-"""At most so many real images of each class show a decoder what images look like."""
+"""The maximum number of real images of each class that initialise a decoder."""
 
 EVALUATED = ("norm", "activation")
 """The options of a network that may differ in evaluation."""
 
 
 def precision(options: Options) -> AbstractContextManager:
-    """Inside, matrix products and convolutions are as exact as the options say, or `float32`."""
+    """A context manager that sets the precision of matrix products and convolutions (default: `float32`)."""
     default = DeviceOptions.options()["precision"].default
     return platform.precision(options.chosen().get("precision", default))
 
@@ -83,7 +83,7 @@ def learner(config: NetworkOptions, info: DatasetInfo) -> Learner:
 
 
 def tested(config: Config, network: Learner, info: DatasetInfo) -> Learner:
-    """The network that images are tested on: the one that they are for, but for `eval_norm` and the like.
+    """The network that tests images: that of the distillation, with `eval_norm` and `eval_activation`.
 
     Raises:
       UserError: another network than the one whose weights a population has.
@@ -202,7 +202,7 @@ def _check_distinct(x: np.ndarray) -> None:
 
 
 def batch_size(config: Any, info: DatasetInfo) -> int:
-    """B of a generator; by default it makes as many images as would be learned without one."""
+    """B of a generator; by default it makes as many images as there would be learned images."""
     if config.batch_size is not None:
         return config.batch_size
     images, steps = config.images_per_class * info.num_classes, config.distill_steps
@@ -235,7 +235,7 @@ def augmentation(config: Any, info: DatasetInfo) -> Augmentation | None:
 
 @functools.lru_cache(maxsize=32)
 def _augmentation(names: tuple[str, ...], strength: float) -> Augmentation:
-    """The same object for the same operations, so that programs compiled for it are used again."""
+    """The same object for the same operations, so that compiled programs are reused."""
     return dsa(names, strength=strength)
 
 

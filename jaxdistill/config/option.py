@@ -1,4 +1,4 @@
-"""What an option is, and the frozen dataclasses that are made of options.
+"""Options, and the frozen dataclasses that are made of options.
 
 An option, a command line flag, a keyword of `jd.distill` and a field of a config share one name. A class of
 options lists them with types, defaults and help texts: flags, `--help` and type checks are made from it.
@@ -21,7 +21,7 @@ from jaxdistill.core.registry import unknown
 
 
 class Unset:
-    """The value of an option that nobody chose."""
+    """The value of an option that was not chosen."""
 
     def __repr__(self) -> str:
         return "UNSET"
@@ -42,7 +42,7 @@ KINDS: dict[Any, tuple[Any, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One choice."""
+    """An option."""
 
     name: str
     default: Any
@@ -161,7 +161,7 @@ def options(cls: type) -> Any:
 
 
 class Options:
-    """The base of all classes of options: a frozen value that knows what was chosen.
+    """The base of all classes of options: a frozen value that records which options were chosen.
 
     A field that nobody chose is `UNSET` until `jaxdistill.config.resolve` fills it in.
 
@@ -243,7 +243,7 @@ class Options:
         return {name: getattr(self, name) for name in type(self).options()} | dict(self.own)
 
     def replace(self, **changes: Any) -> Self:
-        """The same options with some changed; `UNSET` takes a choice back.
+        """The same options with some changed; `UNSET` removes a choice.
 
         Choosing another method, teacher or network drops the options in `own` that only the old one has.
         """
@@ -251,7 +251,8 @@ class Options:
         return type(self)(**self._own_of(type(self), changed) | changed)
 
     def with_smoke(self, short: Mapping[str, Any]) -> Self:
-        """Shorter settings for a trial run, if `smoke` was chosen; what the user chose wins over them.
+        """The options with the shorter settings of a trial run, if `smoke` was chosen; the user's choices
+        win.
 
         It goes into a folder of its own, so that it is not in the way of the run that it tries.
         """

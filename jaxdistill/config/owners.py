@@ -78,7 +78,7 @@ def taken(head: str, values: Mapping[str, Any]) -> set[str]:
 
 
 def acts(option: Option, values: Mapping[str, Any]) -> bool:
-    """Whether an option has an effect, given all choices; a choice that is missing rules out nothing."""
+    """Whether an option has an effect, given all choices; a missing choice excludes nothing."""
     head = option.of
     if head is None:
         return True
@@ -106,7 +106,7 @@ def acts(option: Option, values: Mapping[str, Any]) -> bool:
 
 
 def ruled_out(name: str, values: Mapping[str, Any]) -> str | None:
-    """What keeps a chosen option from acting beside the values of others, as `option=value`; None if nothing.
+    """The other option's value that makes a chosen option have no effect, as `option=value`; None if none.
 
     An option that the value of another rules out is refused when it is chosen, and stays in the identity of
     a run: there it has the default.
@@ -128,7 +128,7 @@ def ruled_out(name: str, values: Mapping[str, Any]) -> str | None:
 
 
 def owner(option: Option, values: Mapping[str, Any]) -> tuple[str, Any]:
-    """(the choice, its value) that keeps an option from acting, for an error."""
+    """(the choice, its value) that makes an option have no effect, for an error."""
     head = option.of
     method = recipe_of(find(METHODS, values["method"])) if "method" in values else None
     untrained = method is not None and not method.trains

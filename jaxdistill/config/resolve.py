@@ -1,4 +1,4 @@
-"""From what was chosen to a whole config.
+"""From the chosen options to a complete config.
 
 Defaults come in one order, each over the one before: the table, the method's recipe (for small images its
 settings for those), the gradient, the settings of a script's class, what was chosen. Help texts and
@@ -38,7 +38,7 @@ CLOSED_FORM: Values = {
     "inner_loss": "squared",
     "outer_loss": "squared",
 }
-"""Defaults of a head in closed form, which no step leads to."""
+"""Defaults of a last layer in closed form, which has no training steps."""
 HEADS = ("method", "teacher", "decoder", "learner", "population", "gradient")
 """The choices that decide the defaults of others."""
 THROUGH = (*AT_MINIMUM, "remat")
@@ -46,9 +46,9 @@ THROUGH = (*AT_MINIMUM, "remat")
 OF_STEPS = ("inner_optimizer", "positive", "per_step", "max_inner_learning_rate")
 """More of them that a closed form ignores; others ignore those of a closed form."""
 WITHOUT_NETWORKS: Values = {"population": "fresh", "num_learners": 1, "num_shapes": 0, "dtype": "float32"}
-"""What options on the networks of a distillation have to be if there are none."""
+"""The required values of options on networks, for a distillation without networks."""
 FLOOR = 1e-5
-"""A relative gradient norm that inner training reaches in float32."""
+"""The smallest relative gradient norm that inner training reaches in float32."""
 KNOWN: dict[str, Facts] = {
     "digits": Facts((8, 8, 1), 10),
     "mnist": Facts((28, 28, 1), 10),
@@ -230,7 +230,7 @@ def _shown(value: Any) -> Any:
 
 
 def _check_together(values: Values) -> None:
-    """Raises if values do not go together."""
+    """Raises if values contradict each other."""
     recipe = recipe_of(METHODS[values["method"]])
     source = source_of(find(POPULATIONS, values["population"]))
     wrong = recipe.populations and values["population"] not in recipe.populations

@@ -1,4 +1,4 @@
-"""Configs that were saved: by this version or by an older one."""
+"""Saved configs of this version or of an older version."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ def experiment_of(stored: Mapping[str, Any]) -> str:
 
 
 def config_from(saved: Mapping[str, Any], where: str, cls: type[C] = Config) -> C:
-    """The config that was saved, every option of it chosen.
+    """The saved config, with every option chosen.
 
     Args:
       saved: option to value, as in `config.json`; an older version wrote null for options that nobody chose.

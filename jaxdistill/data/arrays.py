@@ -1,4 +1,4 @@
-"""A user's own arrays as a data set: keys, layouts, units and labels as people write them."""
+"""A user's arrays as a data set, with common keys, layouts, units and labels."""
 
 import hashlib
 import os
@@ -21,22 +21,22 @@ from jaxdistill.data.mapped import forget, mapped_arrays
 # what zipfile, zlib and numpy raise on damage; NotImplementedError: an unknown compression
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 PARTS = {"train": ("train", "training"), "validation": ("validation", "valid", "val"), "test": ("test",)}
-"""How people call the parts of a set."""
+"""Common names of the parts of a set."""
 KINDS = {
     "x": ("x", "images", "image", "data", "pixels", "inputs"),
     "y": ("y", "labels", "label", "targets", "target", "classes"),
 }
-"""How people call images and labels."""
+"""Common names of images and labels."""
 NAMES_OF_CLASSES = ("class_names", "label_names", "classes_names")
 LAYOUTS = ("nhwc", "nchw")
 CHANNELS = (1, 3, 4)
-"""Numbers of channels that a layout is told by."""
+"""Numbers of channels by which a layout is recognised."""
 BRIGHT = 1.5
 """Floats whose images are mostly below this are in 0..1, others in 0..255."""
 
 
 class Reading(NamedTuple):
-    """How arrays are read where they do not say it themselves."""
+    """Settings for properties that the arrays do not state."""
 
     layout: str | None = None
     """`nhwc` or `nchw`; None takes NHWC, and refuses images that look like NCHW."""
@@ -45,7 +45,7 @@ class Reading(NamedTuple):
 
 
 UNSAID = Reading()
-"""Nothing is said: arrays are read by what they are."""
+"""No settings: arrays are read by their own properties."""
 
 
 def load_npz(path: str | os.PathLike, reading: Reading = UNSAID, *, mapped: bool = False) -> Raw:
@@ -151,7 +151,7 @@ def raw_of_arrays(
 
 
 def digest_of(arrays: Collection[np.ndarray]) -> str:
-    """SHA-256 of arrays: their types, shapes and values."""
+    """SHA-256 of the types, shapes and values of arrays."""
     found = hashlib.sha256()
     for array in arrays:
         found.update(f"{array.dtype.str} {array.shape} ".encode())
@@ -262,7 +262,7 @@ def _channels_last(x: np.ndarray, where: str, key: str, layout: str | None) -> n
 
 
 def _told_scale(content: dict[str, np.ndarray], where: str) -> float | None:
-    """The pixel value of white that the arrays say themselves, under `scale`."""
+    """The pixel value of white in the arrays' own `scale`."""
     if "scale" not in content:
         return None
     value = content["scale"]
@@ -274,7 +274,7 @@ def _told_scale(content: dict[str, np.ndarray], where: str) -> float | None:
 def _in_units(
     x: dict[str, np.ndarray], told: float | None, where: str
 ) -> tuple[dict[str, np.ndarray], float]:
-    """The images and the pixel value of white; a caution where images lie far from it."""
+    """The images and the pixel value of white; warns if pixels lie far from it."""
     if told is not None:
         above(where, "scale", told, 0)
         if not np.isfinite(told):

@@ -1,4 +1,4 @@
-"""Arrays of a set that was read once, kept as `.npy` files that the next load maps into memory."""
+"""A cache of a set's arrays as `.npy` files, which the next load maps into memory."""
 
 import json
 import shutil
@@ -11,13 +11,13 @@ import numpy as np
 from jaxdistill.data.dataset import Raw
 
 VERSION = "arrays-2"
-"""In the name of each cache; count up when what is in it changes."""
+"""A part of each cache's name; increase it when the content changes."""
 ARRAYS = ("x", "y", "x_validation", "y_validation", "x_test", "y_test")
 FACTS = ("name", "class_names", "scale", "digest", "cautions")
 
 
 def cached(folder: Path, read: Callable[[], Raw]) -> Raw:
-    """The set in the cache `folder`; where it is not there, or damaged, `read()`, and writes the folder.
+    """The set in the cache `folder`; if it is missing or damaged, calls `read()` and writes the folder.
 
     Args:
       folder: its name tells the files that the set is made of, and `VERSION`.
@@ -35,7 +35,7 @@ def cached(folder: Path, read: Callable[[], Raw]) -> Raw:
 
 
 def read_cache(folder: Path) -> Raw | None:
-    """The set in a cache, its arrays on the disk until they are used; None for no cache, or a damaged one."""
+    """The set in a cache, with arrays that stay on the disk until use; None if it is missing or damaged."""
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["arrays"]}
@@ -52,7 +52,7 @@ def read_cache(folder: Path) -> Raw | None:
 
 
 def write_cache(folder: Path, raw: Raw) -> None:
-    """Writes the cache whole or not at all; a disk that is full or read-only does no harm."""
+    """Writes the whole cache or nothing; a full or read-only disk raises no error."""
     arrays = {name: getattr(raw, name) for name in ARRAYS if getattr(raw, name) is not None}
     about = {name: getattr(raw, name) for name in FACTS} | {"arrays": list(arrays)}
     part = None

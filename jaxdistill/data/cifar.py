@@ -96,7 +96,7 @@ FORMS: dict[str, tuple[Form, ...]] = {
         ),
     ),
 }
-"""The binary form first: it is the one to download. TFDS has its checksums registered, Keras the others'."""
+"""The binary form comes first: it is downloaded. Its checksums are from TFDS, the others' from Keras."""
 LABEL_BYTES = {"cifar10": 1, "cifar100": 2}
 """Bytes before the pixels of a binary record; the last one is the label (CIFAR-100: coarse, then fine)."""
 CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -263,7 +263,7 @@ def _entry(batch: Any, key: str, where: str) -> Any:
 
 
 def unpickled(content: bytes, where: str) -> Any:
-    """What is pickled, where that is arrays, dicts, lists, text and numbers; no code in it is ever run.
+    """The content of a pickle of arrays, dicts, lists, text and numbers; no code in it is ever run.
 
     Args:
       content: the pickle, of Python 2 or 3.
@@ -287,7 +287,8 @@ class _Refused(Exception):
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """The only names that a pickle may use; a fresh function each time, which it cannot alter."""
+        """The only names that a pickle may use; each call returns a new function, so that it stays
+        unaltered."""
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return np.zeros(0).__reduce__()[0]  # pyright: ignore[reportReturnType]
         if (module, name) == ("numpy", "ndarray"):

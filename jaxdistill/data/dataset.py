@@ -1,4 +1,4 @@
-"""What a data set is here: raw pixels on the host, standardised splits on the device.
+"""The types of data sets: raw pixels on the host, standardised splits on the device.
 
 Loaders return `Raw`; `jaxdistill.data.load` turns it into `Splits`. Everything downstream sees
 `jaxdistill.core.types.Dataset` only: standardised, sorted by class, one-hot labels.
@@ -22,11 +22,11 @@ from jaxdistill.data.whitening import Whitening, zca
 
 CHUNK = 8192  # images per step of a host computation in float32: bounds the temporaries
 FLOAT_BYTES = 2**26
-"""Larger sets of 8-bit images are kept as they are, see `standardised`."""
+"""Larger sets of 8-bit images stay uint8, see `standardised`."""
 
 
 class DatasetInfo(NamedTuple):
-    """What a set of pixels means: enough to standardise it and to show it."""
+    """The facts about a set that are needed to standardise and to show its images."""
 
     name: str
     image_shape: tuple[int, int, int]
@@ -46,12 +46,12 @@ class DatasetInfo(NamedTuple):
 
     @property
     def preprocess(self) -> str:
-        """The option of `load` that gives such images."""
+        """The option of `load` that makes such images."""
         return "standardise" if self.whitening is None else "zca"
 
 
 class Splits(NamedTuple):
-    """A data set, ready to use. Nothing may be selected on `test`: that is what `validation` is for."""
+    """A data set, ready to use. Select nothing on `test`; use `validation`."""
 
     train: Dataset
     validation: Dataset
@@ -60,7 +60,7 @@ class Splits(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A labelled set on the host, in its own units, as a loader found it."""
+    """A labelled set from a loader, on the host and in its own units."""
 
     name: str
     x: np.ndarray
@@ -161,7 +161,7 @@ def from_arrays(x: chex.Array, y: chex.Array, num_classes: int, table: np.ndarra
 
 
 def _check_images(x: np.ndarray, table: np.ndarray | None) -> None:
-    """Raises unless `x` are images as `from_arrays` takes them."""
+    """Raises unless `from_arrays` can take `x` as images."""
     where = "from_arrays"
     if x.ndim != 4 or not x.size:
         raise fail(where, "images x of shape [N, H, W, C]", f"shape {x.shape}")
@@ -238,7 +238,7 @@ def statistics(pixels: np.ndarray | HostImages, scale: float) -> tuple[tuple[flo
 
 
 def _counted(pixels: np.ndarray | HostImages, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The statistics of uint8 pixels from how often each value occurs: ten times as fast."""
+    """The statistics of uint8 pixels from the counts of their values, which is ten times as fast."""
     channels, count = pixels.shape[-1], pixels.shape[0]
     counts = np.zeros((channels, 256), np.int64)
     for i in range(0, count, CHUNK):
@@ -260,7 +260,7 @@ def _constant(channel: int) -> UserError:
 
 
 def with_whitening(info: DatasetInfo, pixels: np.ndarray) -> DatasetInfo:
-    """The same, with the ZCA whitening of those training images.
+    """The same facts with the ZCA whitening of the given training images.
 
     Args:
       info: of the set, complete but for the whitening.

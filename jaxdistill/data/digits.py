@@ -10,7 +10,7 @@ from jaxdistill.data.dataset import Raw
 
 
 def split(y: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's stratified `train_test_split`, so that others can redo the split of `digits` exactly.
+    """scikit-learn's stratified `train_test_split`, so that users can repeat the split of `digits` exactly.
 
     Args:
       y: [N] integer labels.

@@ -30,7 +30,7 @@ MOST_NAMED = 3
 
 
 class Labelled(NamedTuple):
-    """A picture and where it belongs."""
+    """A picture with its part and class."""
 
     entry: Entry
     part: str
@@ -119,7 +119,7 @@ def _labelled(files: Tree) -> list[Labelled]:
 
 
 def _above_classes(folders: set[tuple[str, ...]]) -> int:
-    """How many folders all pictures lie in that are neither a part nor a class."""
+    """The number of folders above the parts and classes that all pictures share."""
     depth = 0
     while all(len(each) > depth + 1 for each in folders):
         names = {each[depth] for each in folders}
@@ -185,7 +185,7 @@ def _decoded(
 def decoded_in_threads(
     contents: Iterator[bytes], size: int | None, fit: str
 ) -> Iterator[tuple[list[np.ndarray | str], list[str]]]:
-    """(pictures, or what is wrong with them; SHA-256 of the files), chunk by chunk in their order."""
+    """(pictures, or the errors of broken pictures; SHA-256 of the files), chunk by chunk in their order."""
     threads = os.cpu_count() or 1
 
     def work(chunk: list[bytes]) -> tuple[list[np.ndarray | str], list[str]]:
@@ -227,7 +227,7 @@ def check_sizes(images: Sequence[np.ndarray], names: Sequence[str], where: str) 
 
 
 def alike(images: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
-    """The images with one type and one number of channels, and what was changed."""
+    """The images with one type and one number of channels, and notes about changes."""
     told = []
     wide = [image.dtype == np.uint16 for image in images]
     if any(wide) and not all(wide):
@@ -241,7 +241,7 @@ def alike(images: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
 
 
 def _alike_in_parts(x: dict[str, np.ndarray]) -> list[str]:
-    """A caution for images that stand in the training part and in another one alike."""
+    """A caution about images that are both in the training part and in another part."""
     train = {image.tobytes() for image in x["train"]} if len(x) > 1 else set()
     told = []
     for part in [part for part in x if part != "train"]:
@@ -260,5 +260,5 @@ def key_of(files: Iterable[Entry], settings: dict[str, Any]) -> str:
 
 
 def looks_like_a_path(name: str) -> bool:
-    """Whether the name of a set is a folder or an archive, there or not."""
+    """Whether the name of a set looks like a folder or an archive, even if it does not exist."""
     return name.startswith((".", "/", "~")) or (name != "" and Path(name).is_dir())

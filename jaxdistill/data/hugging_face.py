@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face `datasets` on disk: what `save_to_disk` wrote, or parquet files.
+"""Data sets of Hugging Face `datasets` on disk: folders of `save_to_disk`, or parquet files.
 
 Read with `pyarrow` alone.
 """
@@ -23,7 +23,7 @@ from jaxdistill.data.folders import alike, check_sizes, decoded_in_threads, key_
 from jaxdistill.data.trees import Entry
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
-"""What `save_to_disk` writes beside the arrow files, and above the folders of several splits."""
+"""The file that `save_to_disk` writes beside the arrow files, and above the folders of several splits."""
 
 
 def is_hugging_face(name: str | os.PathLike) -> bool:
@@ -72,7 +72,7 @@ def load_hugging_face(
 
 
 def _state(file: Path) -> tuple[int, float]:
-    """Size and time of change; (0, 0) of a file that is missing, which reading it tells."""
+    """Size and time of change; (0, 0) for a missing file, which reading reports."""
     about = file.stat() if file.is_file() else None
     return (0, 0.0) if about is None else (about.st_size, about.st_mtime)
 
@@ -210,7 +210,7 @@ def _table(arrow: Any, files: list[Path], where: str) -> Any:
 
 
 def _columns(schema: Any, where: str) -> tuple[str, str, list[str]]:
-    """The columns of pictures and of labels, and the names of the classes where the features tell them."""
+    """The columns of pictures and of labels, and the names of the classes if the features have them."""
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features") or {}
     kinds = {name: of.get("_type") for name, of in features.items() if isinstance(of, dict)}

@@ -30,7 +30,7 @@ NAMES = [name for pair in FILES.values() for name in pair]
 
 
 def load_idx(source: Source) -> Raw:
-    """The set, prepared first where it is not: about half a minute, once.
+    """The set; the first call prepares it in about half a minute.
 
     Raises:
       UserError: files that are missing, damaged, or cannot be downloaded; a folder that cannot be written.
@@ -76,7 +76,7 @@ def originals(base: Any) -> list[Original]:
 
 
 def _build(source: Source, base: Any, files: Path) -> None:
-    """TFDS writes into a temporary folder and renames it, so a set is there whole or not at all."""
+    """Builds the set. TFDS writes into a temporary folder and renames it, so a set is never half there."""
     where = f"load({source.name})"
     tfds = import_tfds(where)
     from PIL import Image

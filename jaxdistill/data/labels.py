@@ -1,4 +1,4 @@
-"""Labels as people write them, to class numbers: numbers with gaps, strings, one-hot rows, columns."""
+"""Converts labels to class numbers: numbers with gaps, strings, one-hot rows, columns."""
 
 import warnings
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Arrays of an `.npz` that stay on the disk: memory maps of members that are not compressed."""
+"""Arrays of an `.npz` that stay on the disk: memory maps of uncompressed members."""
 
 import contextlib
 import mmap
@@ -13,7 +13,7 @@ LOCAL_HEADER = struct.Struct("<26xHH")
 
 
 def mapped_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` that can be used without reading them, by name; compressed ones cannot.
+    """The uncompressed arrays of an `.npz` by name, as memory maps.
 
     Raises:
       OSError, ValueError, zipfile.BadZipFile: a damaged file.
@@ -37,7 +37,7 @@ def mapped_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def forget(array: np.ndarray) -> None:
-    """Gives back the memory of what was read of a memory map; of another array nothing happens."""
+    """Frees the memory of a memory map's pages; does nothing for other arrays."""
     base = array
     while isinstance(base, np.ndarray):
         base = base.base

@@ -1,4 +1,4 @@
-"""Files as their authors publish them: found in a folder or downloaded, and checked before they are read."""
+"""Original files of data sets: found in a folder or downloaded, and checked before they are read."""
 
 import hashlib
 import threading
@@ -17,13 +17,13 @@ from jaxdistill.data.tfds_sets import Source
 PROBE_SECONDS = 10.0
 READ_SECONDS = 30.0
 LARGE = 50_000_000
-"""A caution says the size of a download of more bytes than this."""
+"""A caution names the size of a download of more bytes than this."""
 BLOCK = 2**20
 """Bytes that are fetched at a time."""
 
 
 class Original(NamedTuple):
-    """A file, and what is registered of it."""
+    """A file with its registered size and checksum."""
 
     url: str
     size: int
@@ -37,7 +37,7 @@ class Original(NamedTuple):
 
 
 def folder_of(source: Source, files: Sequence[Original]) -> Path:
-    """The folder in which all files lie intact: `source.manual_dir`, or else where they are downloaded.
+    """The folder with all files intact: `source.manual_dir`, or else the folder of downloads.
 
     Raises:
       UserError: a file that is missing, damaged, or cannot be downloaded.
@@ -65,7 +65,7 @@ def check(where: str, path: Path, registered: Original) -> None:
 
 
 def download(source: Source, files: Sequence[Original]) -> Path:
-    """Fetches the files into `data_dir/downloads/<name>`, unless they are there and intact.
+    """Downloads the files into `data_dir/downloads/<name>`, unless they are there and intact.
 
     Raises:
       UserError: no connection (said within `PROBE_SECONDS`), or what arrives is not the registered file.
@@ -126,7 +126,7 @@ def probe(url: str, seconds: float) -> str:
 
 
 def damage(path: Path, registered: Original) -> str:
-    """How a file differs from what is registered, in words; empty if it does not."""
+    """The difference of a file from its registered facts, in words; empty if there is none."""
     if not path.is_file():
         return "no such file"
     if path.stat().st_size != registered.size:

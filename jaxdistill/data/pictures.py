@@ -13,9 +13,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 MOST_PIXELS = 100_000_000
 """A larger picture is refused before it is decoded."""
 BACKGROUND = (255, 255, 255)
-"""What transparent pictures are shown on: white."""
+"""The background of transparent pictures: white."""
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, TypeError)
-"""What Pillow raises on damaged files."""
+"""The errors that Pillow raises on damaged files."""
 WIDE = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of 16-bit grey pictures."""
 FILTER = Image.Resampling.BILINEAR

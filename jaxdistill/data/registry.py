@@ -25,9 +25,9 @@ from jaxdistill.data.trees import is_archive
 from jaxdistill.data.whitening import PREPROCESSINGS
 
 TEST_FRACTION = 0.2
-"""Of a set that has no test part."""
+"""The default fraction for a set that has no test part."""
 VALIDATION_FRACTION = 1 / 6
-"""Of the training part of a set that has no validation part."""
+"""The default fraction of the training part, for a set that has no validation part."""
 
 DATASETS: Registry[Callable[[Source], Raw]] = Registry(
     "dataset",
@@ -43,7 +43,7 @@ DATASETS: Registry[Callable[[Source], Raw]] = Registry(
         "usps": "jaxdistill.data.usps:load_usps",
     },
 )
-"""The sets that have a name of their own: one line each. `load` also takes any prepared TFDS set."""
+"""The named sets, one line each. `load` also takes any prepared TFDS set."""
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel."""
@@ -52,7 +52,7 @@ NORMALISATION: dict[str, Normalisation] = {
     "fashion_mnist": ((0.2861,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
 }
-"""Mean and standard deviation that the literature uses; computed from the training part of other sets."""
+"""The mean and standard deviation of the literature; other sets use those of their training part."""
 
 MIRRORS: dict[str, bool] = {
     "cifar10": True,
@@ -65,11 +65,11 @@ MIRRORS: dict[str, bool] = {
     "tiny_imagenet": True,
     "usps": False,
 }
-"""Whether the mirror image of an image is one of its class; not known of other sets."""
+"""Whether mirror images keep their class; not known for other sets."""
 
 
 class _Form(NamedTuple):
-    """What a set is made into: sizes, channels, splits."""
+    """The form of a loaded set: sizes, channels, splits."""
 
     image_size: int | None
     fit: str
@@ -109,7 +109,7 @@ def load(
     preprocess: str = "standardise",
     seed: int = 0,
 ) -> Splits:
-    """Train, validation and test part of a data set: on the device, standardised, sorted by class.
+    """Loads a data set: train, validation and test part, on the device, standardised, sorted by class.
 
     Validation is a stratified part of the *training* set: 10,000 of MNIST's 60,000 by default. A set
     without a test part (`digits`, some `.npz`) first gives a stratified fifth of its images to `test`. Every
@@ -231,7 +231,7 @@ def splits(
 def _splits_of(
     raw: Raw, form: _Form, normalisation: Normalisation | None, data_memory: int | None = None
 ) -> Splits:
-    """Splits, resizes and standardises a set as a loader found it."""
+    """Splits, resizes and standardises the set of a loader."""
     if data_memory is not None:  # rows of it are then taken without a copy of the others
         raw = raw._replace(x=_shaped(raw.x, form, raw.name))
     num_classes = len(raw.class_names)
@@ -328,7 +328,7 @@ def _check_unused(name: str, **options: Any) -> None:
 
 
 def _check_counts(raw: Raw, form: _Form) -> None:
-    """Raises if there is nothing to split by a fraction, or too few images of a class to split."""
+    """Raises if a fraction has no effect, or if a class has too few images to split."""
     where = f"load({raw.name})"
     own = {"validation": raw.x_validation, "test": raw.x_test}
     for part, there in own.items():
@@ -346,12 +346,12 @@ def _check_counts(raw: Raw, form: _Form) -> None:
 
 
 def _split(raw: Raw, y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits off a stratified part that has every class, as has what is left of it."""
+    """Splits off a stratified part; both parts have every class."""
     classes = len(raw.class_names)
     size = math.ceil(round(len(y) * fraction, 6))  # 1/6 of 60,000 is 10,000 whatever the last bit is
     return raw.split(y, min(max(size, classes), len(y) - classes), seed)
 
 
 def default_data_dir() -> Path:
-    """Where prepared sets go: `jaxdistill/data` under XDG_CACHE_HOME, or under ~/.cache."""
+    """The folder of prepared sets: `jaxdistill/data` under XDG_CACHE_HOME, or under ~/.cache."""
     return user_cache() / "data"

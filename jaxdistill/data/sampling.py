@@ -53,7 +53,7 @@ def sample_per_class(dataset: Dataset, key: Array, num_per_class: int) -> Batch:
 
 
 def choose_per_class(dataset: Dataset, key: Array, num_per_class: int) -> Batch:
-    """`num_per_class` *different* images of every class: what a coreset, or learned images, start from.
+    """`num_per_class` *different* images of every class: a coreset, or the start of learned images.
 
     Runs on the host, since it looks at the counts; not for use under `jit`. For one key the choice is
     nested: the images for n are the first n of those for n + 1.

@@ -14,7 +14,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def check_shaping(where: str, image_size: object, fit: str, channels: int | None) -> None:
-    """Raises unless these are a size, a way to fit images into a square, and a number of channels."""
+    """Raises unless size, fit and number of channels are valid."""
     if image_size is not None:
         if not isinstance(image_size, int | np.integer) or isinstance(image_size, bool):
             raise fail(where, "image_size as an integer", repr(image_size))

@@ -1,4 +1,4 @@
-"""Images that stay on the host or on the disk: what a chunk of outer steps draws is fetched ahead of it.
+"""Images that stay on the host or the disk; the draws of a chunk of outer steps are fetched in advance.
 
 The draws are those of a set on the device, from the same keys, so numbers are the same to the last bit and a
 resumed run goes on exactly.
@@ -23,7 +23,7 @@ Draw = Callable[[Dataset, Array, Array], Batch]
 
 
 class HostImages:
-    """Some rows of an array of images on the host; of a memory map no page is kept.
+    """Some rows of an array of images on the host; a memory map keeps no page in memory.
 
     Attributes:
       shape, dtype: of the images, [N, H, W, C].
@@ -105,7 +105,7 @@ class Chunks:
 
 
 def fetched(chunks: Chunks, table: Array | None) -> Iterator[Drawn]:
-    """What `chunks` has, in order, `AHEAD` chunks before it is asked for.
+    """The items of `chunks` in order, each fetched `AHEAD` chunks in advance.
 
     Raises:
       UserError: Grain is not installed.

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets sets without TensorFlow: files that are read once, then cached as arrays.
+"""TensorFlow Datasets sets without TensorFlow: files are read once, then cached as arrays.
 
 TFDS itself reads `array_record` files, and `grain` those of `tfrecord`. Both are imported only when a set is
 read for the first time.
@@ -57,7 +57,7 @@ def import_tfds(where: str) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TFDS's log below errors silent."""
+    """Silences TFDS's log below the level of errors."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""ZCA whitening: images whose values are no longer correlated, and the way back."""
+"""ZCA whitening of images, which removes correlations, and its inverse."""
 
 import dataclasses
 import math
@@ -13,14 +13,14 @@ from jaxdistill.core.checks import fail
 
 PREPROCESSINGS = ("standardise", "zca")
 REGULARISATION = 0.1
-"""lambda of `spectrum`: what the literature uses."""
+"""lambda of `spectrum`, as in the literature."""
 LARGEST = 64 * 64 * 3
-"""Most values of an image: its matrices take 1.2 GB in float64."""
+"""Maximum values of an image; the matrices then take 1.2 GB in float64."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Whitening:
-    """A whitening as `zca` fits it; equal where every number is.
+    """A whitening of `zca`; two are equal if all their numbers are.
 
     Attributes:
       mean: [D] float32, of the standardised training images, D = H W C.
@@ -47,15 +47,15 @@ class Whitening:
         return ((vectors * self.scales.astype(np.float64) ** exponent) @ vectors.T).astype(np.float32)
 
     def apply(self, x: chex.Array) -> chex.Array:
-        """W (x - mean): standardised images [..., H, W, C] float32 as whitened ones, NumPy of NumPy."""
+        """W (x - mean): whitens standardised images [..., H, W, C] float32; NumPy arrays stay NumPy."""
         return _product(_flat(x) - self.mean[None], self.matrix).reshape(x.shape)
 
     def undo(self, x: chex.Array) -> chex.Array:
-        """The inverse of `apply`: whitened images [..., H, W, C] float32 as standardised ones."""
+        """The inverse of `apply`: standardised images of whitened images [..., H, W, C] float32."""
         return (_product(_flat(x), self.inverse) + self.mean[None]).reshape(x.shape)
 
     def agrees_with(self, other: "Whitening") -> bool:
-        """Whether the other one maps images to the same ones, but for the rounding of another machine."""
+        """Whether the other whitening gives the same images, up to the rounding of another machine."""
         if self == other:
             return True
         if self.mean.shape != other.mean.shape:
@@ -141,5 +141,5 @@ def _flat(x: chex.Array) -> chex.Array:
 
 
 def _product(x: chex.Array, matrix: np.ndarray) -> chex.Array:
-    """float32 on every device: accelerators round the factors of a product unless they are told not to."""
+    """A product in float32 on every device; accelerators round the factors of a product by default."""
     return x @ matrix if isinstance(x, np.ndarray) else jnp.matmul(x, matrix, precision="highest")

@@ -1,4 +1,4 @@
-"""The honest evaluator: networks trained on a small set, tested on images that chose nothing."""
+"""Evaluation: networks train on a small set and are tested on images that selected nothing."""
 
 from jaxdistill.evaluation.compare import (
     SEMANTICS,

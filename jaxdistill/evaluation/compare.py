@@ -1,4 +1,4 @@
-"""Small training sets under one evaluator, the step size of each baseline searched on validation."""
+"""Scores of small training sets; the step size of each baseline is searched on validation."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol
 from jaxdistill.evaluation.scores import Score, summarize, summarize_by_class
 
 SEMANTICS = 1
-"""Counted up when `tuned` gives other numbers for the same arguments: users' caches are not read then."""
+"""Increase this when `tuned` gives other numbers for the same arguments; users' caches are then not read."""
 Contexts = Callable[[Array, int], Params]
 """(key, K) -> K start parameters."""
 Subsets = Callable[[Array, int], Array]
@@ -25,7 +25,7 @@ Subsets = Callable[[Array, int], Array]
 
 
 class Tuned(NamedTuple):
-    """A score on test, and what was chosen for it on validation."""
+    """A score on test, with the protocol and step size that validation chose."""
 
     score: Score
     protocol: str
@@ -35,7 +35,7 @@ class Tuned(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What every row of a table shares: the networks, the splits and the randomness."""
+    """The networks, splits and randomness that all rows of a table share."""
 
     learner: Learner
     contexts: Contexts
@@ -51,7 +51,7 @@ class Evaluation(NamedTuple):
 
 
 def score(evaluation: Evaluation, protocol: Protocol, images: Batch, subsets: Subsets) -> Score:
-    """Test accuracy of K networks trained by a protocol, nothing searched.
+    """Test accuracy of K networks trained by a protocol, without a search.
 
     Args:
       evaluation: networks, splits, key and K.
@@ -108,13 +108,13 @@ def tuned(
 
 
 def with_step_size(protocol: Protocol, step_size: float) -> Protocol:
-    """The same protocol, its step sizes scaled so that `Protocol.step_size` is this one."""
+    """The same protocol with its step sizes scaled so that `Protocol.step_size` is the given value."""
     rates, now = protocol.values["learning_rate"], protocol.step_size
     return protocol._replace(values=protocol.values | {"learning_rate": rates / now * step_size})
 
 
 def everything(num_images: int) -> Subsets:
-    """Every network is trained on all N images."""
+    """Trains every network on all N images."""
 
     def subsets(key: Array, num_networks: int) -> Array:
         return jax.device_put(np.tile(np.arange(num_images, dtype=np.int32), (num_networks, 1)))
@@ -123,7 +123,7 @@ def everything(num_images: int) -> Subsets:
 
 
 def one_part_each(size: int, num_parts: int | None = None) -> Subsets:
-    """Network k is trained on the k-th part of `size` images; from the first again after `num_parts`."""
+    """Trains network k on the k-th part of `size` images; network `num_parts` gets the first part again."""
 
     def subsets(key: Array, num_networks: int) -> Array:
         del key
@@ -135,7 +135,7 @@ def one_part_each(size: int, num_parts: int | None = None) -> Subsets:
 
 
 def random_of_each_class(dataset: Dataset, images_per_class: int) -> Subsets:
-    """Every network is trained on its own random real images, n different ones of every class.
+    """Trains every network on its own random real images, n different images of every class.
 
     The compiled form of `jaxdistill.baselines.random_real`.
 

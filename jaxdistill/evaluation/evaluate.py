@@ -1,4 +1,4 @@
-"""K networks trained and tested at once, and the search of a step size on validation."""
+"""Trains and tests K networks at once, and searches a step size on validation."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def as_they_are(
     strategy: str = "auto",
     learner_chunk: int | None = None,
 ) -> Any:
-    """K networks tested without further training.
+    """Tests K networks without further training.
 
     Args:
       learner: the network.
@@ -72,7 +72,7 @@ Step = tuple[Array, Array]
 def training(
     learner: Learner, protocol: Protocol, images: Batch, subset: Array, key: Array
 ) -> tuple[Step, Callable[[Step], Batch], Callable[[Params, Step], Array]]:
-    """What `jaxdistill.inner.train` needs for a protocol.
+    """The arguments of `jaxdistill.inner.train` for a protocol.
 
     Args:
       learner: the network.
@@ -146,7 +146,7 @@ def one_program(
     strategy: str = "auto",
     learner_chunk: int | None = None,
 ) -> Any:
-    """As `evaluator`, always a single function of `jax.jit`: to be lowered, and timed as a whole."""
+    """As `evaluator`, but always one function of `jax.jit`, which can be lowered and timed as a whole."""
     return _program(learner, _hashed(protocol), None, accuracy_on, strategy, learner_chunk)
 
 
@@ -250,7 +250,7 @@ def _program(
 def search(
     candidates: Sequence[float], score: Callable[[float], float], *, widen: int = 2
 ) -> tuple[float, dict[float, float]]:
-    """The candidate with the highest score, and every score; the first of equals.
+    """The candidate with the highest score (the first of equal candidates), and every score.
 
     Args:
       candidates: step sizes, at least one.

@@ -1,4 +1,4 @@
-"""Scores of synthetic data that neither soft labels nor augmentation can raise alone."""
+"""Scores of synthetic data that soft labels or augmentation alone cannot raise."""
 
 import math
 
@@ -8,7 +8,7 @@ from jaxdistill.core.checks import fail
 def label_robust_score(
     *, full_data: float, hard_labels: float, own_labels: float, random_real: float, weight: float = 0.5
 ) -> float:
-    r"""How good the images are, whatever their labels bring (LRS).
+    r"""Quality of the images without the contribution of their labels (LRS, label-robust score).
 
     .. math:: \alpha = w \, \mathrm{IOR} - (1 - w) \, \mathrm{HLR}, \quad
        \mathrm{LRS} = \frac{e^{\alpha} - e^{-1}}{e - e^{-1}}
@@ -53,7 +53,7 @@ def augmentation_robust_score(
     random_plain: float,
     weight: float = 0.5,
 ) -> float:
-    r"""How far the images are ahead of random real ones, with and without augmentation in training (ARS).
+    r"""Advantage of the images over random real images, with and without augmentation in training (ARS).
 
     .. math:: \gamma (a_{\mathrm{syn}} - a_{\mathrm{rand}})
        + (1 - \gamma) (p_{\mathrm{syn}} - p_{\mathrm{rand}})

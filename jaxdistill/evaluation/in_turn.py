@@ -1,8 +1,8 @@
-"""Networks trained and tested one after another, a slice of steps at a time: how a CPU evaluates.
+"""Evaluation on a CPU: networks are trained and tested one after another, a slice of steps at a time.
 
 The number of steps of a slice is an argument of the compiled program. So the search of a step size and the
-test share one program whatever their numbers of networks, as do protocols of other lengths; and whoever
-listens (`jaxdistill.core.reporting`) hears how far it is after the first few steps.
+test share one program for any number of networks, and so do protocols of different lengths. Progress is
+reported after the first few steps (`jaxdistill.core.reporting`).
 """
 
 from collections.abc import Callable, Iterator
@@ -25,13 +25,13 @@ from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.train import Carry, step_of
 
 TRAINING = "training steps"
-"""What is reported: steps of all networks of a call."""
+"""The name of the reported progress: steps of all networks of a call."""
 SLICE = 128
-"""The most steps of one call of the compiled program: the call itself costs little beside so many."""
+"""Maximum steps of one call of the compiled program; beside so many steps the cost of a call is small."""
 FEW = 10_000
 """Images whose order is drawn by a program that is compiled quickly; of more, drawing it takes longer so."""
 OF_THE_LOSS = ("loss", "labels", "weight_decay", "temperature")
-"""The fields of a protocol that say what training lowers."""
+"""The fields of a protocol that define the training loss."""
 Build = Callable[[dict[str, Array]], Any]
 
 

@@ -1,4 +1,4 @@
-"""What one network gets right of a split: tests that an evaluator runs, after training or during it."""
+"""Accuracy of one network on a split: tests that an evaluator runs after or during training."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -21,7 +21,7 @@ Measure = Callable[[Learner, Params, Dataset | Batch], Any]
 def accuracy_on(
     learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256
 ) -> Array:
-    """Share of a split that one network gets right: scalar in [0, 1]; NaN logits count as NaN.
+    """Accuracy of one network on a split: scalar in [0, 1]; NaN if logits are NaN.
 
     Args:
       learner: the network.
@@ -34,7 +34,7 @@ def accuracy_on(
 
 @lru_cache
 def top_k_on(k: int) -> Callable[..., Array]:
-    """A test that counts an image as right where its class is among the k largest logits.
+    """A test that counts an image as correct if its class is among the k largest logits.
 
     Args:
       k: in 1 ... classes.
@@ -62,7 +62,7 @@ def top_k_on(k: int) -> Callable[..., Array]:
 def correct_on(
     learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256
 ) -> Correct:
-    """What one network gets right of a split, in all and by class: `accuracy_on` and its parts.
+    """Accuracy of one network on a split, overall and by class.
 
     Args:
       learner: the network.
@@ -101,7 +101,7 @@ def _share_right(
 def confusion_on(
     learner: Learner, params: Params, dataset: Dataset | Batch, *, microbatch: int = 256
 ) -> Array:
-    """Shares of a split by class and by what one network takes them for.
+    """Fractions of a split by true class and by the class that one network predicts.
 
     Args:
       learner: the network.

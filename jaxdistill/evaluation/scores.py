@@ -1,4 +1,4 @@
-"""Test accuracies of networks, summed up."""
+"""Summaries of networks' test accuracies."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from jaxdistill.core.types import Array
 
 
 class Correct(NamedTuple):
-    """What one network gets right; NaN for NaN logits."""
+    """Correct predictions of one network; NaN if logits are NaN."""
 
     accuracy: Array
     """Share of all images: scalar in [0, 1]."""
@@ -44,7 +44,7 @@ class Score(NamedTuple):
         )
 
     def as_row(self) -> dict[str, Any]:
-        """The fields of a score in every result file; those by class and of a ridge where measured."""
+        """The fields of a score in result files; the fields by class and of a ridge only if measured."""
         row = {
             "mean": self.mean,
             "std": self.std,
@@ -67,7 +67,7 @@ def summarize(accuracies: Array, num_classes: int) -> Score:
 
 
 def summarize_by_class(right: Correct, labels: Array) -> Score:
-    """As `summarize`, with the accuracy on each class and the balanced accuracy.
+    """As `summarize`, also with the accuracy on each class and the balanced accuracy.
 
     Args:
       right: of K networks, [K] and [K, classes].

@@ -1,4 +1,4 @@
-"""Training and saving networks on real data: pools of networks, and trajectories of experts.
+"""Trains networks on real data and saves them: pools of networks, and trajectories of experts.
 
 Networks are trained and saved in groups; a run that was stopped continues with the next group.
 `jaxdistill.runs.banks` reads them.
@@ -92,7 +92,7 @@ class PretrainOptions(BankOptions):
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:
-        """The network that `method=dd` has for such images."""
+        """The network of `method=dd` for such images."""
         values = _followed_by("dd", chosen, facts)
         return {name: values[name] for name in NetworkOptions.options()}
 
@@ -118,7 +118,7 @@ class ExpertOptions(BankOptions, AugmentOptions):
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Any) -> dict[str, Any]:
-        """The network and the step size of the students that `method=mtt` has for such images."""
+        """The network and the step size of `method=mtt` for such images."""
         student = _followed_by("mtt", chosen, facts)
         network = {name: student[name] for name in NetworkOptions.options()}
         return network | {"learning_rate": student["inner_learning_rate"], "batch_size": 256}
@@ -190,7 +190,7 @@ def pretrain(chosen: PretrainOptions) -> dict[str, Any]:
 
 
 def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
-    """Trains experts by plain SGD on augmented images; keeps a snapshot per epoch, the start among them.
+    """Trains experts by plain SGD on augmented images; saves a snapshot of the initial weights and per epoch.
 
     Args:
       chosen: the options; experts that are in `run_dir` already are not trained again.
@@ -236,7 +236,7 @@ def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
 
 
 def network_keys(key: Array, group: Group) -> Array:
-    """A key for each network of a group, whatever the groups."""
+    """A key for each network of a group; it does not depend on the group size."""
     return jax.vmap(partial(at_step, stream(key, "networks")))(group.first + jnp.arange(group.count))
 
 
@@ -310,7 +310,7 @@ def _saved(
     units: int = 1,
     num_snapshots: int | None = None,
 ) -> dict[str, Any]:
-    """Makes the groups that are not in the folder yet, and writes `result.json`.
+    """Trains the groups that are not in the folder yet, and writes `result.json`.
 
     Args:
       setting: what is trained.

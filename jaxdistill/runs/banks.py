@@ -1,6 +1,6 @@
 """Networks trained on real data: trajectories of experts and pools of networks.
 
-`jaxdistill.runs.bank_training` makes them, in groups that are saved through Orbax.
+`jaxdistill.runs.bank_training` trains them in groups and saves the groups through Orbax.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ def groups_of(total: int, size: int) -> list[Group]:
 
 
 def of_images(info: DatasetInfo) -> Choices:
-    """What a network has to have been trained on to read other images of the same kind."""
+    """The data that a network must be trained on to read other images of the same kind."""
     return {
         "image_shape": list(info.image_shape),
         "class_names": list(info.class_names),
@@ -152,7 +152,7 @@ def load_bank(
 def read_groups(
     files: Checkpoints, groups: Sequence[Group], learner: Learner, num_snapshots: int | None, command: str
 ) -> list[dict[str, Any]]:
-    """All groups, as `_template` says. A damaged one has to be made again with all after it."""
+    """All groups, as `_template` says. A damaged group must be trained again with all groups after it."""
 
     def remedy(number: int) -> str:
         which = f"{number} ... {len(groups)}" if number < len(groups) else f"{number}"

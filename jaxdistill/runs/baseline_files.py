@@ -14,7 +14,7 @@ from jaxdistill.runs.run import Run
 from jaxdistill.runtime.export import write_synthetic
 
 LISTS = ("every", "validation", "per_class")
-"""The lists in a row, which a table in a file leaves out."""
+"""The fields of a row that are lists; tables in files leave them out."""
 
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -53,7 +53,7 @@ def draw(path: Path, sets: Mapping[str, Batch], run: Run) -> None:
 
 
 def save_sets(folder: Path, sets: Mapping[str, Batch], info: DatasetInfo) -> None:
-    """Writes the sets that nobody learned as files for `experiments.evaluate`."""
+    """Writes the sets that are not learned as files for `experiments.evaluate`."""
     for name, batch in sets.items():
         if name == "distilled":
             continue  # the run's own synthetic.npz

@@ -1,4 +1,4 @@
-"""Small training sets that nobody learned, scored as the images of a run are."""
+"""Small training sets that are not learned, scored like the images of a run."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -49,7 +49,7 @@ from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import dedupe
 
 NEIGHBOR_SETS = 5
-"""How many sets of random (optimised) real images are tested by their nearest neighbours."""
+"""The number of sets of random (optimised) real images that nearest neighbours test."""
 Row = dict[str, Any]
 
 
@@ -67,7 +67,7 @@ class BaselineOptions(SearchOptions):
 def rows_of(
     run: Run, options: BaselineOptions, *, num_learners: int, seed: int
 ) -> tuple[list[Row], dict[str, Batch]]:
-    """A run's images and the sets that nobody learned, under one protocol.
+    """Scores of a run's images and of sets that are not learned, under one protocol.
 
     Every set trains the networks of the run as its images do: for the same steps, with as many images of each
     class in a step. For methods without inner steps the protocol of the paper is used. Validation chooses the
@@ -161,7 +161,7 @@ def rows_of(
 
 
 def fits(plan: Plan, neighbors: Sequence[int] = (1,)) -> tuple[np.ndarray, int]:
-    """Whether a distillation can be compared with real images, as many of every class.
+    """Raises unless a distillation can be compared with real images, equally many of every class.
 
     Args:
       plan: the distillation.
@@ -215,7 +215,7 @@ def class_by_class(classes: np.ndarray) -> np.ndarray:
 
 
 def unadapted(run: Run, evaluation: Evaluation) -> Score:
-    """The networks that the distilled images are tested with, before they see any."""
+    """The networks that test the distilled images, before training."""
     key = stream(evaluation.key, "test")
     params = evaluation.contexts(stream(key, "learners"), evaluation.num_learners)
     found = as_they_are(

@@ -14,7 +14,7 @@ from jaxdistill.methods.recipe import Facts
 from jaxdistill.runtime.memory import format_bytes, parse_bytes
 
 OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
-"""What JAX raises where a program does not fit, when it is compiled or run."""
+"""The error that JAX raises if a program does not fit the memory, when it is compiled or run."""
 OF_AUTO = dict.fromkeys(BY_GRADIENT["auto"], UNSET)
 
 

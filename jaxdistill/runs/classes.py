@@ -1,4 +1,4 @@
-"""Classes of different sizes: what is said of them, and whether tables show balanced accuracy."""
+"""Classes of different sizes: notes about them, and whether tables show the balanced accuracy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,22 +16,22 @@ MNIST, which are called balanced, differ by 1.27."""
 
 
 def class_counts(data: Splits) -> dict[str, list[int]]:
-    """Images of each class, as result files have them."""
+    """The number of images of each class, as in result files."""
     return {"train": np.asarray(data.train.counts).tolist(), "test": np.asarray(data.test.counts).tolist()}
 
 
 def uneven(counts: Sequence[int]) -> bool:
-    """Whether classes have such different sizes that accuracy and balanced accuracy are two things."""
+    """Whether the sizes of classes differ so much that balanced accuracy differs from accuracy."""
     return max(counts, default=0) > UNEVEN * min(counts, default=0)
 
 
 def tested_unevenly(result: Mapping[str, Any]) -> bool:
-    """Whether the classes of a result's test images are uneven; older files do not say."""
+    """Whether the classes of a result's test images are uneven; older files lack their counts."""
     return uneven(result.get("class_counts", {}).get("test", ()))
 
 
 def say_uneven(plan: Plan) -> None:
-    """Says so if the classes that are distilled are uneven, and how real batches are drawn from them."""
+    """Prints a note if the classes are uneven: their sizes, and how real batches are drawn."""
     counts, names = np.asarray(plan.data.train.counts), plan.data.info.class_names
     if not uneven(counts.tolist()):
         return

@@ -1,4 +1,4 @@
-"""The table at the end of a distillation: distilled images, random real ones, the full training set."""
+"""The table at the end of a distillation: distilled images, random real images, full training set."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,7 +54,7 @@ def score_of(run: Run, *, num_learners: int | None = None, protocol: str | None 
 
 
 def compared(run: Run) -> dict[str, Any]:
-    """Test accuracies of networks trained on each set, every baseline's step size searched on validation.
+    """Test accuracies of networks trained on each set; baselines' step sizes are searched on validation.
 
     Random real images are as many as the distilled ones, new ones for every network, and are trained on by
     the protocol of the distilled images where it is a paper's; otherwise for the same steps or by the `dc`
@@ -101,7 +101,7 @@ def compared(run: Run) -> dict[str, Any]:
 
 
 def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
-    """Test accuracies of networks whose head is in closed form, as the images are distilled for.
+    """Test accuracies of networks whose last layer is solved in closed form, as in the distillation.
 
     Args:
       run: the run.
@@ -135,7 +135,7 @@ def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
 
 
 def _closed_form(run: Run) -> dict[str, Any]:
-    """How well the method itself predicts from the images, if it does so without training; else nothing."""
+    """Accuracy of the method's own prediction from the images, if it needs no training; else nothing."""
     if run.method.predictor is None:
         return {}
     machine, params = run.method.predictor(run.state, stream(run.key, "export"))
@@ -145,7 +145,7 @@ def _closed_form(run: Run) -> dict[str, Any]:
 
 
 def _random_real(run: Run, baseline: Evaluation, name: str) -> Reference | None:
-    """Random real images, as many as the distilled ones; None where there are not that many."""
+    """The score of as many random real images as distilled images; None if there are too few."""
     config, data = run.config, run.data
     classes, order = data.info.num_classes, run.order
     per_class = len(run.synthetic.images) // classes
@@ -179,7 +179,7 @@ def _random_real(run: Run, baseline: Evaluation, name: str) -> Reference | None:
 
 
 def enough_real(data: Splits, per_class: int) -> bool:
-    """Whether every class has so many training images; a note says so where one has fewer."""
+    """Whether every class has enough training images; prints a note if one has fewer."""
     smallest = int(data.train.counts.min())
     if per_class > smallest:
         progress.say(f"note: no random real images, since a class has only {smallest} of them")
@@ -197,7 +197,7 @@ def all_images(data: Splits) -> tuple[Batch, Subsets]:
 
 
 def full_set(evaluation: Evaluation, data: Splits, config: Any) -> Reference:
-    """The whole training set but its validation split, the step size searched on validation.
+    """The score of the training set without its validation part; the step size is searched on validation.
 
     Args:
       evaluation: the networks.
@@ -250,7 +250,7 @@ def _tuned(name: str, made: Reference | None) -> dict[str, Any]:
 
 
 def tested_on(population: str) -> str:
-    """The networks that a run of a population is tested on, in words."""
+    """A description of the networks that test a run of the given population."""
     return source_of(POPULATIONS[population]).tested_on if population in POPULATIONS else "fresh networks"
 
 

@@ -35,7 +35,7 @@ FAULTS = {
     "diverged_temperatures": "The temperature of platt went beyond e^10 or below e^-10: lower "
     "hyper_learning_rate, or take outer_loss=cross_entropy.",
 }
-"""Metrics that stop a run if they are above zero, each with its remedy."""
+"""Metrics that stop a run if they are above zero, with their remedies."""
 
 
 def distill(
@@ -94,7 +94,7 @@ def distill(
 
 
 def _stopped(plan: Plan, stop: Interrupted) -> Run:
-    """The run so far, for a person at a prompt; an interrupt for a script."""
+    """Returns the run so far at an interactive prompt; raises the interrupt in a script."""
     if not hasattr(sys, "ps1"):
         raise KeyboardInterrupt(str(stop)) from None
     shown.say(f"note: {stop}; this is the run so far")
@@ -103,7 +103,7 @@ def _stopped(plan: Plan, stop: Interrupted) -> Run:
 
 
 def opened(plan: Plan, path: str | Path) -> RunDir:
-    """The folder of a run, made or resumed; notes about it are shown."""
+    """Creates or resumes the folder of a run, and prints notes about it."""
     directory = open_run(
         path,
         plan.identity,
@@ -149,7 +149,7 @@ def distilled(plan: Plan, directory: RunDir | None) -> Run:
 
 
 def content_of(run: Run) -> Content:
-    """The content of a run's file of synthetic data, except the network of a population of one."""
+    """The content of a run's file of synthetic data, without the network of a population of one."""
     from jaxdistill.runs.protocols import inner_training
 
     config = run.config
@@ -219,7 +219,7 @@ def say_start(plan: Plan, path: str | Path) -> None:
 
 
 def _bounds(config: Config) -> dict[str, Bound]:
-    """The bounds of the step sizes that are learned, if any."""
+    """The bounds of the learned step sizes, if any."""
     if not build.recipe(config).trains or config.hyper_learning_rate == 0:
         return {}
     if "learning_rate" not in config.learned:

@@ -1,6 +1,6 @@
-"""Tests images of a run or a file: any networks train on them, and on as many random real images.
+"""Tests images of a run or a file: networks train on them, and on as many random real images.
 
-`evaluate` is `prepared`, which checks everything and trains nothing, then `evaluated`, then `show`.
+`evaluate` calls `prepared`, which checks everything and trains nothing, then `evaluated`, then `show`.
 """
 
 import json
@@ -67,7 +67,7 @@ class EvaluateOptions(TestedOnOptions, SearchOptions, MapOptions, SeedOptions, D
 
 
 class Prepared(NamedTuple):
-    """An evaluation in which everything is checked and nothing is trained."""
+    """A checked evaluation, before any training."""
 
     options: EvaluateOptions
     """Every option has a value."""
@@ -199,7 +199,7 @@ def evaluate(
 def prepared(
     images: Images, learners: Learners, chosen: EvaluateOptions, *, data: Splits | None = None
 ) -> Prepared:
-    """An evaluation, checked; the arguments are those of `evaluate`.
+    """The checked evaluation for the arguments of `evaluate`.
 
     Raises:
       UserError: bad input.
@@ -235,7 +235,7 @@ def prepared(
 
 
 def evaluated(job: Prepared) -> dict[str, Any]:
-    """Trains and tests the networks: what `evaluate` returns."""
+    """Trains and tests the networks, and returns the result of `evaluate`."""
     meshes.say_devices(job.devices)
     with meshes.spread(job.devices):
         rows = [_row(job, name) for name in job.learners]
@@ -290,7 +290,7 @@ def _networks(learners: Learners, info: DatasetInfo) -> dict[str, Learner]:
 
 
 def _row(job: Prepared, name: str) -> dict[str, Any]:
-    """One architecture under every protocol, and on random real images under the best of the papers'."""
+    """One architecture's row: every protocol, and random real images under the best of the papers'."""
     chosen, images = job.options, job.images
     evaluation = of_new_networks(job.learners[name], job.data, chosen, chosen.num_learners)
     count, rates = len(images.y), chosen.step_sizes

@@ -1,4 +1,4 @@
-"""Images of a run in the formats of others: PyTorch, a folder of PNGs, a Hugging Face data set, `.npz`."""
+"""Exports images of a run: for PyTorch, as a folder of PNGs, as a Hugging Face data set, as `.npz`."""
 
 import json
 import os
@@ -27,11 +27,11 @@ FILES = {"latents": (".npz",), "npz": (".npz",), "torch": SUFFIXES}
 FOLDERS = ("folder", "hf")
 FORMATS = (*FOLDERS, *FILES)
 NEEDED = ("x_standardised", "scale", "mean", "std", "class_names", "dataset")
-"""What a file needs to be exported; those of a run have it."""
+"""The fields that a file needs for an export; files of runs have them."""
 
 
 class Source(NamedTuple):
-    """What is exported."""
+    """The content to export."""
 
     arrays: dict[str, np.ndarray]
     """Those of `synthetic.npz`."""
@@ -48,7 +48,7 @@ def export(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Writes the images of a run in a format of others.
+    """Writes the images of a run in a format for other programs.
 
     | `to` | what is written |
     | --- | --- |
@@ -127,7 +127,7 @@ def _latents(images: Run | str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _check_place(path: Path, to: str, overwrite: bool) -> None:
-    """Raises if nothing may be written there."""
+    """Raises if the output may not be written there."""
     where = f"export {to}"
     if to in FILES and path.suffix not in FILES[to]:
         raise fail(where, f"a path that ends in {' or '.join(FILES[to])}", path)
@@ -177,7 +177,7 @@ def _scores(folder: Path | None) -> dict[str, Any] | None:
 
 
 def _say(file: Synthetic, path: Path, to: str) -> None:
-    """What was written, and what has to be known of it."""
+    """Prints what was written, and notes about it."""
     shown.say(f"{len(file.labels)} images of {file.metadata['dataset']}: {path}")
     if to != "torch":
         shown.say(f"note: pictures are rounded to 8 bits, {formats.pictures(file).clipped}")

@@ -1,4 +1,4 @@
-"""Images of a run or of a file, for `evaluate`: as networks see them, and how they were distilled."""
+"""Reads images of a run or of a file for `evaluate`: the standardised images and their training."""
 
 import os
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ C = TypeVar("C", bound="TestedOnOptions")
 
 @options
 class TestedOnOptions(ReadingOptions):
-    """The real data; how a run's data set was read stands in its file, and holds where nothing is chosen."""
+    """Options of the real data; options that are not chosen are those in the file of the run."""
 
     title: ClassVar[str] = "data"
     dataset: str | None = option(None, "the real data to test on (default: the set that the file names)")
@@ -62,7 +62,7 @@ class TestedOnOptions(ReadingOptions):
 
 
 def content(images: Images) -> Synthetic:
-    """The images and what is known of them; a run's are those of the file that it writes.
+    """The images with their metadata; for a run, the content of its file of synthetic data.
 
     Raises:
       UserError: neither a run nor such a file.
@@ -81,7 +81,7 @@ def content(images: Images) -> Synthetic:
 
 
 def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) -> tuple[C, Splits]:
-    """(the options with the set that networks are tested on, that set).
+    """(the options with the name of the test networks' data set, that data set).
 
     Args:
       chosen: of the evaluation.
@@ -188,7 +188,7 @@ def _whitened_alike(one: Whitening | None, other: Whitening | None) -> bool:
 
 
 def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None) -> dict[str, Protocol]:
-    """How networks are trained, by what a table calls it.
+    """The training protocols, by their names in the table.
 
     Of several batches `as_distilled` comes twice: with their order drawn at random, and not.
 
@@ -257,7 +257,7 @@ def _as_distilled(file: Synthetic) -> dict[str, Protocol]:
 
 
 def tell_start(file: Synthetic) -> None:
-    """Says so if images were distilled for other networks than the fresh ones that are tested."""
+    """Prints a note if images were distilled for other networks than fresh ones."""
     name = file.metadata.get("inner", {}).get("population", "fresh")
     source = source_of(POPULATIONS[name]) if name in POPULATIONS else None
     if source is not None and source.bank == "pool":

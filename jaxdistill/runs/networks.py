@@ -1,4 +1,4 @@
-"""The networks that a run is tested on: new ones, those held out of a pool, or the only one."""
+"""The networks that test a run: new networks, networks held out of a pool, or the single network."""
 
 import sys
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def evaluations(
     key: Array,
     bank: Bank | None,
 ) -> tuple[Evaluation, Evaluation]:
-    """How the distilled images of a run are scored, and its baselines; they differ in how many networks.
+    """The evaluations of a run's images and of its baselines; they differ in the number of networks.
 
     If the population is one network, the distilled images are scored on one, since all would be equal.
     """
@@ -66,7 +66,7 @@ def only_network(config: Config, state: DistillState, bank: Bank | None) -> Para
 
 
 def num_unseen(bank: Bank | None) -> int:
-    """How many networks there are to test on: those held out of a pool, or any number of new ones."""
+    """The number of networks for tests: those that a pool holds out, or any number of new networks."""
     if bank is None or bank.held_out is None:
         return sys.maxsize
     return jax.tree.leaves(bank.held_out)[0].shape[0]
@@ -106,7 +106,7 @@ def unseen_networks(
 
 
 def of_new_networks(learner: Learner, data: Splits, config: Any, num_learners: int) -> Evaluation:
-    """How images are scored on fresh networks of any architecture, whatever they were distilled for.
+    """The evaluation of images on fresh networks of any architecture.
 
     Args:
       learner: the architecture.

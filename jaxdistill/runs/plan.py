@@ -41,7 +41,7 @@ Change = Callable[[Splits], Splits]
 
 
 class Plan(NamedTuple):
-    """A complete distillation, not run yet."""
+    """A complete distillation, before it runs."""
 
     chosen: Config
     """The options that the user chose."""
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
 
     @property
     def made_of(self) -> str:
-        """How many images there are: `1 per class`, or `32 batches of 128` of a generator."""
+        """The number of images in words: `1 per class`, or `32 batches of 128` of a generator."""
         config = self.config
         if config.teacher == "images":
             return f"{config.images_per_class} per class"
@@ -91,7 +91,7 @@ def planned(
     experiment: str = "distill",
     opening: bool = False,
 ) -> Plan:
-    """A distillation of those options.
+    """The plan of a distillation with the given options.
 
     Args:
       chosen: any options.
@@ -229,7 +229,7 @@ def numbers_of(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_run_dir(plan: Plan) -> str:
-    """A folder of its own for every identity, so that the same command finds its run again."""
+    """A separate folder for every identity, so that the same command finds its run again."""
     pinned = {name: value for name, value in plan.identity.items() if name not in FREE}
     tag = hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:8]
     stem = plan.config.dataset.removesuffix(".npz").replace("\\", "/").rsplit("/", 1)[-1]
@@ -264,7 +264,7 @@ def learner_digest(learner: Learner, info: DatasetInfo) -> str:
 
 
 def _check_on_host(config: Config) -> None:
-    """Raises if a run needs all training images on the device, which they are too large for."""
+    """Raises if a run needs all training images on the device and they do not fit."""
     where = f"images larger than data_memory={config.data_memory}"
     for name in ("num_baseline_learners", "full_data_epochs"):
         if getattr(config, name):

@@ -40,13 +40,13 @@ OF_CLOSED_FORM = "frepo"
 
 
 def protocol_name(config: Config) -> str:
-    """How networks are trained on the distilled images: as chosen, or as the method was published."""
+    """The name of the protocol for the distilled images: the chosen one, or that of the method's paper."""
     name = config.protocol or build.recipe(config).protocol_for(config.dataset)
     return name if name != "as_distilled" or build.has_steps(config) else OF_CLOSED_FORM
 
 
 def protocol_of(run: Run, name: str | None = None) -> Protocol:
-    """The training that a run's images are tested by: their own steps, or a paper's protocol.
+    """The protocol that tests a run's images: their own steps, or a paper's protocol.
 
     Args:
       run: the run.
@@ -75,7 +75,7 @@ def paper_protocol(config: Config, info: DatasetInfo, name: str, count: int) -> 
 
 
 def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Protocol:
-    """The training that the images were distilled for, of a method that trains, or in another order.
+    """The training of the distillation, for a method that trains, in its own or in another order.
 
     Args:
       run: the run.
@@ -93,7 +93,7 @@ def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Pr
 
 
 def inner_training(run: Run) -> dict[str, Any]:
-    """What the inner loop lowers: the loss, the kind of labels, and the temperature, learned or 1."""
+    """The training loss of the inner loop: the loss, the kind of labels, the temperature (learned, or 1)."""
     loss, temperature = run.config.inner_loss, 1.0
     if loss == "platt":
         temperature = float(jnp.exp(-run.state.output.inner["log_temperature"][0]))
@@ -151,7 +151,7 @@ def seen(run: Run, key: Array, count: int) -> tuple[Batch, Subsets]:
 
 
 def training_data(run: Run) -> Synthetic:
-    """The distilled images, each once, and the order in which they are trained on.
+    """The distilled images, each once, and their order in training.
 
     For implicit gradients all images are in every step, for as many steps as the slowest of a few fresh
     networks needs to the tolerance of the distillation.

@@ -1,7 +1,7 @@
-"""Networks trained on real images, beside distilled ones: what was computed once is not computed again.
+"""Accuracies of networks trained on real images, cached so that they are computed only once.
 
-A row depends on the data, the network, the protocols, the search, the seed and the machine, and on nothing of
-a distillation. It is kept in the user's cache under all of these.
+A row depends on the data, the network, the protocols, the search, the seed and the machine, but not on a
+distillation. It is stored in the user's cache by all of these.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class Reference(NamedTuple):
     """When it was computed: UTC, ISO 8601."""
 
     def as_fields(self) -> dict[str, Any]:
-        """What result files say of where it comes from."""
+        """The fields of result files about the origin of the row."""
         return {"reused": self.reused, "made": self.made}
 
 
@@ -64,7 +64,7 @@ def reference(
     fresh: bool,
     shorter: progress.Shorter | str,
 ) -> Reference:
-    """`jaxdistill.evaluation.tuned` on real images, from the user's cache where it has the very numbers.
+    """`jaxdistill.evaluation.tuned` on real images, or its result from the user's cache if it is there.
 
     Args:
       name: of the row, for people.
@@ -86,7 +86,7 @@ def reference(
 
 
 def steps_of(protocol: Protocol) -> int:
-    """T, the steps that a network is trained for."""
+    """T, the number of training steps of a network."""
     return jax.eval_shape(protocol.order, jax.random.key(0)).shape[0]
 
 

@@ -14,7 +14,7 @@ COSTS = ("compile_seconds", "program_bytes", "all_bytes")
 
 
 def run_to_result(chosen: Config) -> dict[str, Any]:
-    """Distills in a folder and compares; a run that has its result already is not run again.
+    """Distills in a folder and compares, or returns the result that is already in the folder.
 
     Args:
       chosen: the options; without `run_dir` the folder is one of the options' own.
@@ -39,7 +39,7 @@ def run_to_result(chosen: Config) -> dict[str, Any]:
 
 
 def result_of(run: Run) -> dict[str, Any]:
-    """The result of a run, as `Run.compare` says."""
+    """The result of a run, see `Run.compare`."""
     if run.path is None:
         return _result(run, None, None)
     with opened(run.plan, run.path) as directory:
@@ -62,7 +62,7 @@ def _result(run: Run, directory: RunDir | None, before: dict[str, Any] | None) -
 
 
 def facts(run: Run, directory: RunDir | None) -> dict[str, Any]:
-    """Facts of a run that every result has."""
+    """The facts of a run in every result."""
     finished = run.finished
     return {
         "seconds": round(finished.seconds, 2),
@@ -77,7 +77,7 @@ def facts(run: Run, directory: RunDir | None) -> dict[str, Any]:
 
 
 def storage(run: Run) -> dict[str, int | float]:
-    """How many images networks are trained on, and what these images take."""
+    """The number of images that networks train on, and the storage that they take."""
     stored = run.stored
     return {
         "images_trained_on": len(run.synthetic.images),

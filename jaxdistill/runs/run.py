@@ -1,4 +1,4 @@
-"""A run as a value: its plan, the state that it reached, its images; `load_run` opens a saved one."""
+"""A run as a value: its plan, its last state, its images; `load_run` opens a saved run."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ class Synthetic(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Run:
-    """A distillation that ended, or was stopped on its way.
+    """A finished or stopped distillation.
 
     Attributes:
       plan: what was distilled, and how.
@@ -68,22 +68,22 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """Every option, as it was in the end."""
+        """Every option with its final value."""
         return self.plan.config
 
     @property
     def data(self) -> Splits:
-        """The data that were distilled."""
+        """The distilled data set."""
         return self.plan.data
 
     @property
     def learner(self) -> Learner:
-        """The network that the images are for."""
+        """The network of the distillation."""
         return self.plan.learner
 
     @property
     def tested(self) -> Learner:
-        """The network that the images are tested on: `learner`, but for `eval_norm` and `eval_activation`."""
+        """The network that tests the images: `learner` with `eval_norm` and `eval_activation`."""
         return self.plan.tested
 
     @property
@@ -129,7 +129,7 @@ class Run:
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] int64: the class of each image; of learned labels the likeliest."""
+        """[N] int64: the class of each image; for learned labels the likeliest class."""
         return self.synthetic.labels.argmax(axis=-1)
 
     @property
@@ -139,7 +139,7 @@ class Run:
 
     @property
     def stored(self) -> Stored:
-        """What is stored of the teacher, and the scalars and bits of that and of learned step sizes."""
+        """The stored arrays of the teacher, with the scalars and bits of these and of learned step sizes."""
         return self.method.stored(self.state)
 
     @property
@@ -149,7 +149,7 @@ class Run:
 
     @property
     def hyperparameters(self) -> dict[str, np.ndarray]:
-        """Inner hyper-parameters as they are used, each [T] or [1]."""
+        """Inner hyper-parameters as training uses them, each [T] or [1]."""
         return jax.device_get(self.method.hyperparameters(self.state))
 
     def score(self, num_learners: int | None = None, *, protocol: str | None = None) -> Score:
@@ -169,7 +169,7 @@ class Run:
             return score_of(self, num_learners=num_learners, protocol=protocol)
 
     def compare(self, *, progress: bool = True) -> dict[str, Any]:
-        """Test accuracies beside random real images and the full training set: what `result.json` holds.
+        """Test accuracies beside random real images and the full training set: the content of `result.json`.
 
         A run with a folder writes it there, and reads it from there the next time.
         """
@@ -191,7 +191,7 @@ def load_run(
     inner_loop: bool = False,
     progress: bool = True,
 ) -> Run:
-    """The last checkpoint of a run's folder, as a run; says so if the run is not finished.
+    """Opens the last checkpoint of a run's folder as a run; prints a note if the run is not finished.
 
     Args:
       path: the folder of a distillation.

@@ -1,1 +1,1 @@
-"""Disk, clocks and devices: the only layer that prints, reads files or asks for the time."""
+"""Disk, clocks and devices; only this layer and the ones above print, write files or read the clock."""

@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of each."""
+"""Atomic writes: after an interruption a file is the old one or the new one, never a part of it."""
 
 import json
 import math

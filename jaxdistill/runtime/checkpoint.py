@@ -1,4 +1,4 @@
-"""Checkpoints that restore to the same bits, or say why not.
+"""Checkpoints that restore to the same bits, or raise an error that says why not.
 
 Orbax stores the leaves of a state as a flat dict beside a JSON item that lists path, shape, dtype and
 SHA-256 of each: bytes that go bad on a disk restore without an error otherwise. Flat, because a
@@ -62,7 +62,7 @@ class Checkpoints:
                 self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest_step(self) -> int | None:
-        """The last step that was saved, whole or damaged; None where there is none."""
+        """The last saved step, whether intact or damaged; None if there is none."""
         with _quiet():
             return self._manager.latest_step()
 
@@ -96,7 +96,7 @@ class Checkpoints:
             self._manager.save(step, args=content)
 
     def restore(self, template: Any) -> tuple[Any, int, list[str]] | None:
-        """The last state that is whole.
+        """The last intact state.
 
         Where a later one is damaged it falls back to the one before and removes the damaged one, so that
         training can go on past it. Where none restores, nothing is removed.
@@ -151,7 +151,7 @@ class Checkpoints:
                 raise fail("Checkpoints.read", f"a whole item in {self.directory}", what, remedy) from error
 
     def close(self) -> None:
-        """Waits for what is under way and lets Orbax's threads end."""
+        """Waits for writes under way, and ends Orbax's threads."""
         with _quiet():
             self._manager.close()
 
@@ -193,7 +193,7 @@ def _raw_shape(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _device(array: np.ndarray, like: Any) -> jax.Array:
-    """A fresh buffer (not a view of numpy's memory), of `like`'s key type if any."""
+    """A new buffer (not a view of NumPy's memory), of `like`'s key type if it has one."""
     raw = jnp.array(array)
     if not is_key(like):
         return raw
@@ -215,7 +215,7 @@ def _describe(flat: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 
 def _check_fit(leaves: list[dict[str, Any]], wanted: dict[str, jax.ShapeDtypeStruct]) -> None:
-    """Orbax casts a wrong dtype without a word."""
+    """Raises if shapes or dtypes differ: Orbax would cast a wrong dtype silently."""
     saved = {leaf["path"]: (list(leaf["shape"]), leaf["dtype"]) for leaf in leaves}
     asked = {path: (list(leaf.shape), str(leaf.dtype)) for path, leaf in wanted.items()}
     for path in {**saved, **asked}:

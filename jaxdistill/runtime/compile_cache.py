@@ -1,4 +1,4 @@
-"""Compiled programs kept between runs: compiling is most of a short run's time."""
+"""A cache of compiled programs between runs: compilation takes most of the time of a short run."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ from jaxdistill.runtime.progress import say as say_line
 def enable_compile_cache(
     directory: str | os.PathLike | None = None, *, say: Callable[[str], None] = say_line
 ) -> Path | None:
-    """Turns on JAX's persistent compilation cache; to be called before the first compilation.
+    """Turns on JAX's persistent compilation cache; call it before the first compilation.
 
     Programs compiled for one CPU may not run on another, so each kind of CPU has a folder of its own
     under `jaxdistill/compile` in the user's cache directory (`XDG_CACHE_HOME`, or `~/.cache`).
@@ -54,7 +54,7 @@ def enable_compile_cache(
 
 
 def machine() -> str:
-    """A short name of what this CPU can do."""
+    """A short name of the instruction sets of this CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Numbers that end a run: values that are not finite, faults that metrics count, steps that were skipped."""
+"""Checks that stop a run: values that are not finite, faults that metrics count, too many skipped steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.types import Metrics
 
 MOST_SKIPPED = 50
-"""A run stops after this many consecutive skipped steps, a shorter one when all its steps are skipped."""
+"""A run stops after this many consecutive skipped steps; a shorter run stops if all its steps are skipped."""
 
 
 class Diverged(UserError):
-    """A run that met a NaN on its way, or linear solves that failed: bad numbers, not bad input."""
+    """A run with a NaN or with failed linear solves: bad numbers, not bad input."""
 
 
 def check(
@@ -26,7 +26,7 @@ def check(
     faults: Mapping[str, str],
     remedy: str,
 ) -> int:
-    """Raises where a chunk of outer steps shows that a run cannot go on.
+    """Raises if a chunk of outer steps shows that a run cannot continue.
 
     Args:
       metrics: of the chunk, [length] each.
@@ -73,7 +73,7 @@ def _check_faults(metrics: Metrics, step: int, faults: Mapping[str, str]) -> Non
 
 
 def _check_skipped(metrics: Metrics, before: int, step: int, most: int) -> int:
-    """How many steps in a row were skipped by the end of this chunk; raises where there are too many."""
+    """The number of consecutive skipped steps at the end of this chunk; raises if there are too many."""
     run = before
     for number, kept in enumerate(kept_steps(metrics), start=step + 1):
         run = 0 if kept else run + 1

@@ -1,4 +1,4 @@
-"""Synthetic data as an `.npz` that any framework reads: the product of a run.
+"""Synthetic data of a run as an `.npz` that any framework reads.
 
     x               [N, H, W, C] float32, raw pixel units of the data set (0..255 for MNIST), not clipped
     x_standardised  [N, H, W, C] float32, what the networks see: u = (x / scale - mean) / std;
@@ -39,12 +39,12 @@ from jaxdistill.data.whitening import Whitening
 from jaxdistill.runtime.atomic import atomic_write, jsonable
 
 KINDS = {"probabilities": "y_soft", "free": "y_free"}
-"""The array of labels by their kind."""
+"""The name of the labels' array, by the kind of labels."""
 ZCA = tuple(field.name for field in dataclasses.fields(Whitening))
 
 
 class Synthetic(NamedTuple):
-    """The content of a synthetic data file, ours or one that a user made."""
+    """The content of a synthetic data file, ours or a user's."""
 
     pixels: np.ndarray
     """[N, H, W, C] float32, raw pixel units."""
@@ -108,7 +108,7 @@ def write_synthetic(path: str | os.PathLike, **content: Unpack[Content]) -> None
 
 
 def synthetic(**content: Unpack[Content]) -> Synthetic:
-    """The synthetic data of a run, as `read_synthetic` gives them back from the file that has them.
+    """The synthetic data of a run, as `read_synthetic` returns them from its file.
 
     Args:
       **content: see `Content`.
@@ -162,12 +162,12 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
 
 
 def whitening_arrays(whitening: Whitening | None) -> dict[str, np.ndarray]:
-    """The arrays of a file that say how its images are whitened; empty if they are not."""
+    """The arrays of a file that define the whitening of its images; empty if they are not whitened."""
     return {} if whitening is None else {f"zca_{name}": getattr(whitening, name) for name in ZCA}
 
 
 def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -> Synthetic:
-    """Reads a synthetic data file: one of ours, or any `.npz` with images `x` and labels `y`.
+    """Reads a synthetic data file of a run, or any `.npz` with images `x` and labels `y`.
 
     Args:
       path: the `.npz`. `x` is [N, H, W, C] or [N, H, W] in raw pixel units, of any numeric type; `y` is
@@ -186,7 +186,7 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
 
 
 def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | None = None) -> Synthetic:
-    """The content of a file with those arrays, checked.
+    """The checked content of a file with the given arrays.
 
     Args:
       where: for errors.
@@ -243,7 +243,7 @@ def _whitening(where: str, arrays: Mapping[str, np.ndarray], shape: tuple[int, .
 
 
 def dedupe(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The distinct images behind the batches of all inner steps, and where each step takes them.
+    """The distinct images of the batches of all inner steps, and the indices of each step's batch.
 
     Several epochs over the same data give the same images again. Two equal ones inside one batch stay
     two, so the number of images per class is what it was.

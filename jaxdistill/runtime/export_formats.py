@@ -1,4 +1,4 @@
-"""Synthetic data as others read them: an `.npz` of pictures, a folder of PNGs, a Hugging Face data set.
+"""Synthetic data for other programs: an `.npz` of pictures, a folder of PNGs, a Hugging Face data set.
 
 Pictures have 8 bits: pixels are rounded, and clipped to the range from black to white, which learned images
 often leave. The exact images stand beside them where a format has room for it.
@@ -21,9 +21,9 @@ from jaxdistill.runtime.export import Synthetic, write_arrays
 from jaxdistill.runtime.training_code import LABELS, from_hf_folder, training_code
 
 METADATA = "distillation.json"
-"""In a folder that is an export: what pictures do not say. Only a folder that has it is ever replaced."""
+"""The file of an exported folder with the data that pictures lack. Only a folder with it is replaced."""
 HOW = ("dataset", "method", "learner", "inner", "class_names", "mean", "std")
-"""What of a file's metadata stands there too."""
+"""The metadata of a file that this file holds too."""
 CARD = """---
 # license: fill it in; the images were learned from {dataset}, whose licence applies to them too
 task_categories:
@@ -94,12 +94,12 @@ def pictures(file: Synthetic) -> Pictures:
 
 
 def write_npz(opened: BinaryIO, file: Synthetic, arrays: Mapping[str, np.ndarray]) -> None:
-    """All arrays of `synthetic.npz`, but `x` as uint8 and white as 255, as most programs read them."""
+    """Writes all arrays of `synthetic.npz`, with `x` as uint8 and white as 255, as most programs expect."""
     write_arrays(opened, {**arrays, "x": pictures(file).x, "scale": np.float32(255)})
 
 
 def write_folder(folder: Path, file: Synthetic) -> None:
-    """A PNG per image, in a folder per class that picture-folder readers number as the classes are."""
+    """Writes a PNG per image in a folder per class; readers of picture folders number the classes alike."""
     names = class_folders(file.metadata["class_names"])
     classes, shown = file.labels.argmax(axis=1), pictures(file)
     places = [f"{names[c]}/{row:05d}.png" for row, c in enumerate(classes)]
@@ -114,7 +114,7 @@ def write_folder(folder: Path, file: Synthetic) -> None:
 
 
 def write_hf(folder: Path, file: Synthetic, name: str, scores: Mapping[str, Any] | None) -> None:
-    """A folder that `datasets.load_dataset` and the Hub read: Parquet and a card.
+    """Writes a folder that `datasets.load_dataset` and the Hub read: Parquet and a card.
 
     Args:
       folder: to write into.
@@ -190,7 +190,7 @@ def _png(x: np.ndarray) -> bytes:
 
 
 def _write_metadata(folder: Path, file: Synthetic, more: Mapping[str, Any]) -> None:
-    """Writes what pictures do not say."""
+    """Writes the data that pictures do not hold."""
     steps = {"order": file.order, **file.hyperparameters}
     how = {name: file.metadata[name] for name in HOW if name in file.metadata}
     content = {"format": "jaxdistill export", "white": 255, **how, "steps": steps, **more}
@@ -225,7 +225,7 @@ def _card(file: Synthetic, shown: Pictures, name: str, scores: Mapping[str, Any]
 
 
 def _accuracy(scores: Mapping[str, Any] | None) -> str:
-    """A paragraph with the accuracies of a run's result; empty where there is none."""
+    """A paragraph with the accuracies of a run's result; empty if there is none."""
     if not scores or scores.get("test_accuracy_mean") is None:
         return ""
 

@@ -19,9 +19,9 @@ COLOURS = ("#0b6bcb", "#d1490c", "#1a7f5a", "#7a4fbf", "#b8860b", "#c2185b")
 MARKERS = "osD^v<>"
 DPI = 160
 MOST_PER_CLASS = 20
-"""Images of one class that a figure shows at most."""
+"""The maximum number of images of one class in a figure."""
 MOST_CLASSES, MOST_ROWS = 200, 50
-"""Classes that a figure shows at most: with one image each, and with a row each."""
+"""The maximum number of classes in a figure: with one image each, and with a row each."""
 
 
 def image_grid(
@@ -81,7 +81,7 @@ def _evenly(count: int, most: int) -> np.ndarray:
 
 
 def curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
-    """Draws what a metrics file says against the outer step: losses, accuracies, learned step sizes.
+    """Draws the metrics of a file against the outer step: losses, accuracies, learned step sizes.
 
     Scalars are grouped by name: `*accuracy*` in per cent, `*loss*` (logarithmic where it spans a decade),
     and learned step sizes `*learning_rate*`, `*step_size*` or `*momentum*`; arrays give one line per
@@ -148,7 +148,8 @@ def lines(
 def rank_scatter(
     path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], ways: Mapping[str, str], *, title: str = ""
 ) -> None:
-    """Draws the accuracy of long training against that of few steps, a panel per way to train few steps.
+    """Draws the accuracy of long training against that of few steps, with a panel per kind of few-step
+    training.
 
     Args:
       path: the PNG.

@@ -16,7 +16,7 @@ PANELS = (
 
 
 def scaling(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
-    """Draws what an outer step takes against the number of devices, a line per way to give them work.
+    """Draws time, rate and memory of an outer step against the number of devices, a line per kind of work.
 
     Dotted lines are the ideal, from the fewest devices: of fixed work half of the time on twice the devices,
     of fixed work per device the same.

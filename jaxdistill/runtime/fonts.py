@@ -1,4 +1,4 @@
-"""Fonts for names in all scripts: the one that Matplotlib brings, and those of the machine."""
+"""Fonts for names in all scripts: Matplotlib's own font, and the fonts of the machine."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""One run in several processes, on one host or many: how they start, agree, write and end together.
+"""One run in several processes, on one host or many: they start, agree, write and end together.
 
 JAX does the work: `jax.distributed.initialize` finds SLURM, Open MPI and TPU pods by itself, every process
 runs the same program, and what is sent between devices goes between hosts too. Here is the rest: all have
@@ -30,7 +30,7 @@ from jaxdistill.runtime import last_words
 
 AGAIN = "Run the same command on all hosts again to resume from the last checkpoint."
 SIGNS_OF_LOSS = ("Gloo", "NCCL", "coordination", "UNAVAILABLE", "Connection", "heartbeat", "Barrier")
-"""In what JAX raises where another process is gone."""
+"""A text in the errors that JAX raises if another process is gone."""
 HEARTBEAT = 60
 """Seconds without a sign of life after which a process counts as gone."""
 LINGER = 3.0
@@ -46,7 +46,7 @@ def start(
     process_id: int | None = None,
     start_timeout: int = 300,
 ) -> bool:
-    """Joins the processes of a run, before any other use of JAX; nothing happens where nobody asked for it.
+    """Joins the processes of a run, before any other use of JAX; does nothing unless the options ask for it.
 
     Standard output is process 0's alone from here on, and what native code prints there goes nowhere.
 
@@ -132,7 +132,7 @@ def is_primary() -> bool:
 
 
 def agree(what: str, facts: Mapping[str, Any]) -> None:
-    """Raises, in every process, unless all of them have the same facts.
+    """Raises in every process unless all processes have the same facts.
 
     Args:
       what: they are.
@@ -155,7 +155,7 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
 
 
 def from_primary(make: Callable[[], Any]) -> Any:
-    """What process 0 makes, JSON, in every process; where it refuses, all of them do, with its words."""
+    """The value of process 0, as JSON, in every process; if process 0 raises, all raise the same error."""
     if jax.process_count() == 1:
         return make()
     error, told = None, {}
@@ -173,7 +173,7 @@ def from_primary(make: Callable[[], Any]) -> Any:
 
 
 def signal_of_all(caught: Sequence[int]) -> int:
-    """The number of a signal that any process caught, the same everywhere; 0 where none did.
+    """The number of a signal that any process caught, the same in every process; 0 if there is none.
 
     Args:
       caught: numbers of signals that this process caught, the first one first.
@@ -192,12 +192,12 @@ def lost(error: BaseException) -> bool:
 
 
 def lost_line() -> str:
-    """What to say then."""
+    """The message about a lost process."""
     return str(fail("multihost", "all processes to go on", "one that ended", AGAIN))
 
 
 def settle(line: str = "") -> None:
-    """This process speaks for itself from here on, and says this line, on standard error.
+    """Prints this line on standard error; from here on the process prints its own last message.
 
     Both in one write: an abort that comes between them would leave no word, or two.
     """
@@ -210,7 +210,7 @@ def settle(line: str = "") -> None:
 
 
 def finish() -> None:
-    """Ends a run that went well: waits until all processes are here. Nothing happens in a run of one."""
+    """Ends a successful run: waits until all processes are here. Does nothing in a run of one process."""
     if not joined():
         return
     from jax.experimental import multihost_utils
@@ -221,7 +221,7 @@ def finish() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process with an exit code, of several without waiting for the others, whatever they do."""
+    """Ends this process with an exit code, without waiting for the other processes."""
     if not joined():
         sys.exit(code)
     for file in (sys.stdout, sys.stderr):

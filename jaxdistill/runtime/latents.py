@@ -1,4 +1,4 @@
-"""What a run stores in the place of images, as an `.npz` that NumPy alone decodes: `latents.npz`.
+"""What a run stores instead of images, as an `.npz` that NumPy alone decodes: `latents.npz`.
 
 latents/<name>    what the decoder reads: float32, float16 or uint8, and integers such as the index of a
                   colour; labels that are learned are logits [N, classes] under latents/labels

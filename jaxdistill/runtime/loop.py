@@ -1,4 +1,4 @@
-"""The outer loop: compiled chunks of outer steps; between chunks it logs, checkpoints and listens.
+"""The outer loop: compiled chunks of outer steps; between chunks it logs, saves and checks for signals.
 
 A run is a function of its config and seed. No key lives in the state, batches are drawn inside the chunk
 from the step number, and chunks start at multiples of their length, so a run that was killed and resumed
@@ -40,7 +40,7 @@ MOST_VALUES = 64
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state, where it has a directory."""
+    """A signal stopped the run; its state is saved if it has a directory."""
 
     def __init__(self, finished: "Finished", number: int, saved: bool):
         where = "saved; run the same command again to resume" if saved else "not saved"
@@ -53,7 +53,7 @@ class Interrupted(Exception):
 
 
 class Finished(NamedTuple):
-    """What the loop gives back."""
+    """The result of the loop."""
 
     state: DistillState
     seconds: float
@@ -123,7 +123,7 @@ def distill(
     bounds: Mapping[str, Bound] | None = None,
     devices: mesh.Layout | None = None,
 ) -> Finished:
-    """Runs a method to `num_steps`, from the last checkpoint of the run where there is one.
+    """Runs a method to `num_steps`, from the last checkpoint of the run if there is one.
 
     Args:
       method: what to run; one of several (for networks of other shapes, with the same state) drawn for every
@@ -239,7 +239,7 @@ def distill(
 def _streamed(
     method: Method, real: Any, key: Array, step: int, num_steps: int, length: int
 ) -> Iterator[Drawn | None] | None:
-    """What each chunk of outer steps draws of real images on the host; None if they are on the device."""
+    """The real images on the host that each chunk of outer steps draws; None if they are on the device."""
     if not (isinstance(real, Dataset) and on_host(real)):
         return None
     if method.draw is None:  # it sees no real data
@@ -285,7 +285,7 @@ def _drawn(key: Array, step: int, count: int) -> int:
 
 
 def _check_end(step: int, num_steps: int, run: RunDir | None) -> None:
-    """Raises where a checkpoint lies beyond the end of the run."""
+    """Raises if a checkpoint lies beyond the end of the run."""
     if run is not None and step > num_steps:
         raise fail("distill", f"a checkpoint at or before outer step {num_steps} in {run.path}", step)
 
@@ -296,14 +296,14 @@ def _start(method: Method, key: Array, checkpoints: AnyCheckpoints) -> tuple[Dis
 
 
 def _hyperparameters(method: Method, state: DistillState) -> dict[str, Any]:
-    """The learned ones; those that are fixed are in the config."""
+    """The learned hyper-parameters; fixed values are in the config."""
     values = jax.device_get(method.hyperparameters(state))
     learned = {name: value for name, value in values.items() if name in state.meta.inner}
     return {name: value.tolist() for name, value in learned.items() if value.size <= MOST_VALUES}
 
 
 def _summary(metrics: Metrics) -> dict[str, float]:
-    """A chunk in one row: means over its steps, those that were skipped left out; the worst of `worst_*`."""
+    """A chunk in one row: means over the steps that were not skipped, and the worst of `worst_*`."""
     kept, row = kept_steps(metrics), {}
     for name, value in metrics.items():
         every = np.asarray(value) if name in ("skipped", "failed_solves") else np.asarray(value)[kept]

@@ -1,4 +1,4 @@
-"""Errors of the machine, such as a full disk: one line instead of what Python, Orbax or Matplotlib raise."""
+"""Errors of the machine, such as a full disk, as one line instead of a traceback."""
 
 import contextlib
 import errno
@@ -15,12 +15,12 @@ REMEDIES = {
         (errno.EACCES, errno.EPERM, errno.EROFS), "Check its permissions or choose another place."
     ),
 }
-"""What to do, by number of the error."""
+"""The remedy, by the number of the error."""
 
 
 @contextlib.contextmanager
 def writing(where: str, path: str | os.PathLike, kept: str = "") -> Iterator[None]:
-    """Inside, an error of the machine that keeps a file from being written becomes one line.
+    """A context manager that turns errors of the machine while a file is written into one line.
 
     Args:
       where: who writes, for the error.

@@ -11,7 +11,7 @@ UNITS |= {f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("kmgt",
 
 
 def temporary_bytes(compiled: Any) -> int:
-    """Bytes of the temporaries of a compiled program, which is what differs between ways to compute the same.
+    """Bytes of the temporaries of a compiled program; programs for the same result differ in these alone.
 
     Args:
       compiled: what `jax.jit(f).lower(...).compile()` gives.
@@ -20,7 +20,7 @@ def temporary_bytes(compiled: Any) -> int:
 
 
 def total_bytes(compiled: Any) -> int:
-    """Bytes that a compiled program needs at once: temporaries, arguments and what it returns.
+    """Bytes that a compiled program needs at once: temporaries, arguments and results.
 
     Args:
       compiled: what `jax.jit(f).lower(...).compile()` gives.

@@ -1,4 +1,4 @@
-"""Which devices a run lies on: a mesh with the axes `learner` and `data`, and the placing of arrays on it.
+"""The devices of a run: a mesh with the axes `learner` and `data`, and the placement of arrays on it.
 
 K learners are split over `learner`, the images of a real batch over `data` (`jaxdistill.inner.over_learners`
 does it inside the compiled step, wherever `spread` is around its tracing); everything else is whole on every
@@ -50,7 +50,7 @@ MORE_CPUS = "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N devices 
 
 
 class Layout(NamedTuple):
-    """A mesh, and how many learners are split over it."""
+    """A mesh, and the number of learners that are split over it."""
 
     mesh: Mesh
     num_learners: int
@@ -72,7 +72,7 @@ def layout(
     learners: str = "num_learners",
     batch: str = "real_batch_size",
 ) -> Layout | None:
-    """The devices that a run lies on.
+    """The devices of a run.
 
     Args:
       text: `learner:4,data:2`, an axis that is left out being 1; None for all devices on `learner`, as many
@@ -120,7 +120,7 @@ def on_learner(count: int, num_learners: int) -> Layout | None:
 
 
 def learner_shares(text: str | None) -> int:
-    """Devices along `learner` of a mesh that was asked for; 1 where none was.
+    """The number of devices along `learner` of a chosen mesh; 1 without a mesh.
 
     Raises:
       UserError: as for `layout`.
@@ -129,7 +129,7 @@ def learner_shares(text: str | None) -> int:
 
 
 def described(devices: Layout | None) -> str:
-    """One line on the devices, where there are several: what each of them has; empty otherwise."""
+    """One line about several devices and the work of each; empty for one device."""
     total = jax.device_count()
     if devices is None:
         return "" if total == 1 else f"1 of {total} devices"
@@ -154,7 +154,7 @@ def spread(devices: Layout | None) -> contextlib.AbstractContextManager:
 
 
 def state_shardings(devices: Layout, state: DistillState) -> DistillState:
-    """Where a state lies: arrays with an axis of K learners split over it, the others whole everywhere.
+    """The placement of a state: arrays with an axis of K learners are split over it, others are replicated.
 
     Args:
       devices: the layout.
@@ -176,12 +176,12 @@ def state_shardings(devices: Layout, state: DistillState) -> DistillState:
 
 
 def whole_everywhere(devices: Layout) -> NamedSharding:
-    """The sharding of what every device has a copy of."""
+    """The sharding of arrays that every device has a copy of."""
     return NamedSharding(devices.mesh, PartitionSpec())
 
 
 def placed(tree: Any, shardings: Any) -> Any:
-    """Arrays that every host has, on the devices of a mesh; nothing is sent between hosts.
+    """Places arrays that every host has on the devices of a mesh; nothing is sent between hosts.
 
     Args:
       tree: arrays of this host, typed keys among them.
@@ -232,7 +232,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def communication(compiled: Any) -> list[Collective]:
-    """What a compiled program sends between devices, each operation of its text once.
+    """The operations of a compiled program that send data between devices, each once.
 
     An operation in a loop counts once: of a chunk of outer steps that is what one step sends, save what is
     in a loop inside of it.

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object per line, and TensorBoard for who wants it.
+"""The log of a run: one JSON object per line, and optionally TensorBoard.
 
 Lines are strict JSON: a NaN or an infinity is written as null, and `read_metrics` gives NaN for it.
 """
@@ -16,7 +16,7 @@ from jaxdistill.runtime.machine import writing
 
 
 class MetricsLog:
-    """Appends rows to a metrics file, which a kill can cut at a row's end only.
+    """Appends rows to a metrics file; a killed process leaves at most one incomplete last row.
 
     Args:
       path: the file, made where it is missing.

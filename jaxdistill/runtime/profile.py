@@ -1,4 +1,4 @@
-"""What a run runs on, and what it costs."""
+"""The devices and the environment of a run."""
 
 import importlib.metadata
 import os
@@ -31,7 +31,8 @@ def device_description() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What besides the config decides a run's numbers: versions, device, settings of JAX and XLA, commit.
+    """The facts besides the config that decide a run's numbers: versions, device, settings of JAX and XLA,
+    commit.
 
     It starts JAX's backend: a multi-host run calls `jax.distributed.initialize` before.
 
@@ -58,7 +59,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that `jaxdistill` is imported from, None where it is no checkout."""
+    """The commit of the checkout that `jaxdistill` is imported from; None if it is not a checkout."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:

@@ -15,9 +15,9 @@ from jaxdistill.core.reporting import listening
 WIDTH = 80
 """Columns of a log."""
 LONG = 600.0
-"""Seconds above which a person is told how to wait less."""
+"""Seconds above which the option that shortens the work is named."""
 ENOUGH = 2.0
-"""Seconds of work that say how long all of it takes."""
+"""Seconds of work from which the time of all work is estimated."""
 
 
 SMALLEST_WIDTH = 20
@@ -29,7 +29,7 @@ _silent: contextvars.ContextVar[bool] = contextvars.ContextVar("silent", default
 
 @contextlib.contextmanager
 def silent(wanted: bool = True) -> Iterator[None]:
-    """Inside, nothing is shown; with `wanted` False everything is, as outside."""
+    """A context manager that silences output; it does nothing with `wanted` False."""
     token = _silent.set(wanted or _silent.get())
     try:
         yield
@@ -45,7 +45,7 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 
 def plain(text: str, file: TextIO | None) -> str:
-    """The text in the characters that the encoding of a file has.
+    """The text with only the characters that the encoding of a file has.
 
     Example:
       >>> plain("98.1 ± 0.2", None)
@@ -67,7 +67,7 @@ codecs.register_error("jaxdistill.plain", _replaced)
 
 @contextlib.contextmanager
 def counting(seconds: float = 2.0) -> Iterator[None]:
-    """Inside, what the library reports of its long work is shown: a line at most every `seconds`."""
+    """A context manager that prints the library's reports of long work, at most one line every `seconds`."""
     last, out = time.monotonic(), sys.stdout  # TFDS prepares a set with its own output put aside
 
     def show(what: str, done: int, total: int) -> None:
@@ -81,7 +81,7 @@ def counting(seconds: float = 2.0) -> Iterator[None]:
 
 
 class Shorter(NamedTuple):
-    """An option that long work takes less time with, in proportion."""
+    """An option that shortens long work in proportion to its value."""
 
     option: str
     now: int
@@ -90,14 +90,14 @@ class Shorter(NamedTuple):
     """How much of it is done before the work that is left."""
 
     def told(self, seconds: float) -> str:
-        """The value with which work of `seconds` takes at most `LONG`."""
+        """The value at which work of `seconds` takes at most `LONG`."""
         left = self.now - self.done
         value = max(1, int(left * LONG / seconds))
         return f"{self.option}={self.done + value} takes about {duration(seconds * value / left)}"
 
 
 def expected(what: str, seconds: float, shorter: Shorter | str) -> str:
-    """The time that work takes, in words; above ten minutes with the option that shortens it.
+    """The expected time of some work in words; above ten minutes with the option that shortens it.
 
     Args:
       what: the work.
@@ -118,7 +118,7 @@ def expected(what: str, seconds: float, shorter: Shorter | str) -> str:
 def expecting(
     what: str, total: int, shorter: Shorter | str, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[None]:
-    """Inside, the time that training takes is shown once, if it is a second or more.
+    """A context manager that prints the expected time of training once, if it is a second or more.
 
     It comes from the first steps, compilation left out.
 
@@ -216,7 +216,7 @@ class Progress:
             self._bar.stop()
 
     def update(self, step: int, **metrics: Any) -> None:
-        """Tells that `step` outer steps are done; `metrics` are scalars, accuracies in [0, 1]."""
+        """Shows that `step` outer steps are done; `metrics` are scalars, accuracies in [0, 1]."""
         now = self._clock()
         if self._first is None:
             self._first = now, step
@@ -228,7 +228,7 @@ class Progress:
             self._line(f"{self.label}: {text}")
 
     def say(self, text: str) -> None:
-        """Prints a line of its own, above the bar where there is one."""
+        """Prints a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.console.print(plain(text, self._file), markup=False, emoji=False, highlight=False)
         else:

@@ -1,7 +1,7 @@
-"""A run is a directory: one config, one writer, and everything that the run makes.
+"""The directory of a run: one config, one writer, and all output of the run.
 
 runs/dd/
-  config.json      the experiment, what was chosen, what it became, and what the run started on
+  config.json      the experiment, the chosen options, the resolved options, and the environment at the start
   lock             held by the live run, free again as soon as it ends, however it ends
   checkpoints/     the last states
   metrics.jsonl    a row per logged outer step
@@ -35,7 +35,7 @@ class Held(UserError):
 
 
 class RunDir:
-    """An open run directory; made by `open_run`, and a context manager that lets the lock go.
+    """An open run directory from `open_run`; a context manager that releases the lock.
 
     Of a multi-host run only process 0 holds the lock and writes; the others have `primary` False, and
     their `write_json` does nothing.
@@ -100,7 +100,7 @@ class RunDir:
         return hosts.from_primary(lambda: _read_json(self.result, remedy) if self.result.exists() else None)
 
     def close(self) -> None:
-        """Lets the lock go; harmless when called twice."""
+        """Releases the lock; may be called twice."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -121,7 +121,7 @@ def open_run(
     free_fields: Collection[str] = (),
     upgrade: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
 ) -> RunDir:
-    """Starts a run in `path`, or resumes the one that is there if it is the same run.
+    """Starts a run in `path`, or resumes the run that is there if it is the same.
 
     Args:
       path: the directory, made where it is missing.
@@ -188,7 +188,7 @@ def _open(
 
 
 def _take(lock: BinaryIO, path: Any) -> None:
-    """The kernel frees the lock when its process ends, `kill -9` included: a stale one cannot exist."""
+    """Takes the lock. The kernel frees it when the process ends, even by `kill -9`, so it is never stale."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -213,7 +213,7 @@ def _settle(
     path: Any,
     upgrade: Callable[[dict[str, Any]], Mapping[str, Any]] | None,
 ) -> list[str]:
-    """Writes `config.json`, or compares with the one there; returns notes about the environment."""
+    """Writes `config.json`, or compares with the existing one; returns notes about the environment."""
     now = atomic.jsonable(profile.environment())
     if not file.exists():
         atomic.write_json(file, {**about, "config": config, "environment": now})
@@ -289,7 +289,7 @@ def _show(value: Any) -> str:
 
 
 def _own_leftover(name: str) -> bool:
-    """What a run killed before it wrote its config may leave."""
+    """The files that a run may leave if it is killed before it writes its config."""
     return name == "lock" or (name.startswith(".") and name.endswith(".tmp"))
 
 

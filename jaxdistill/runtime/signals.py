@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a loop runs: noted, so that the loop saves before it ends."""
+"""SIGINT and SIGTERM while a loop runs: they are recorded, so that the loop saves before it ends."""
 
 import contextlib
 import signal
@@ -16,7 +16,7 @@ def listening() -> bool:
 
 @contextlib.contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM puts its number in; a second one acts as it always did.
+    """A list that receives the number of a SIGINT or SIGTERM; a second signal has its usual effect.
 
     Python hands signals to the main thread alone: the list stays empty in any other.
     """

@@ -1,4 +1,4 @@
-"""Cautions about a run that goes on and learns nothing more."""
+"""Cautions about a run that continues but no longer learns."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Bound(NamedTuple):
 
 
 class Stalls:
-    """Warns, once each, if all values of a hyper-parameter stay at a bound, or if gradients are zero.
+    """Warns once if all values of a hyper-parameter stay at a bound, and once if gradients are zero.
 
     Args:
       bounds: of learned hyper-parameters, by name.

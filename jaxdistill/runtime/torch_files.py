@@ -1,4 +1,4 @@
-"""PyTorch files of images: ours, and those that the papers' code writes; nothing in them is ever run.
+"""PyTorch files of images: ours, and those of the papers' code; no code in them is ever run.
 
 `torch.load(weights_only=True)` reads tensors and plain values and refuses code. PyTorch is the extra `torch`.
 """
@@ -20,7 +20,7 @@ from jaxdistill.runtime.export import Synthetic, checked
 
 SUFFIXES = (".pt", ".pth")
 OURS = "jaxdistill synthetic images"
-"""What `format` says in a file of ours."""
+"""The value of `format` in our files."""
 NAMES = {"images": "x_standardised", "pixels": "x", "labels": "y", "order": "order"}
 NAMES |= {"soft_labels": "y_soft", "free_labels": "y_free"}
 """By key of a file of ours: the array of `synthetic.npz`."""
@@ -83,7 +83,7 @@ def write_torch(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_torch(path: str | os.PathLike) -> Synthetic:
-    """Reads a PyTorch file of images: one of ours, or one that the code of the papers writes.
+    """Reads a PyTorch file of images, ours or one of the papers' code.
 
     | file | who writes it |
     | --- | --- |
@@ -138,7 +138,7 @@ def read_torch(path: str | os.PathLike) -> Synthetic:
 
 
 def _loaded(path: Path, where: str) -> Any:
-    """What a file holds, on the CPU."""
+    """The content of a file, on the CPU."""
     torch = require_torch(where)
     if not path.is_file():
         raise fail(where, "a .pt file", "no file of that name" if not path.exists() else "a folder")
@@ -197,7 +197,7 @@ def _first_experiment(where: str, data: Any) -> tuple[Any, Any]:
 
 
 def _labels_beside(path: Path) -> Any:
-    """What `labels_best.pt` holds beside `images_best.pt`; None if there is none."""
+    """The content of `labels_best.pt` beside `images_best.pt`; None if there is none."""
     name = path.name.replace("images", "labels", 1)
     beside = path.with_name(name)
     if name == path.name or not beside.is_file():

@@ -1,4 +1,4 @@
-"""A few lines of PyTorch that train a network on exported images as they were distilled."""
+"""PyTorch code that trains a network on exported images with the batches and steps of the distillation."""
 
 import itertools
 import json
@@ -92,7 +92,7 @@ def from_hf_folder(path: str, metadata: str, kind: str = "probabilities") -> lis
 
 
 def training_code(file: Synthetic, first: Sequence[str]) -> str:
-    """PyTorch code that trains the network that images were distilled for.
+    """PyTorch code that trains the network of the distillation.
 
     With the order and the step sizes of the file, or where it has none by the protocol of the matching papers
     (DC, without augmentation).
@@ -118,7 +118,7 @@ def _quoted(text: str) -> str:
 
 
 def _network(saved: Mapping[str, Any], shape: tuple[int, ...], classes: int) -> list[str]:
-    """The network in PyTorch, or a ConvNet where it is another one."""
+    """The network in PyTorch, or a ConvNet if it has no PyTorch code."""
     name = saved.get("learner", "")
     defaults = options_of(LEARNERS[name]) if name in LEARNERS else {}
     learner = defaults | {option: value for option, value in saved.items() if value is not None}
@@ -198,7 +198,7 @@ def _as_distilled(file: Synthetic, optimizer: str) -> list[str]:
 
 
 def _loss(file: Synthetic) -> str:
-    """What the inner loop of a file lowers, of the images in `rows`."""
+    """The training loss of a file's inner loop, on the images in `rows`."""
     inner, classes = file.metadata["inner"], file.labels.shape[1]
     if inner.get("loss") == "squared":
         wanted = (
