@@ -82,7 +82,7 @@ def test_images_without_labels_are_in_the_order_of_the_classes(save, capsys):
     )
     np.testing.assert_array_equal(batch.y, np.eye(10)[Y])
     text = refused(save({"images_100.pt": X[:15]}))
-    assert "as many images of each of 10 classes, got 15 images and no labels" in text
+    assert "equally many images of each of 10 classes, got 15 images and no labels" in text
 
 
 def test_the_authors_standardisation_becomes_ours(save):
