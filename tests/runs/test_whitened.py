@@ -63,7 +63,7 @@ def test_numpy_alone_whitens_and_undoes_it(run, file):
 def test_images_are_whitened_as_the_data_are(run, file, capsys):
     digits = jd.load("digits")
     job = prepared(file, "linear", EvaluateOptions(preprocess="standardise"))
-    assert "note: the images were not whitened as digits is here" in capsys.readouterr().out
+    assert "note: the images were not whitened as digits; they are" in capsys.readouterr().out
     np.testing.assert_array_equal(job.data.test.x, digits.test.x)
     np.testing.assert_allclose(job.images.x, jd.standardise(run.images, digits.info), atol=1e-5)
     raw = file.with_name("raw.npz")
