@@ -5,27 +5,27 @@ Question: does every method run on a GPU, how fast is it at its paper's size, an
     python -m experiments.gpu_agenda --data=FOLDER          one piece; run it again for the next piece
     python -m experiments.gpu_agenda --data=FOLDER --list   the items in order, with their progress
 
-FOLDER holds mnist.npz and, for the rows of CIFAR-10, cifar10.npz: arrays x, y, x_test, y_test and a `name`,
-`mnist` or `cifar10`. With the name, normalisation, augmentation and protocol are those of --dataset=mnist.
-The cache that `load` writes is such a file, with the images in the same order:
+FOLDER holds mnist.npz and, for the items of CIFAR-10, cifar10.npz: arrays x, y, x_test, y_test and a `name`,
+`mnist` or `cifar10`. The name selects the normalisation, augmentation and protocol of --dataset=mnist. The
+cache that `load` writes is such a file, with the images in the same order:
 
     python -c "from jaxdistill.data import load; load('mnist', data_dir='prepared', manual_dir='FILES')"
     mkdir FOLDER; cp prepared/mnist/*/jaxdistill-1.npz FOLDER/mnist.npz
 
-Splits and images are then those of --dataset=mnist, bit for bit. One thing differs: the config of a run also
+Splits and images are then those of --dataset=mnist, bit for bit. Only the config of a run differs: it also
 has `dataset_sha256`, since a file may hold anything.
 
-Every item is a command of another script in a process of its own, with a log. When `piece_seconds` are over,
-the process is asked to stop and saves its state; it is killed if that takes longer than `grace_seconds`. So a
-call takes at most both together, and some seconds to write the archives. A run listens between its compiled
-chunks of outer steps, so the grace should be longer than a chunk (on 2 cores, at these sizes, it is not), and
-a piece longer than an evaluation (some minutes), which starts anew if it is stopped. The next call goes on,
-and tries failed items again.
+Every item is a command of another script in a separate process, with a log. After `piece_seconds` the process
+is asked to stop and saves its state; it is killed if that takes longer than `grace_seconds`. So a call takes
+at most both together, and some seconds to write the archives. A run can stop only between its compiled chunks
+of outer steps, so the grace should be longer than a chunk (on 2 cores, at these sizes, it is not). A piece
+should be longer than an evaluation (some minutes), which starts again if it is stopped. The next call
+continues, and tries failed items again.
 
 RUN_DIR/results has NAME.json and NAME.png, named as in experiments/results; results.zip holds them all.
-state.zip holds what another machine needs to go on: --resume_from=FILE takes it there. Some 80 MB of it are a
-generator's. The hundred experts of MTT are 6.5 GB and stay out of it (--archive_mib): train them and run MTT
-on one machine. Expected: see the presets; nothing of this has been run on a GPU.
+state.zip holds what another machine needs to continue with --resume_from=FILE. A generator takes some 80 MB
+of it. The hundred experts of MTT are 6.5 GB and stay out of it (--archive_mib): train them and run MTT on one
+machine. Expected numbers are in the presets; nothing of this has been run on a GPU.
 """
 
 import json

@@ -26,7 +26,7 @@ class Places(Options):
 
     title: ClassVar[str] = "data"
     data_dir: str | None = option(None, "folder of prepared data sets (default: the user's cache folder)")
-    manual_dir: str | None = option(None, "folder with the original files of the set; nothing is downloaded")
+    manual_dir: str | None = option(None, "folder of the original files of the set, instead of a download")
     data_memory: str | None = option(
         None, "memory limit for training images, such as 2GB; a larger set stays on the host or the disk"
     )
@@ -67,7 +67,7 @@ class ReadingOptions(Places):
     )
     preprocess: str = option(
         "standardise",
-        "how images are normalised: per channel, or also whitened by ZCA with lambda 0.1",
+        "normalisation of images per channel; zca also whitens them (lambda 0.1)",
         known="jaxdistill.data.whitening:PREPROCESSINGS",
     )
 
