@@ -1,17 +1,20 @@
 """Architecture search by few-step training on distilled data: does it rank networks as long training does?
 
-Question: how well do few steps on generated data rank architectures, against as many steps on real data and
-on random real images, and at what cost?
+Question: how well do few steps on distilled images order architectures, against as many steps on real data
+and on random real images, and at what cost?
 
-    python -m experiments.nas                      distills a generator of digits first; 4 minutes on 2 cores
+    python -m experiments.nas                      distills a hundred digits first; 6 minutes on 2 cores
     python -m experiments.nas --distilled=RUN      a finished run of experiments.distill
 
-Candidates are ConvNets of another depth, width, norm, activation and kernel. Each is scored on validation
-after four trainings: the steps of the run on its data, as many steps on real data, as many on random real
-images, and a long training on real data. The step sizes on real images are searched on validation. The table
-shows Spearman's and Kendall's rank correlation with the long training, the time of both, and the test
-accuracy of the candidate that each training ranks first. The test set ranks nothing. Candidates are measured
-one after another; run the same command again to resume a search that was stopped.
+Candidates are ConvNets of another depth, width, norm, activation, kernel and pooling. Each is scored on
+validation after these trainings: a few steps on the distilled images, as many on real data, as many on random
+real images, and long training on real data, twice, with other networks. The second long training is the
+ceiling: no way can be expected to rank better. A run of a method that trains networks is used as it was
+learned, with its own steps; other step sizes are searched on validation. The table shows Spearman's and
+Kendall's rank correlation with the first long training, the time, and the
+test accuracy of the candidate that each training ranks first.
+The test set ranks nothing. Candidates are measured one after another; run the same command again to resume a
+search that was stopped.
 """
 
 import itertools
@@ -28,24 +31,26 @@ import scipy.stats
 
 from experiments import cli
 from experiments.tables import as_csv, as_markdown
+from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import filled
 from jaxdistill.config.table import Config, DeviceOptions, MapOptions, Places, SeedOptions
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Batch, Dataset, Learner, Params
-from jaxdistill.data import DatasetInfo
+from jaxdistill.core.types import Batch, Dataset, Learner
+from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.evaluation import (
     Protocol,
     Subsets,
     epochs,
+    evaluator,
     everything,
     few_steps,
-    one_program,
     random_of_each_class,
     summarize,
     with_step_size,
 )
+from jaxdistill.inner.over_learners import by_turns
 from jaxdistill.learners import learner
 from jaxdistill.populations.fresh import fresh
 from jaxdistill.runs.compare import show as show_result
@@ -58,16 +63,18 @@ from jaxdistill.runtime.rundir import RunDir, open_run
 
 SPACE: dict[str, tuple[Any, ...]] = {
     "depth": (1, 2, 3),
-    "width": (4, 8, 16, 32),
+    "width": (2, 4, 8, 16, 32),
     "norm": ("none", "instance", "batch"),
     "activation": ("relu", "tanh"),
     "kernel": (3, 5),
+    "pooling": ("average", "max"),
 }
 """The options of a candidate; depths that the image has no room for are left out."""
 WAYS = {
     "distilled": "few steps on distilled data",
     "real": "as many steps on real data",
     "random": "as many steps on random real images",
+    "again": "long training of other networks",
 }
 PLACES = ("dataset", "data_dir", "manual_dir")
 """Options for the data of the run."""
@@ -76,13 +83,21 @@ PLACES = ("dataset", "data_dir", "manual_dir")
 @options
 class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     title: ClassVar[str] = "search"
-    distilled: str | None = option(None, "a finished run of experiments.distill (default: distills digits)")
+    distilled: str | None = option(
+        None, "a finished run of experiments.distill (default: distills a hundred digits)"
+    )
     num_candidates: int = option(24, "architectures to draw from the space", low=3)
     num_learners: int = option(3, "networks per architecture and kind of training", low=1)
+    num_steps: int | None = option(
+        None, "few steps: this many (default: 32, or those that a run's method trains networks for)", low=1
+    )
+    few_batch_size: int = option(
+        16, "images per batch of a few steps, if the method trains no networks", low=1
+    )
     num_epochs: int = option(20, "epochs of the long training", low=1)
     batch_size: int = option(64, "images per batch of the long training", low=1)
     step_sizes: tuple[float, ...] = option(
-        (0.01, 0.03, 0.1), "step sizes to try on real data; validation chooses", above=0, some=True
+        (0.01, 0.03, 0.1), "step sizes to try; validation chooses", above=0, some=True
     )
     dataset: str | None = option(None, "the .npz of a run that was distilled from a user's own images")
     run_dir: str = option(
@@ -92,34 +107,28 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
 
 
 SMOKE = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "step_sizes": (0.03,)}
-GENERATOR = Config(
-    method="gtn",
-    batch_size=16,
-    distill_steps=16,
-    generator_width=16,
-    generator_hidden=128,
+DISTILLED = Config(
+    method="dm",
+    images_per_class=10,
     learner="convnet",
     width=16,
     depth=3,
     num_shapes=4,
-    inner_learning_rate=0.1,
-    outer_learning_rate=0.01,
-    clip=1.0,
-    num_outer_steps=800,
-    chunk_length=5,
+    num_outer_steps=2000,
     num_baseline_learners=0,
 )
 """The run that is distilled if none is given: for ConvNets of four random shapes."""
 SHORT: dict[str, Any] = {
     "num_outer_steps": 10,
     "num_eval_learners": 2,
+    "images_per_class": 1,
     "num_shapes": 1,
     "width": 4,
     "depth": 1,
-    "distill_steps": 2,
-    "generator_width": 4,
 }
 """Its changed options in a trial run."""
+STEPS = 32
+"""Few steps, if the method trains no networks and nobody chose."""
 Row = dict[str, Any]
 
 
@@ -136,7 +145,7 @@ def run(options: Options) -> dict[str, Any]:
     devices = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
     folder = Path(options.run_dir)
     path = options.distilled or default_run(folder, options.smoke)
-    distilled = load_run(path, **{name: getattr(options, name) for name in PLACES}, inner_loop=True)
+    distilled = load_run(path, **{name: getattr(options, name) for name in PLACES})
     info = distilled.data.info
     candidates = drawn(info, options.num_candidates, options.seed)
     left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "distilled")
@@ -149,7 +158,8 @@ def run(options: Options) -> dict[str, Any]:
         )
         mesh.say_devices(devices)
         with mesh.spread(devices):
-            rows = [measured(directory, distilled, options, network) for network in candidates]
+            trainings = trainings_of(distilled, options)
+            rows = [measured(directory, distilled, options, trainings, network) for network in candidates]
         result = {
             "rows": rows,
             "ways": judged(rows),
@@ -167,9 +177,9 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def default_run(folder: Path, smoke: bool) -> str:
-    """Distills a generator of digits for ConvNets of random shape; a run that is already there is resumed."""
+    """Distills digits for ConvNets of random shapes; a run that is already there is resumed."""
     path = str(folder / "distilled")
-    config = GENERATOR.replace(**(SHORT if smoke else {}), run_dir=path)
+    config = DISTILLED.replace(**(SHORT if smoke else {}), run_dir=path)
     show_result(run_to_result(config))
     return path
 
@@ -202,96 +212,149 @@ def drawn(info: DatasetInfo, count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def name_of(network: Mapping[str, Any]) -> str:
-    """Such as `depth3-width16-instance-relu-kernel3`."""
-    return "depth{depth}-width{width}-{norm}-{activation}-kernel{kernel}".format(**network)
+    """Such as `depth3-width16-instance-relu-kernel3-average`."""
+    return "depth{depth}-width{width}-{norm}-{activation}-kernel{kernel}-{pooling}".format(**network)
 
 
-def measured(directory: RunDir, distilled: Run, options: Options, network: Mapping[str, Any]) -> Row:
+class Training(NamedTuple):
+    """A way to train candidates."""
+
+    protocol: Protocol
+    subsets: Subsets
+    """Which of all images each network sees."""
+    searched: bool
+    """Whether its step size is searched on validation; it is learned otherwise."""
+    first_step: Protocol
+    """Its first step alone: what compiles the program of networks in turn, whose steps are an argument."""
+
+
+def training_by(protocol: Protocol, subsets: Subsets, *, searched: bool = True) -> Training:
+    """A way to train candidates."""
+    values = {name: value[:1] for name, value in protocol.values.items()}
+    first = protocol._replace(order=lambda key: protocol.order(key)[:1], values=values, restart=0)
+    return Training(protocol, subsets, searched, first)
+
+
+class Trainings(NamedTuple):
+    """All ways, made once: candidates of one architecture share the programs that they are compiled to."""
+
+    images: Batch
+    """The training images, and the distilled ones behind them: one shape for every way."""
+    ways: dict[str, Training]
+
+
+def trainings_of(distilled: Run, options: Options) -> Trainings:
+    """How candidates are trained.
+
+    Raises:
+      UserError: `num_steps` beside a run whose method trains networks for steps of its own.
+    """
+    train = distilled.data.train
+    size = len(train.y)
+    own, subsets = seen(distilled, stream(jax.random.key(options.seed), "draws"), options.num_learners)
+    own_training = build.has_steps(distilled.config)
+    if own_training and options.num_steps is not None:
+        found = f"num_steps={options.num_steps}"
+        raise fail("nas", f"no num_steps beside a run of {distilled.config.method}, which has its own", found)
+    steps, batch = (
+        distilled.order.shape if own_training else (options.num_steps or STEPS, options.few_batch_size)
+    )
+
+    def few(count: int) -> Protocol:
+        return few_steps(count, num_steps=steps, batch_size=batch)
+
+    def behind(key: jax.Array, count: int) -> jax.Array:
+        return size + subsets(key, count)
+
+    per_class = max(1, len(distilled.synthetic.images) // distilled.data.info.num_classes)
+    per_class = min(per_class, int(train.counts.min()))
+    on_own = as_learned(distilled, distilled.order) if own_training else few(len(distilled.synthetic.images))
+    long = epochs(size, num_epochs=options.num_epochs, batch_size=options.batch_size, name="long")
+    random = random_of_each_class(train, per_class)
+    ways = {
+        "distilled": training_by(on_own, behind, searched=not own_training),
+        "real": training_by(few(size), everything(size)),
+        "random": training_by(few(per_class * distilled.data.info.num_classes), random),
+        "long": training_by(long, everything(size)),
+    }
+    return Trainings(
+        Batch(*(jnp.concatenate(pair) for pair in zip((train.x, train.y), own, strict=True))), ways
+    )
+
+
+def measured(
+    directory: RunDir, distilled: Run, options: Options, trainings: Trainings, network: Mapping[str, Any]
+) -> Row:
     """A candidate's row; one that was measured before is read."""
     file = directory.path / "candidates" / f"{name_of(network)}.json"
     if not file.exists():
         progress.say(f"{name_of(network)} ...")
-        directory.write_json(file, candidate(distilled, options, network))
+        directory.write_json(file, candidate(distilled, options, trainings, network))
     return json.loads(file.read_text())
 
 
-def candidate(distilled: Run, options: Options, network: Mapping[str, Any]) -> Row:
+def candidate(distilled: Run, options: Options, trainings: Trainings, network: Mapping[str, Any]) -> Row:
     """Trains one architecture in every way."""
-    data, count = distilled.data, options.num_learners
-    net = made(data.info, network)
-    steps, batch = distilled.order.shape
-    real, size = Batch(data.train.x, data.train.y), len(data.train.y)
-    key, population = stream(jax.random.key(options.seed), "nas"), fresh(net)
-    images, subsets = seen(distilled, stream(key, "draws"), count)
-    few = few_steps(size, num_steps=steps, batch_size=batch)
-    smallest = int(data.train.counts.min())
-    per_class = max(1, min(len(distilled.synthetic.images) // data.info.num_classes, smallest))
-    long = epochs(size, num_epochs=options.num_epochs, batch_size=options.batch_size, name="long")
-    params = jax.jit(lambda key: population.context((), None, key, count))(key)
-    trial = Trial(net, distilled, options, key, params, {})
+    net = made(distilled.data.info, network)
+    trial = Trial(net, distilled.data, options, trainings.images)
     row: Row = {"name": name_of(network), **network}
-    row |= trial.run("distilled", as_learned(distilled, distilled.order), images, subsets, None)
-    row |= trial.run("real", few, real, everything(size), options.step_sizes)
-    row |= trial.run("random", few, real, repeated(data.train, per_class), options.step_sizes)
-    return row | trial.run("long", long, real, everything(size), options.step_sizes, test=True)
-
-
-def repeated(train: Dataset, per_class: int) -> Subsets:
-    """Random real images for each network, repeated up to the size of the whole set.
-
-    So the program that was compiled for the whole set trains on them.
-    """
-    some = random_of_each_class(train, per_class)
-    return lambda key, count: jnp.resize(some(key, count).T, (len(train.y), count)).T
+    for way, training in trainings.ways.items():
+        rates = options.step_sizes if training.searched else (None,)
+        row |= trial.run(way, training, rates, "first", test=way == "long")
+    again = trial.run("again", trainings.ways["long"], (row["long_step_size"],), "second")
+    return row | again
 
 
 class Trial(NamedTuple):
-    """The networks of one architecture, and the programs that were compiled for them."""
+    """The networks of one architecture, and what they are trained and tested on."""
 
     net: Learner
-    distilled: Run
+    data: Splits
     options: Options
-    key: jax.Array
-    params: Params
-    compiled: dict[Any, Any]
+    images: Batch
 
     def run(
-        self,
-        way: str,
-        training: Protocol,
-        images: Batch,
-        subsets: Subsets,
-        step_sizes: Sequence[float] | None,
-        *,
-        test: bool = False,
+        self, way: str, training: Training, rates: Sequence[float | None], draw: str, *, test: bool = False
     ) -> Row:
-        """Validation (and test) accuracy, and the seconds of the whole search, without compilation."""
-        strategy, chunk = self.options.strategy, self.options.learner_chunk
-        data, rows = self.distilled.data, subsets(self.key, self.options.num_learners)
-        trainings = (
-            [training] if step_sizes is None else [with_step_size(training, rate) for rate in step_sizes]
-        )
+        """Validation (and test) accuracy, and the seconds of the whole search, without compilation.
 
-        def score(training: Protocol, split: Dataset) -> tuple[float, float]:
-            arguments = (self.params, images, rows, training.values, split, self.key)
-            program = (training.name, len(split.y))
-            if program not in self.compiled:
-                function = one_program(self.net, training, strategy=strategy, learner_chunk=chunk)
-                self.compiled[program] = function.lower(*arguments).compile()
+        Args:
+          way: its name.
+          training: how networks are trained.
+          rates: step sizes to try; [None] for the learned ones.
+          draw: names the networks' first weights.
+          test: whether the test accuracy of the best is measured too.
+        """
+        options, count = self.options, self.options.num_learners
+        key = stream(stream(jax.random.key(options.seed), "nas"), draw)
+        params = jax.jit(lambda key: fresh(self.net).context((), None, key, count))(key)
+        rows = training.subsets(key, count)
+        strategy, chunk = options.strategy, options.learner_chunk
+        protocols = [
+            training.protocol if rate is None else with_step_size(training.protocol, rate) for rate in rates
+        ]
+
+        def score(protocol: Protocol, split: Dataset) -> tuple[float, float]:
+            run = evaluator(self.net, protocol, strategy=strategy, learner_chunk=chunk)
             began = time.perf_counter()
-            found = jax.block_until_ready(self.compiled[program](*arguments))
-            seconds = time.perf_counter() - began
-            return summarize(found, split.y.shape[1]).mean, seconds
+            found = run(params, self.images, rows, protocol.values, split, key)
+            return summarize(found, split.y.shape[1]).mean, time.perf_counter() - began
 
-        validation = [score(training, data.validation) for training in trainings]
-        best = max(range(len(trainings)), key=lambda i: validation[i][0])
+        if by_turns(strategy, chunk):  # compiles
+            run = evaluator(self.net, training.first_step, strategy=strategy)
+            one = jax.tree.map(lambda a: a[:1], (params, rows))
+            run(one[0], self.images, one[1], training.first_step.values, self.data.validation, key)
+        else:
+            score(protocols[0], self.data.validation)
+        validation = [score(protocol, self.data.validation) for protocol in protocols]
+        best = max(range(len(protocols)), key=lambda i: validation[i][0])
         found = {
             f"{way}_validation": validation[best][0],
             f"{way}_seconds": sum(seconds for _, seconds in validation),
         }
         if test:
-            found |= {f"{way}_test": score(trainings[best], data.test)[0]}
-        return found if step_sizes is None else found | {f"{way}_step_size": step_sizes[best]}
+            found |= {f"{way}_test": score(protocols[best], self.data.test)[0]}
+        return found if rates[best] is None else found | {f"{way}_step_size": rates[best]}
 
 
 def judged(rows: Sequence[Row]) -> dict[str, Row]:

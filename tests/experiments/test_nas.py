@@ -2,13 +2,16 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 from helpers import message
 from tiny_runs import TINY
 
 from experiments import nas
 from experiments.nas import Options
-from jaxdistill.config.resolve import resolve
+from jaxdistill.config.option import UNSET
+from jaxdistill.config.resolve import filled, resolve
 from jaxdistill.config.table import Config
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import load
@@ -18,7 +21,6 @@ from jaxdistill.runs import distill as runs_of
 
 SHORT = {name: value for name, value in TINY.items() if name not in ("width", "depth")}
 SHORT |= {"learner": "linear", "num_outer_steps": 4, "chunk_length": 2, "num_learners": 1}
-MATCHING = {"method": "dm", "dataset": "digits", "learner": "convnet", "population": "fresh"}
 SEARCH = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "batch_size": 512, "step_sizes": [0.1]}
 
 
@@ -38,12 +40,13 @@ def info():
 
 
 def check_search(result, folder, out):
-    assert len(result["rows"]) == 3 and set(result["ways"]) == {"distilled", "real", "random", "long"}
+    assert len(result["rows"]) == 3 and set(result["ways"]) == {*nas.WAYS, "long"}
     best = max(result["rows"], key=lambda row: row["long_validation"])
     assert result["ways"]["long"]["pick"] == best["name"]
     for row in result["rows"]:
         assert {f"{way}_step_size" for way in ("real", "random", "long")} <= row.keys()
         assert "distilled_step_size" not in row and row["long_seconds"] > 0
+        assert row["again_step_size"] == row["long_step_size"]
     assert {"result.json", "rows.csv", "nas.md", "nas.png"} <= {file.name for file in folder.iterdir()}
     assert json.loads((folder / "result.json").read_text())["rows"] == result["rows"]
     assert "Rank correlation with long training: 3 ConvNets on digits, K = 1" in out
@@ -70,6 +73,7 @@ def test_a_search_of_convnets(distilled, tmp_path, capsys):
 
 def test_ranks_are_those_of_scipy_by_hand():
     scores = {"distilled": [0.1, 0.2, 0.3, 0.4], "real": [0.4, 0.3, 0.2, 0.1], "random": [0.5] * 4}
+    scores["again"] = [0.3, 0.2, 0.4, 0.5]
     truth = [0.2, 0.1, 0.3, 0.4]
     rows = [
         {"name": str(i), "long_validation": truth[i], "long_test": truth[i] / 2, "long_seconds": 1.0}
@@ -82,6 +86,7 @@ def test_ranks_are_those_of_scipy_by_hand():
     assert found["distilled"]["kendall"] == pytest.approx(4 / 6)
     assert found["distilled"]["spearman"] == pytest.approx(0.8)
     assert found["real"]["spearman"] == pytest.approx(-0.8) and found["random"]["kendall"] is None
+    assert found["again"]["spearman"] == pytest.approx(1)
     assert found["distilled"]["pick"] == "3" and found["distilled"]["pick_test"] == 0.2
     assert found["long"]["seconds"] == 4.0 and found["real"]["seconds"] == 2.0
 
@@ -99,14 +104,28 @@ def test_the_space_is_large_and_fits_the_images(info):
 
 
 def test_the_run_of_the_default_can_be_made(info):
-    for config in (nas.GENERATOR, nas.GENERATOR.replace(**nas.SHORT)):
+    for config in (nas.DISTILLED, nas.DISTILLED.replace(**nas.SHORT)):
         resolve(config, Facts(info.image_shape, 10))
 
 
-def test_matching_has_no_steps_to_search_with(tmp_path):
-    saved = {"experiment": "distill", "config": MATCHING}
-    (tmp_path / "config.json").write_text(json.dumps(saved))
+def test_images_of_a_matching_run_are_trained_on_for_a_few_steps(tmp_path, monkeypatch):
+    config = Config(**{**SHORT, "method": "dm", "images_per_class": 2, "distill_epochs": UNSET})
+    monkeypatch.setattr(runs_of, "export", lambda run, directory: None)
+    run = runs_of.distill(config, run_dir=tmp_path / "run", progress=False)
+    trainings = nas.trainings_of(run, filled(Options(num_steps=3, few_batch_size=5)))
+    size, key = len(run.data.train.y), jax.random.key(0)
+    assert trainings.images.x.shape[0] == size + 20
+    way = trainings.ways["distilled"]
+    assert (
+        way.searched and way.protocol.order(key).shape == (3, 5) and way.first_step.order(key).shape == (1, 5)
+    )
+    rows = way.subsets(key, 2)
+    assert rows.shape == (2, 20)
+    np.testing.assert_array_equal(trainings.images.x[rows[1]], run.batch.x)  # no real image among them
+    assert len(set(trainings.ways["random"].subsets(key, 1)[0].tolist())) == 20
+
+
+def test_a_run_with_steps_of_its_own_takes_no_number_of_steps(distilled, tmp_path):
     with pytest.raises(UserError) as error:
-        nas.run(Options(distilled=str(tmp_path), run_dir=tmp_path / "nas"))
-    assert "a method that trains inner steps, got dm" in message(error)
-    assert not (tmp_path / "nas").exists()
+        nas.run(Options(**SEARCH, distilled=distilled, num_steps=3, run_dir=tmp_path / "nas"))
+    assert "no num_steps beside a run of dd, which has its own, got num_steps=3" in message(error)
