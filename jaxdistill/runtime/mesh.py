@@ -33,6 +33,7 @@ These are sums, not measurements; `experiments.scaling` measures.
 import contextlib
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -178,6 +179,18 @@ def state_shardings(devices: Layout, state: DistillState) -> DistillState:
 def whole_everywhere(devices: Layout) -> NamedSharding:
     """The sharding of arrays that every device has a copy of."""
     return NamedSharding(devices.mesh, PartitionSpec())
+
+
+def batches_over_data(devices: Layout, shape: Sequence[int]) -> NamedSharding:
+    """Where batches that are drawn ahead lie: split as `over_data` splits them.
+
+    Args:
+      devices: the layout.
+      shape: [..., B], by image.
+    """
+    divides = shape[-1] % devices.mesh.shape[DATA] == 0
+    axes = [*[None] * (len(shape) - 1), DATA] if divides else []
+    return NamedSharding(devices.mesh, PartitionSpec(*axes))
 
 
 def placed(tree: Any, shardings: Any) -> Any:

@@ -10,7 +10,7 @@ import jaxdistill as jd
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import dataset
-from jaxdistill.data.streaming import HostImages, indices, on_host
+from jaxdistill.data.streaming import Chunks, HostImages, drawn_shape, indices, on_host
 
 pytest.importorskip("grain")
 SMALL = {"num_outer_steps": 7, "chunk_length": 3, "num_learners": 2, "full_data_epochs": 0, "progress": False}
@@ -95,6 +95,41 @@ def test_indices_are_those_that_are_drawn(mine, key):
         np.testing.assert_array_equal(on_device.pixels[found[i]], draw(on_device, key, step).x)
 
 
+class Held:
+    """A sharding, as far as it says which images of a batch this process has."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def addressable_devices_indices_map(self, shape):
+        whole = (slice(None),) * (len(shape) - 1)
+        return {i: (*whole, part) for i, part in enumerate(self.parts)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "own"),
+    [
+        ([slice(None)] * 2, [0, 1, 2, 3]),
+        ([slice(0, 2), slice(0, 2)], [0, 1]),
+        ([slice(3, 4), slice(1, 2)], [1, 3]),
+    ],
+)
+def test_a_process_reads_the_images_that_its_devices_hold(parts, own, mine, key, monkeypatch):
+    host = data.load(mine, data_memory=100).train
+    read, get = [], HostImages.__getitem__
+    monkeypatch.setattr(HostImages, "__getitem__", lambda *given: (read.append(given[1]), get(*given))[1])
+
+    def draw(real, key, step):
+        return data.sample_per_class(real, jax.random.fold_in(key, step), 4)
+
+    assert drawn_shape(draw, host, key) == (3, 4)
+    whole = Chunks(draw, host, key, 1, 4, 2)
+    pixels, labels = Chunks(draw, host, key, 1, 4, 2, Held(*parts))[1]
+    np.testing.assert_array_equal(pixels, whole[1][0][:, :, own])
+    np.testing.assert_array_equal(labels, whole[1][1][:, :, own])
+    assert read[0].shape == (1, 3, len(own)) and pixels.shape == (1, 3, len(own), 8, 8, 1)
+
+
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
@@ -103,6 +138,7 @@ def test_indices_are_those_that_are_drawn(mine, key):
             "num_baseline_learners 0, which trains on images on the dev",
         ),
         ({"full_data_epochs": 1}, "full_data_epochs 0"),
+        ({"gradient": "auto", "memory_budget": "1GB"}, "another gradient, got auto"),
         ({"data_memory": "much"}, "data_memory: expected a size such as 2GB"),
         ({"image_size": 4}, "images of 8 bits, not resized, got float32"),
     ],
