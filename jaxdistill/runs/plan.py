@@ -152,13 +152,13 @@ def planned(
         extra[f"{bank_option(config)}_sha256"] = bank_digest(bank)
     changed = change(given)
     arguments = Data(changed.train, None if bank is None else bank.given)
+    if on_host(changed.train):
+        _check_on_host(config)
     if config.gradient == "auto" and how.trains:
         needs = partial(
             _bytes_of, data=changed, arguments=arguments, network=network, key=key, devices=devices
         )
         config = budget.within_budget(chosen, facts, needs, progress.say)
-    if on_host(changed.train):
-        _check_on_host(config)
     networks = build.shapes(config, changed.info) if config.num_shapes else [network]
     methods = [build.method(config, changed, each, stream(key, "teacher start")) for each in networks]
     if not opening:  # a method that does not trace starts no run
