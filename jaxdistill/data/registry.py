@@ -18,6 +18,7 @@ from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics, with_whitening
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
 from jaxdistill.data.hugging_face import is_hugging_face, load_hugging_face
+from jaxdistill.data.origin import Origin, remember
 from jaxdistill.data.shaping import check_shaping, fitted, with_channels
 from jaxdistill.data.streaming import HostImages
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
@@ -71,13 +72,13 @@ MIRRORS: dict[str, bool] = {
 class _Form(NamedTuple):
     """The form of a loaded set: sizes, channels, splits."""
 
-    image_size: int | None
-    fit: str
-    channels: int | None
-    validation_fraction: float | None
-    test_fraction: float | None
-    preprocess: str
-    seed: int
+    image_size: int | None = None
+    fit: str = "crop"
+    channels: int | None = None
+    validation_fraction: float | None = None
+    test_fraction: float | None = None
+    preprocess: str = "standardise"
+    seed: int = 0
 
     def check(self, where: str) -> None:
         """Raises on a value that no set can have."""
@@ -171,7 +172,13 @@ def load(
     for line in raw.cautions:
         warnings.warn(f"load({raw.name}): {line}", Caution, stacklevel=2)
     named = raw.name if name.endswith(".npz") else name
-    return _splits_of(raw, form, NORMALISATION.get(named), data_memory)
+    found = _splits_of(raw, form, NORMALISATION.get(named), data_memory)
+    if seed == 0:  # no other is an option of a run
+        given = form._asdict() | {"layout": layout, "scale": scale, "skip_broken": skip_broken}
+        usual = _Form()._asdict() | {"layout": None, "scale": None, "skip_broken": False}
+        reading = {option: value for option, value in given.items() if value != usual[option]}
+        remember(found, Origin(name, reading))
+    return found
 
 
 def splits(
