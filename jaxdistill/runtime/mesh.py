@@ -216,7 +216,7 @@ def placed(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
-def on_host(leaf: Any) -> np.ndarray:
+def to_host(leaf: Any) -> np.ndarray:
     """The whole array (of a typed key its data) in this host's memory, from wherever it lies.
 
     What other hosts have of it is gathered, so all of them have to ask for it.
@@ -233,7 +233,7 @@ def local(tree: Any) -> Any:
     """Arrays of a mesh as arrays of this host's own first device."""
 
     def bring(leaf: Any) -> jax.Array:
-        here = jnp.asarray(on_host(leaf))
+        here = jnp.asarray(to_host(leaf))
         return jax.random.wrap_key_data(here, impl=jax.random.key_impl(leaf)) if is_key(leaf) else here
 
     return jax.tree.map(bring, tree)
