@@ -72,6 +72,7 @@ def load_pictures(
     files = tree(path, where)
     found = _labelled(files)
     settings = {"image_size": image_size, "fit": fit, "skip_broken": skip_broken, "version": VERSION}
+    settings["suffixes"] = SUFFIXES
     stem = path.resolve().name
     name = stem.split(".")[0] if path.is_file() else stem
     raw = cached(
@@ -83,7 +84,7 @@ def load_pictures(
 
 def _labelled(files: Tree) -> list[Labelled]:
     """The pictures of a tree with their parts and classes, sorted by part, class and path."""
-    pictures = [(e, e.path.split("/")) for e in files.entries if e.path.lower().endswith(SUFFIXES)]
+    pictures = [(e, e.path.split("/")) for e in files.entries if _is_picture(e)]
     where = files.where
     if not pictures:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
@@ -116,6 +117,16 @@ def _labelled(files: Tree) -> list[Labelled]:
             raise fail(where, f"the same classes in train and {part}", got)
     place = {part: number for number, part in enumerate(PARTS)}
     return sorted(found, key=lambda each: (place[each.part], each.label, each.entry.path))
+
+
+def _is_picture(entry: Entry) -> bool:
+    return entry.path.lower().endswith(SUFFIXES)
+
+
+def _named(paths: Sequence[str]) -> str:
+    """The first of some files."""
+    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    return ", ".join(paths[:MOST_NAMED]) + more
 
 
 def _above_classes(folders: set[tuple[str, ...]]) -> int:
@@ -171,6 +182,9 @@ def _decoded(
     cautions += told + _alike_in_parts(x)
     empty = [str(folder) for folder in files.folders]
     cautions += [f"no picture in {', '.join(empty[:MOST_NAMED])}"] if empty else []
+    others = [entry.path for entry in files.entries if not _is_picture(entry)]
+    verb = "files are no pictures" if len(others) > 1 else "file is no picture"
+    cautions += [f"{len(others)} {verb} by name, and left out: {_named(others)}"] if others else []
     lines = sorted(
         f"{e.part}/{e.label}/{e.entry.path.rsplit('/', 1)[-1]} {d}"
         for e, d in zip(found, digests, strict=True)

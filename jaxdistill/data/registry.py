@@ -227,12 +227,21 @@ def splits(
     """
     given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
     given |= {"x_validation": x_validation, "y_validation": y_validation}
-    content = {key: np.asarray(value) for key, value in given.items() if value is not None}
+    where = f"splits({name})"
+    content = {key: _array(value, where, key) for key, value in given.items() if value is not None}
     if class_names is not None:
         content["class_names"] = np.asarray(class_names, np.str_)
     form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
-    form.check(f"splits({name})")
-    return _splits_of(raw_of_arrays(content, name, f"splits({name})", Reading(layout, scale)), form, None)
+    form.check(where)
+    return _splits_of(raw_of_arrays(content, name, where, Reading(layout, scale)), form, None)
+
+
+def _array(value: Any, where: str, key: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of lists that differ in length
+        remedy = "Make all images of one size, or give a folder of pictures with image_size."
+        raise fail(where, f"{key} as one array", f"lists of several shapes ({error})", remedy) from None
 
 
 def _splits_of(

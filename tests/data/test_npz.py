@@ -85,6 +85,9 @@ BAD_NPZ = {
         "got 1 of class 0. Add images, or give these parts",
     ),
     "names": (_with(class_names=np.array(["a"])), "class_names of 4 strings, one per class, got 1"),
+    "names twice": (_with(class_names=np.array([*"abca"])), "class_names that differ, got a more than once"),
+    "large labels": (_with(y=(np.arange(40) % 4).astype(np.uint64) << 62), r"labels below 2\^63, got 1383"),
+    "huge labels": (_with(y=(np.arange(40) % 4) * 1e300), r"labels below 2\^63, got 3e"),
     "names of strings": (
         _with(y=np.arange(40).astype(str), class_names=np.array(["a"])),
         "labels that are numbers",
@@ -206,6 +209,16 @@ def test_labels_as_people_write_them(kind, recwarn):
     same_class = sorted({str(v) for v in np.asarray(y).reshape(40, -1).tolist()})
     assert len(same_class) == 4
     assert found.info.class_names[0] in (str(np.ravel(y)[place]).removeprefix("b'").removesuffix("'"), "0")
+
+
+@pytest.mark.parametrize("key", ["x", "y"])
+def test_lists_of_several_shapes_are_one_clear_line(key):
+    content = arrays() | {key: [[[0, 1], [2, 3]], [[0, 1, 2]]]}
+    with pytest.raises(
+        UserError, match=rf"splits\(arrays\): expected {key} as one array, got lists of"
+    ) as error:
+        data.splits(**content)
+    assert "\n" not in str(error.value)
 
 
 def test_names_of_classes_without_images_are_left_out():
