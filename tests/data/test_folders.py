@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxdistill import data
 from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.core.reporting import listening
 from jaxdistill.data import folders, pictures
+from jaxdistill.data.folders import _alike_in_parts
 from jaxdistill.data.pictures import decode
 
 
@@ -135,6 +137,17 @@ def test_a_jpeg_may_be_called_jfif(tmp_path):
     files["cat/6.jfif"] = encoded(Image.fromarray(pixels(60)), "jpeg")
     splits = load(write(tmp_path / "pets", files), tmp_path)
     assert sum(len(part.y) for part in splits[:3]) == 13
+
+
+def test_images_of_two_parts_are_compared_without_a_copy_of_them():
+    train = np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), np.uint8)
+    x = {"train": train, "test": train[7:9].copy()}
+    tracemalloc.start()
+    try:
+        assert _alike_in_parts(x) == ["2 of 2 test images stand in train, too"]
+        assert tracemalloc.get_traced_memory()[1] < train.nbytes / 10
+    finally:
+        tracemalloc.stop()
 
 
 def archive(path, files):
