@@ -1,9 +1,8 @@
 """A folder of pictures as a data set: one folder per class, decoded once, then cached as arrays."""
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import PARTS
-from jaxdistill.data.cache import VERSION, cached
+from jaxdistill.data.cache import cached, key_of
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.pictures import BROKEN, SUFFIXES, decode
 from jaxdistill.data.trees import Entry, Tree, tree
@@ -71,12 +70,11 @@ def load_pictures(
     where = f"load({path.name or path})"
     files = tree(path, where)
     found = _labelled(files)
-    settings = {"image_size": image_size, "fit": fit, "skip_broken": skip_broken, "version": VERSION}
-    settings["suffixes"] = SUFFIXES
+    settings = {"image_size": image_size, "fit": fit, "skip_broken": skip_broken, "suffixes": SUFFIXES}
     stem = path.resolve().name
     name = stem.split(".")[0] if path.is_file() else stem
     raw = cached(
-        cache_dir / key_of(files.entries, settings),
+        cache_dir / key_of(files.entries, **settings),
         lambda: _decoded(name, files, found, image_size, fit, skip_broken),
     )
     return raw._replace(name=name)  # the same pictures may have been read under another name
@@ -267,14 +265,6 @@ def _alike_in_parts(x: dict[str, np.ndarray]) -> list[str]:
         if count:
             told.append(f"{count} of {len(x[part])} {part} images stand in train, too")
     return told
-
-
-def key_of(files: Iterable[Entry], settings: dict[str, Any]) -> str:
-    """The name of the cache of these files under these settings."""
-    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path, size, changed in files:
-        found.update(f"{path}\0{size}\0{changed}\n".encode("utf-8", "surrogateescape"))
-    return found.hexdigest()[:24]
 
 
 def looks_like_a_path(name: str) -> bool:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.core.checks import Caution, fail
+from jaxdistill.core.checks import Caution, fail, needs
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import KINDS, PARTS, raw_of_arrays
-from jaxdistill.data.cache import VERSION, cached
+from jaxdistill.data.cache import cached, key_of
 from jaxdistill.data.dataset import Raw
-from jaxdistill.data.folders import alike, check_sizes, decoded_in_threads, key_of
+from jaxdistill.data.folders import alike, check_sizes, decoded_in_threads
 from jaxdistill.data.trees import Entry
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -66,8 +66,7 @@ def load_hugging_face(
     where = f"load({path.name})"
     parts = _files(path, where)
     entries = [Entry(f"{part}/{file}", *_state(file)) for part, files in parts.items() for file in files]
-    settings = {"image_size": image_size, "fit": fit, "version": VERSION}
-    folder = cache_dir / key_of(entries, settings)
+    folder = cache_dir / key_of(entries, image_size=image_size, fit=fit)
     return cached(folder, lambda: _decoded(path, where, parts, image_size, fit))
 
 
@@ -117,13 +116,8 @@ def _decoded(path: Path, where: str, parts: dict[str, list[Path]], image_size: i
 
 
 def _pyarrow(where: str) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        remedy = 'Run: pip install "jaxdistill[hf]"'
-        raise fail(where, "pyarrow", f"an import error ({error})", remedy) from None
-    return pyarrow
+    needs(where, "pyarrow.parquet", "hf", "pyarrow")
+    return needs(where, "pyarrow", "hf", "pyarrow")
 
 
 def _parquet(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Sharding
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import needs
 from jaxdistill.core.types import Array, Batch, Dataset, Drawn
 from jaxdistill.data.mapped import forget
 
@@ -148,12 +148,7 @@ def fetched(chunks: Chunks, table: Array | None) -> Iterator[Drawn]:
     Raises:
       UserError: Grain is not installed.
     """
-    try:
-        import grain
-    except ImportError as error:
-        raise fail(
-            "data_memory", "grain", f"an import error ({error})", 'pip install "jaxdistill[grain]" adds it.'
-        ) from None
+    grain = needs("data_memory", "grain", "grain", "grain, which fetches images ahead")
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
     where = chunks.sharding
     put = jnp.asarray if where is None else partial(jax.make_array_from_process_local_data, where)

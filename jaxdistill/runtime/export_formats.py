@@ -4,7 +4,6 @@ Pictures have 8 bits: pixels are rounded, and clipped to the range from black to
 often leave. The exact images stand beside them where a format has room for it.
 """
 
-import importlib
 import io
 import json
 import re
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxdistill.core.checks import UserError, fail
+from jaxdistill.core.checks import UserError, fail, needs
 from jaxdistill.runtime.atomic import jsonable
 from jaxdistill.runtime.export import KINDS, Synthetic, checked, write_arrays
 from jaxdistill.runtime.training_code import LABELS, from_hf_folder, training_code
@@ -204,11 +203,8 @@ def require_pyarrow(where: str) -> tuple[Any, Any]:
     Raises:
       UserError: it is not installed.
     """
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        remedy = 'pip install "jaxdistill[hf]" installs it.'
-        raise fail(where, "pyarrow, for Parquet files", "no such package", remedy) from error
+    what = "pyarrow, for Parquet files"
+    return needs(where, "pyarrow", "hf", what), needs(where, "pyarrow.parquet", "hf", what)
 
 
 def class_folders(class_names: Sequence[str]) -> list[str]:
