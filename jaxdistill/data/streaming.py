@@ -20,6 +20,8 @@ from jaxdistill.data.mapped import forget
 
 AHEAD = 2
 """Chunks that are fetched before they are needed."""
+BLOCK = 8192
+"""Images that are read at a time where all are."""
 Draw = Callable[[Dataset, Array, Array], Batch]
 """(data set, root key, outer step) -> its real batch."""
 
@@ -43,6 +45,11 @@ class HostImages:
     def reordered(self, order: np.ndarray) -> "HostImages":
         """The same images in another order."""
         return HostImages(self._images, self._rows[order])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All images, in order, `BLOCK` at a time."""
+        for start in range(0, len(self), BLOCK):
+            yield self[np.arange(start, min(start + BLOCK, len(self)))]
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """The images at `index`, integers of any shape [...]: [..., H, W, C]."""

@@ -25,9 +25,8 @@ from jaxdistill.core.keys import stream
 from jaxdistill.core.platform import choices, platform, precision
 from jaxdistill.core.types import Array, Data, Dataset, Learner, Method
 from jaxdistill.data import DatasetInfo, Splits, load
-from jaxdistill.data.dataset import CHUNK
 from jaxdistill.data.origin import origin_of
-from jaxdistill.data.streaming import on_host
+from jaxdistill.data.streaming import HostImages, on_host
 from jaxdistill.learners.spec import check_fits
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import budget
@@ -189,9 +188,16 @@ def splits(config: DataOptions) -> Splits:
         data = load(chosen.get("dataset", type(config).options()["dataset"].default), **reading)
     if jax.process_count() > 1:
         leaves = jax.tree.leaves((data.train, data.validation, data.test))
-        found = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]
-        hosts.agree("images and labels", {"CRC-32": found})
+        hosts.agree("images and labels", {"CRC-32": [_crc(leaf) for leaf in leaves]})
     return data
+
+
+def _crc(leaf: Any) -> int:
+    """CRC-32 of an array, or of images on the host, in blocks."""
+    found = 0
+    for block in leaf.blocks() if isinstance(leaf, HostImages) else [leaf]:
+        found = zlib.crc32(np.ascontiguousarray(block).data, found)
+    return found
 
 
 def identity_of(config: Options) -> dict[str, Any]:
@@ -268,12 +274,10 @@ def digest_standardised(data: Splits) -> str:
 
 def _images_of(part: Dataset) -> Iterator[Array]:
     """Its standardised images, in blocks where they are on the host."""
-    if not on_host(part):
+    if isinstance(part.pixels, HostImages):
+        yield from (part.standardised(jnp.asarray(block)) for block in part.pixels.blocks())
+    else:
         yield part.x
-        return
-    count = part.pixels.shape[0]
-    for i in range(0, count, CHUNK):
-        yield part.standardised(jnp.asarray(part.pixels[np.arange(i, min(i + CHUNK, count))]))
 
 
 def learner_digest(learner: Learner, info: DatasetInfo) -> str:
