@@ -285,7 +285,7 @@ def test_a_file_that_says_what_it_is_is_standardised_as_that_set(tmp_path):
     assert (splits.info.mean, splits.info.std) == ((0.1307,), (0.3081,))
 
 
-@pytest.mark.parametrize(("name", "says"), [("letters", "one of cifar10"), (3, "name as one string")])
+@pytest.mark.parametrize(("name", "says"), [("letters", "a name among cifar10"), (3, "name as one string")])
 def test_a_name_that_is_no_named_set_is_an_error(tmp_path, name, says):
     with pytest.raises(UserError, match=says):
         data.load(write(tmp_path / "mine.npz", **arrays(), name=name))
