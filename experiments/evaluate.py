@@ -34,7 +34,8 @@ SMOKE = {"num_learners": 2, "num_search_learners": 1, "step_sizes": (0.01, 0.1),
 class Options(EvaluateOptions, HostOptions):
     title: ClassVar[str] = "evaluation"
     synthetic: str | None = option(
-        None, "the images: RUN/synthetic.npz, any .npz with x and y, or a .pt such as images_best.pt"
+        None,
+        "the images: RUN/synthetic.npz, any .npz with x and y, an export, or a .pt such as images_best.pt",
     )
     learners: tuple[str, ...] = option(
         ("convnet", "mlp", "linear"),

@@ -3,7 +3,8 @@
     python tests/on_devices.py '{"meshes": ["learner:8"], "methods": ["dd"]}' [COORDINATOR COUNT ID]
 
 Prints JSON, in process 0: what each method learned in 20 outer steps, on every mesh and (in a process alone)
-on one device; what its program sends, and what it keeps.
+on one device; what its program sends, and what it keeps. With `"streamed": ["dd"]` also runs of
+these methods whose images stay on the host, beside runs whose images are on the devices.
 """
 
 import json
@@ -16,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import CLASSES, SHAPE, fixed_sgd, images_teacher, tiny_data, tiny_net
 
-from jaxdistill.core.types import Data, DistillState, Method
+from jaxdistill.core.types import Data, Dataset, DistillState, Method
+from jaxdistill.data.dataset import from_arrays
+from jaxdistill.data.streaming import HostImages
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.over_learners import gathered, over_learners
 from jaxdistill.inner.solvers import cg
@@ -26,8 +29,8 @@ from jaxdistill.methods.dm import dm
 from jaxdistill.methods.gtn import gtn
 from jaxdistill.methods.mtt import mtt
 from jaxdistill.populations.pretrained import pretrained
-from jaxdistill.runtime import hosts, mesh
-from jaxdistill.runtime.loop import compiled_chunk
+from jaxdistill.runtime import hosts, mesh, progress
+from jaxdistill.runtime.loop import compiled_chunk, distill
 from jaxdistill.teachers.generator import generator
 
 K, STEPS, BATCH = 8, 20, 16
@@ -119,6 +122,36 @@ def padded(where: mesh.Layout | None) -> list[float]:
         return np.asarray(call(jnp.arange(12.0).reshape(6, 2), jnp.array([1.0, 10.0]))).tolist()
 
 
+class Counted(HostImages):
+    """Images on the host, and how many of them were read."""
+
+    read = 0
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        self.read += np.size(index)
+        return super().__getitem__(index)
+
+
+def eight_bits() -> Dataset:
+    """`tiny_data` as pixels of 8 bits."""
+    floats, table = tiny_data(), np.linspace(-2, 2, 256, dtype=np.float32)[:, None]
+    pixels = np.clip(np.rint((np.asarray(floats.x) + 2) * 63), 0, 255).astype(np.uint8)
+    return from_arrays(pixels, np.asarray(floats.y).argmax(-1), CLASSES, table)
+
+
+def streamed(method: Method, where: mesh.Layout | None) -> dict[str, Any]:
+    """Images after 7 outer steps in chunks of 3, and how many real images this process read for them."""
+    resident, found = eight_bits(), {}
+    host = Counted(np.asarray(resident.pixels), np.arange(len(resident.y)))
+    both = {"resident": resident, "streamed": resident._replace(pixels=host)}  # pyright: ignore
+    for name, real in both.items():
+        given = Data(real, None), jax.random.key(0)
+        with progress.silent():
+            state = distill(method, *given, num_steps=7, chunk_length=3, devices=where).state
+        found[name] = np.ravel(method.synthesize(state, jax.random.key(1)).x).tolist()
+    return found | {"read": host.read}
+
+
 def main(task: dict[str, Any], several: bool) -> dict[str, Any]:
     layouts = {text: mesh.layout(text, K, BATCH) for text in task["meshes"]}
     found: dict[str, Any] = {}
@@ -132,6 +165,12 @@ def main(task: dict[str, Any], several: bool) -> dict[str, Any]:
     if task.get("memory"):
         eight = mesh.layout("learner:8", 16)
         found["memory"] = {"mesh": memory(eight, 16), "one": memory(None, 2)}
+    if task.get("streamed"):
+        runs = layouts if several else layouts | {"one": None}
+        found["streamed"] = {
+            name: {text: streamed(METHODS[name](), where) for text, where in runs.items()}
+            for name in task["streamed"]
+        }
     found["padded"] = padded(next(iter(layouts.values())))
     return found
 

@@ -147,7 +147,8 @@ def execute(item: Item, piece: Piece) -> tuple[str, str]:
             pass
         finally:
             late = process.poll() is None
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # its processes, which may hold the GPU
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if process.returncode == 0:
         return "done", ""

@@ -3,6 +3,7 @@
 Python values and shapes are checked when a thing is made; traced values never are.
 """
 
+import importlib
 import numbers
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
@@ -21,6 +22,25 @@ class Caution(UserWarning):
 def fail(where: str, expected: str, got: Any, remedy: str = "") -> UserError:
     """The error to raise: `raise fail("images", "images_per_class >= 1", 0)`."""
     return UserError(f"{where}: expected {expected}, got {got}." + (f" {remedy}" if remedy else ""))
+
+
+def needs(where: str, module: str, extra: str, what: str) -> Any:
+    """The module of that dotted name, which an extra of this package installs.
+
+    Args:
+      where: for errors.
+      module: `pyarrow.parquet`.
+      extra: its name in `pip install "jaxdistill[EXTRA]"`.
+      what: what is expected, in words: `pyarrow, for Parquet files`.
+
+    Raises:
+      UserError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        remedy = f'pip install "jaxdistill[{extra}]" installs it.'
+        raise fail(where, what, f"an import error ({error})", remedy) from None
 
 
 def one_of(where: str, name: str, known: Collection[str]) -> str:

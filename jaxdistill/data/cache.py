@@ -1,19 +1,35 @@
 """A cache of a set's arrays as `.npy` files, which the next load maps into memory."""
 
+import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxdistill.data.dataset import Raw
+from jaxdistill.data.trees import Entry
 
 VERSION = "arrays-2"
 """A part of each cache's name; increase it when the content changes."""
 ARRAYS = ("x", "y", "x_validation", "y_validation", "x_test", "y_test")
 FACTS = ("name", "class_names", "scale", "digest", "cautions")
+
+
+def of_archive(data_dir: Path, name: str, key: str) -> Path:
+    """The cache of a named set whose files have those checksums."""
+    return data_dir / "arrays" / f"{name}-{key}-{VERSION}"
+
+
+def key_of(files: Iterable[Entry], **settings: Any) -> str:
+    """The name of the cache of a user's files that are read with these settings."""
+    found = hashlib.sha256(json.dumps(settings | {"version": VERSION}, sort_keys=True).encode())
+    for path, size, changed in files:
+        found.update(f"{path}\0{size}\0{changed}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()[:24]
 
 
 def cached(folder: Path, read: Callable[[], Raw]) -> Raw:

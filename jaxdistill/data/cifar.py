@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdistill.core.checks import Caution, fail
-from jaxdistill.data.cache import VERSION, cached
+from jaxdistill.data.cache import cached, of_archive
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.original_files import Original, check, download
 from jaxdistill.data.tfds_sets import Source, prepared_folder, read_prepared
@@ -141,7 +141,7 @@ def load_cifar(source: Source) -> Raw:
 
 
 def _cache(source: Source, form: Form) -> Path:
-    return source.data_dir / "arrays" / f"{source.name}-{form.archive.sha256[:16]}-{VERSION}"
+    return of_archive(source.data_dir, source.name, form.archive.sha256[:16])
 
 
 def _downloaded(source: Source, form: Form) -> Raw:

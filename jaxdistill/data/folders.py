@@ -1,9 +1,8 @@
 """A folder of pictures as a data set: one folder per class, decoded once, then cached as arrays."""
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import PARTS
-from jaxdistill.data.cache import VERSION, cached
+from jaxdistill.data.cache import cached, key_of
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.pictures import BROKEN, SUFFIXES, decode
 from jaxdistill.data.trees import Entry, Tree, tree
@@ -71,11 +70,11 @@ def load_pictures(
     where = f"load({path.name or path})"
     files = tree(path, where)
     found = _labelled(files)
-    settings = {"image_size": image_size, "fit": fit, "skip_broken": skip_broken, "version": VERSION}
+    settings = {"image_size": image_size, "fit": fit, "skip_broken": skip_broken, "suffixes": SUFFIXES}
     stem = path.resolve().name
     name = stem.split(".")[0] if path.is_file() else stem
     raw = cached(
-        cache_dir / key_of(files.entries, settings),
+        cache_dir / key_of(files.entries, **settings),
         lambda: _decoded(name, files, found, image_size, fit, skip_broken),
     )
     return raw._replace(name=name)  # the same pictures may have been read under another name
@@ -83,7 +82,7 @@ def load_pictures(
 
 def _labelled(files: Tree) -> list[Labelled]:
     """The pictures of a tree with their parts and classes, sorted by part, class and path."""
-    pictures = [(e, e.path.split("/")) for e in files.entries if e.path.lower().endswith(SUFFIXES)]
+    pictures = [(e, e.path.split("/")) for e in files.entries if _is_picture(e)]
     where = files.where
     if not pictures:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
@@ -116,6 +115,16 @@ def _labelled(files: Tree) -> list[Labelled]:
             raise fail(where, f"the same classes in train and {part}", got)
     place = {part: number for number, part in enumerate(PARTS)}
     return sorted(found, key=lambda each: (place[each.part], each.label, each.entry.path))
+
+
+def _is_picture(entry: Entry) -> bool:
+    return entry.path.lower().endswith(SUFFIXES)
+
+
+def _named(paths: Sequence[str]) -> str:
+    """The first of some files."""
+    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    return ", ".join(paths[:MOST_NAMED]) + more
 
 
 def _above_classes(folders: set[tuple[str, ...]]) -> int:
@@ -171,6 +180,9 @@ def _decoded(
     cautions += told + _alike_in_parts(x)
     empty = [str(folder) for folder in files.folders]
     cautions += [f"no picture in {', '.join(empty[:MOST_NAMED])}"] if empty else []
+    others = [entry.path for entry in files.entries if not _is_picture(entry)]
+    verb = "files are no pictures" if len(others) > 1 else "file is no picture"
+    cautions += [f"{len(others)} {verb} by name, and left out: {_named(others)}"] if others else []
     lines = sorted(
         f"{e.part}/{e.label}/{e.entry.path.rsplit('/', 1)[-1]} {d}"
         for e, d in zip(found, digests, strict=True)
@@ -241,22 +253,18 @@ def alike(images: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
 
 
 def _alike_in_parts(x: dict[str, np.ndarray]) -> list[str]:
-    """A caution about images that are both in the training part and in another part."""
-    train = {image.tobytes() for image in x["train"]} if len(x) > 1 else set()
+    """A caution about images that are both in the training part and in another part; copies none of them."""
+
+    def digest(image: np.ndarray) -> bytes:
+        return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+
+    train = {digest(image) for image in x["train"]} if len(x) > 1 else set()
     told = []
     for part in [part for part in x if part != "train"]:
-        count = sum(image.tobytes() in train for image in x[part])
+        count = sum(digest(image) in train for image in x[part])
         if count:
             told.append(f"{count} of {len(x[part])} {part} images stand in train, too")
     return told
-
-
-def key_of(files: Iterable[Entry], settings: dict[str, Any]) -> str:
-    """The name of the cache of these files under these settings."""
-    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path, size, changed in files:
-        found.update(f"{path}\0{size}\0{changed}\n".encode("utf-8", "surrogateescape"))
-    return found.hexdigest()[:24]
 
 
 def looks_like_a_path(name: str) -> bool:

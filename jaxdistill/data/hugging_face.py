@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.core.checks import Caution, fail
+from jaxdistill.core.checks import Caution, fail, needs
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import KINDS, PARTS, raw_of_arrays
-from jaxdistill.data.cache import VERSION, cached
+from jaxdistill.data.cache import cached, key_of
 from jaxdistill.data.dataset import Raw
-from jaxdistill.data.folders import alike, check_sizes, decoded_in_threads, key_of
+from jaxdistill.data.folders import alike, check_sizes, decoded_in_threads
 from jaxdistill.data.trees import Entry
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -66,8 +66,7 @@ def load_hugging_face(
     where = f"load({path.name})"
     parts = _files(path, where)
     entries = [Entry(f"{part}/{file}", *_state(file)) for part, files in parts.items() for file in files]
-    settings = {"image_size": image_size, "fit": fit, "version": VERSION}
-    folder = cache_dir / key_of(entries, settings)
+    folder = cache_dir / key_of(entries, image_size=image_size, fit=fit)
     return cached(folder, lambda: _decoded(path, where, parts, image_size, fit))
 
 
@@ -117,13 +116,8 @@ def _decoded(path: Path, where: str, parts: dict[str, list[Path]], image_size: i
 
 
 def _pyarrow(where: str) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        remedy = 'Run: pip install "jaxdistill[hf]"'
-        raise fail(where, "pyarrow", f"an import error ({error})", remedy) from None
-    return pyarrow
+    needs(where, "pyarrow.parquet", "hf", "pyarrow")
+    return needs(where, "pyarrow", "hf", "pyarrow")
 
 
 def _parquet(folder: Path) -> list[Path]:
@@ -180,15 +174,25 @@ def _part(name: str) -> str | None:
 
 def _of_state(folder: Path, where: str) -> list[Path]:
     """The arrow files of a split, in the order of its rows."""
-    return [folder / str(file["filename"]) for file in _listed(folder / STATE, "_data_files", where)]
+    files = _listed(folder / STATE, "_data_files", where)
+    try:
+        return [folder / str(file["filename"]) for file in files]
+    except (KeyError, TypeError) as error:
+        raise _damaged(where, folder / STATE, "a filename in each of _data_files", error) from None
 
 
 def _listed(path: Path, key: str, where: str) -> list[Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise fail(where, f"{path} with {key}", f"a damaged file ({error!r})") from None
+        raise _damaged(where, path, key, error) from None
+    if not isinstance(found, list):
+        raise _damaged(where, path, f"a list of {key}", found)
     return found
+
+
+def _damaged(where: str, path: Path, what: str, got: Any) -> Exception:
+    return fail(where, f"{path} with {what}", f"a damaged file ({got!r})", "Save the data set anew.")
 
 
 def _table(arrow: Any, files: list[Path], where: str) -> Any:
@@ -211,16 +215,29 @@ def _table(arrow: Any, files: list[Path], where: str) -> Any:
 
 def _columns(schema: Any, where: str) -> tuple[str, str, list[str]]:
     """The columns of pictures and of labels, and the names of the classes if the features have them."""
-    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = about.get("info", {}).get("features") or {}
-    kinds = {name: of.get("_type") for name, of in features.items() if isinstance(of, dict)}
+    features = _features(schema, where)
+    kinds = {name: of.get("_type") for name, of in features.items()}
     images = [name for name in schema.names if kinds.get(name) == "Image"]
     images = images or [field.name for field in schema if "binary" in _storage(field.type)]
     labels = [name for name in schema.names if kinds.get(name) == "ClassLabel"]
     labels = labels or [f.name for f in schema if re.match("u?int|(large_)?string$", str(f.type))]
     image = _one_of(images, "x", "pictures", schema.names, where)
     label = _one_of(labels, "y", "class labels", schema.names, where)
-    return image, label, list(features.get(label, {}).get("names") or [])
+    names = features.get(label, {}).get("names") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise fail(where, f"names of {label} as text, in the features", names, "Save the data set anew.")
+    return image, label, names
+
+
+def _features(schema: Any, where: str) -> dict[str, Any]:
+    """What the metadata of a table say of its columns; empty where they say nothing."""
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        found = json.loads(text).get("info", {}).get("features") or {}
+        return {name: of for name, of in found.items() if isinstance(of, dict)}
+    except (ValueError, AttributeError):
+        got = f"damaged ones ({text[:60]!r})"
+        raise fail(where, "features in the metadata of its columns", got, "Save the data set anew.") from None
 
 
 def _storage(kind: Any) -> str:

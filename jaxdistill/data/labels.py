@@ -7,6 +7,8 @@ import numpy as np
 
 from jaxdistill.core.checks import Caution, fail
 
+LARGE = 2.0**63
+"""Labels are below, so that they fit 64 bits."""
 MOST_NAMED = 5
 """A message names this many classes."""
 
@@ -74,6 +76,8 @@ def _flat(y: np.ndarray, where: str) -> np.ndarray:
         raise fail(where, "one label per image", f"shape {y.shape}")
     if y.dtype.kind == "U":
         return y
+    if y.dtype.kind in "uif" and y.size and float(np.abs(y.astype(np.float64)).max()) >= LARGE:
+        raise fail(where, "labels below 2^63", y.max(), "Number the classes from 0.")
     whole = y.dtype.kind in "bui" or (y.dtype.kind == "f" and np.isfinite(y).all() and (y % 1 == 0).all())
     if not whole:
         got = f"dtype {y.dtype}" if y.dtype.kind != "f" else f"{y[~(np.isfinite(y) & (y % 1 == 0))][0]}"
@@ -96,6 +100,11 @@ def _class_names(
     if text or names.dtype.kind != "U" or names.ndim != 1:
         expected = f"{key} of {count} strings, and labels that are numbers" if text else f"{key} of strings"
         raise fail(where, expected, f"dtype {names.dtype}, shape {names.shape}")
+    several = [
+        str(name) for name, times in zip(*np.unique(names, return_counts=True), strict=True) if times > 1
+    ]
+    if several:
+        raise fail(where, f"{key} that differ", f"{several[0]} more than once", "Give each class its own.")
     if len(names) == count:
         return tuple(map(str, names))
     if len(names) != classes[-1] + 1:

@@ -18,6 +18,7 @@ from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics, with_whitening
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
 from jaxdistill.data.hugging_face import is_hugging_face, load_hugging_face
+from jaxdistill.data.origin import Origin, remember
 from jaxdistill.data.shaping import check_shaping, fitted, with_channels
 from jaxdistill.data.streaming import HostImages
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
@@ -71,13 +72,13 @@ MIRRORS: dict[str, bool] = {
 class _Form(NamedTuple):
     """The form of a loaded set: sizes, channels, splits."""
 
-    image_size: int | None
-    fit: str
-    channels: int | None
-    validation_fraction: float | None
-    test_fraction: float | None
-    preprocess: str
-    seed: int
+    image_size: int | None = None
+    fit: str = "crop"
+    channels: int | None = None
+    validation_fraction: float | None = None
+    test_fraction: float | None = None
+    preprocess: str = "standardise"
+    seed: int = 0
 
     def check(self, where: str) -> None:
         """Raises on a value that no set can have."""
@@ -155,23 +156,17 @@ def load(
     form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
     form.check("load")  # before any file is read
     folder = as_path("load data_dir", data_dir or default_data_dir())
-    other = name in DATASETS or name.endswith(".npz")
-    if not other and is_hugging_face(name):
-        unused = {"skip_broken": skip_broken or None, "layout": layout, "scale": scale}
-        _check_unused(name, **unused, manual_dir=manual_dir)
-        raw = load_hugging_face(name, folder / "pictures", image_size=image_size, fit=fit)
-    elif is_archive(name) or (looks_like_a_path(name) and not other):
-        _check_unused(name, layout=layout, scale=scale, manual_dir=manual_dir)
-        raw = load_pictures(
-            name, folder / "pictures", image_size=image_size, fit=fit, skip_broken=skip_broken
-        )
-    else:
-        _check_unused(name, skip_broken=skip_broken or None)
-        raw = _read(name, folder, manual_dir, form, Reading(layout, scale), data_memory is not None)
+    reading = Reading(layout, scale)
+    raw = _raw(name, folder, manual_dir, form, reading, skip_broken, data_memory is not None)
     for line in raw.cautions:
         warnings.warn(f"load({raw.name}): {line}", Caution, stacklevel=2)
     named = raw.name if name.endswith(".npz") else name
-    return _splits_of(raw, form, NORMALISATION.get(named), data_memory)
+    found = _splits_of(raw, form, NORMALISATION.get(named), data_memory)
+    if seed == 0:  # no other is an option of a run
+        given = form._asdict() | reading._asdict() | {"skip_broken": skip_broken}
+        usual = _Form()._asdict() | Reading()._asdict() | {"skip_broken": False}
+        remember(found, Origin(name, {n: value for n, value in given.items() if value != usual[n]}))
+    return found
 
 
 def splits(
@@ -220,12 +215,52 @@ def splits(
     """
     given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
     given |= {"x_validation": x_validation, "y_validation": y_validation}
-    content = {key: np.asarray(value) for key, value in given.items() if value is not None}
+    where = f"splits({name})"
+    content = {key: _array(value, where, key) for key, value in given.items() if value is not None}
     if class_names is not None:
         content["class_names"] = np.asarray(class_names, np.str_)
     form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
-    form.check(f"splits({name})")
-    return _splits_of(raw_of_arrays(content, name, f"splits({name})", Reading(layout, scale)), form, None)
+    form.check(where)
+    return _splits_of(raw_of_arrays(content, name, where, Reading(layout, scale)), form, None)
+
+
+def _array(value: Any, where: str, key: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of lists that differ in length
+        remedy = "Make all images of one size, or give a folder of pictures with image_size."
+        raise fail(where, f"{key} as one array", f"lists of several shapes ({error})", remedy) from None
+
+
+def _raw(
+    name: str,
+    folder: Path,
+    manual_dir: str | os.PathLike | None,
+    form: _Form,
+    reading: Reading,
+    skip_broken: bool,
+    mapped: bool,
+) -> Raw:
+    """The set by the loader of its kind; options without effect on that kind are refused."""
+    size: dict[str, Any] = {"image_size": form.image_size, "fit": form.fit}
+    other = name in DATASETS or name.endswith(".npz")
+    if not other and is_hugging_face(name):
+        unused = {"skip_broken": skip_broken or None, **reading._asdict()}
+        _check_unused(name, **unused, manual_dir=manual_dir)
+        return load_hugging_face(name, folder / "pictures", **size)
+    if is_archive(name) or (looks_like_a_path(name) and not other):
+        _check_unused(name, **reading._asdict(), manual_dir=manual_dir)
+        return load_pictures(name, folder / "pictures", **size, skip_broken=skip_broken)
+    _check_unused(name, skip_broken=skip_broken or None)
+    return _read(name, folder, manual_dir, form, reading, mapped)
+
+
+class _Parts(NamedTuple):
+    """The images and labels of a set that is split, in its own units."""
+
+    train: tuple[np.ndarray | HostImages, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
 
 
 def _splits_of(
@@ -234,7 +269,19 @@ def _splits_of(
     """Splits, resizes and standardises the set of a loader."""
     if data_memory is not None:  # rows of it are then taken without a copy of the others
         raw = raw._replace(x=_shaped(raw.x, form, raw.name))
-    num_classes = len(raw.class_names)
+    parts = _parts(raw, form, data_memory)
+    found = [part if isinstance(part, HostImages) else _shaped(part, form, raw.name) for part, _ in parts]
+    info = _info(raw, found[0], normalisation)
+    if form.preprocess == "zca":
+        info = with_whitening(info, np.asarray(found[0]))
+    train, validation, test = (
+        standardised(part, labels, info) for part, (_, labels) in zip(found, parts, strict=True)
+    )
+    return Splits(train, validation, test, info)
+
+
+def _parts(raw: Raw, form: _Form, data_memory: int | None) -> _Parts:
+    """The parts of a set; training images stay where they are if they are larger than `data_memory`."""
     x, y, x_test, y_test = raw.x, raw.y, raw.x_test, raw.y_test
     x_validation, y_validation = raw.x_validation, raw.y_validation
     _check_counts(raw, form)
@@ -253,15 +300,16 @@ def _splits_of(
     if streamed and x.dtype != np.uint8:
         raise fail(f"load({raw.name}) data_memory", "images of 8 bits, not resized", x.dtype)
     x = HostImages(x, rows) if streamed else x[rows]
-    found = [
-        part if isinstance(part, HostImages) else _shaped(part, form, raw.name)
-        for part in (x, x_validation, x_test)
-    ]
-    height, width, channels = found[0].shape[1:]
+    return _Parts((x, y), (x_validation, y_validation), (x_test, y_test))
+
+
+def _info(raw: Raw, x: np.ndarray | HostImages, normalisation: Normalisation | None) -> DatasetInfo:
+    """What is known of a set with those training images, but for its whitening."""
+    height, width, channels = x.shape[1:]
     info = DatasetInfo(
         name=raw.name,
         image_shape=(height, width, channels),
-        num_classes=num_classes,
+        num_classes=len(raw.class_names),
         class_names=raw.class_names,
         scale=raw.scale,
         mean=(),
@@ -269,18 +317,11 @@ def _splits_of(
         digest=raw.digest,
     )
     if normalisation is None or channels < len(normalisation[0]):
-        normalisation = statistics(found[0], raw.scale)
+        normalisation = statistics(x, raw.scale)
     if len(normalisation[0]) not in (1, channels):
         raise fail(f"load({raw.name})", f"images of {len(normalisation[0])} channels", channels)
     mean, std = (value * channels if len(value) < channels else value for value in normalisation)
-    info = info._replace(mean=mean, std=std)
-    if form.preprocess == "zca":
-        info = with_whitening(info, np.asarray(found[0]))
-    train, validation, test = (
-        standardised(part, labels, info)
-        for part, labels in zip(found, (y, y_validation, y_test), strict=True)
-    )
-    return Splits(train, validation, test, info)
+    return info._replace(mean=mean, std=std)
 
 
 def _shaped(x: np.ndarray, form: _Form, name: str) -> np.ndarray:

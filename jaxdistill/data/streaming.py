@@ -1,23 +1,27 @@
 """Images that stay on the host or the disk; the draws of a chunk of outer steps are fetched in advance.
 
 The draws are those of a set on the device, from the same keys, so numbers are the same to the last bit and a
-resumed run goes on exactly.
+resumed run goes on exactly. On a mesh of several processes each one reads the images that its devices hold.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Sharding
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import needs
 from jaxdistill.core.types import Array, Batch, Dataset, Drawn
 from jaxdistill.data.mapped import forget
 
 AHEAD = 2
 """Chunks that are fetched before they are needed."""
+BLOCK = 8192
+"""Images that are read at a time where all are."""
 Draw = Callable[[Dataset, Array, Array], Batch]
 """(data set, root key, outer step) -> its real batch."""
 
@@ -42,6 +46,11 @@ class HostImages:
         """The same images in another order."""
         return HostImages(self._images, self._rows[order])
 
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All images, in order, `BLOCK` at a time."""
+        for start in range(0, len(self), BLOCK):
+            yield self[np.arange(start, min(start + BLOCK, len(self)))]
+
     def __getitem__(self, index: Any) -> np.ndarray:
         """The images at `index`, integers of any shape [...]: [..., H, W, C]."""
         rows = self._rows[np.asarray(index)]
@@ -62,7 +71,12 @@ def indices(draw: Draw, dataset: Dataset, key: Array, step: int, length: int) ->
 
     A set whose images are their own numbers goes through the same function that draws images.
     """
-    count = dataset.pixels.shape[0]
+    drawn = _numbers(draw, dataset.pixels.shape[0], length)
+    return np.asarray(jax.jit(drawn)(dataset.starts, dataset.counts, key, jnp.int32(step)))
+
+
+def _numbers(draw: Draw, count: int, length: int) -> Callable[[Array, Array, Array, Array], Array]:
+    """(starts, counts, root key, first outer step) -> [length, ...], what is drawn of `count` images."""
 
     def drawn(starts: Array, counts: Array, key: Array, step: Array) -> Array:
         numbers = jnp.arange(count, dtype=jnp.int32).reshape(count, 1, 1, 1)
@@ -70,7 +84,25 @@ def indices(draw: Draw, dataset: Dataset, key: Array, step: int, length: int) ->
         steps = step + jnp.arange(length, dtype=jnp.int32)
         return lax.map(lambda s: draw(stub, key, s).x[..., 0, 0, 0], steps)
 
-    return np.asarray(jax.jit(drawn)(dataset.starts, dataset.counts, key, jnp.int32(step)))
+    return drawn
+
+
+def drawn_shape(draw: Draw, dataset: Dataset, key: Array) -> tuple[int, ...]:
+    """[..., B]: the shape of what an outer step draws, by image."""
+    drawn = _numbers(draw, dataset.pixels.shape[0], 1)
+    return jax.eval_shape(drawn, dataset.starts, dataset.counts, key, jnp.int32(0)).shape[1:]
+
+
+def own_images(sharding: Sharding, shape: Sequence[int]) -> np.ndarray:
+    """Which images of every batch the devices of this process hold, ascending.
+
+    Args:
+      sharding: of the batches.
+      shape: [length, ..., B], by image.
+    """
+    held = sharding.addressable_devices_indices_map(tuple(shape)).values()
+    every = np.arange(shape[-1])
+    return np.unique(np.concatenate([every[index[-1]] for index in held if index is not None]))
 
 
 class Chunks:
@@ -83,9 +115,20 @@ class Chunks:
       step: where the run starts or goes on.
       num_steps: outer steps of the whole run.
       length: outer steps of a chunk.
+      sharding: where the batches [length, ..., B] of a chunk lie; None for one device.
     """
 
-    def __init__(self, draw: Draw, dataset: Dataset, key: Array, step: int, num_steps: int, length: int):
+    def __init__(
+        self,
+        draw: Draw,
+        dataset: Dataset,
+        key: Array,
+        step: int,
+        num_steps: int,
+        length: int,
+        sharding: Sharding | None = None,
+    ):
+        self.sharding = sharding
         self._arguments = (draw, dataset, key)
         self._step, self._num_steps, self._length = step, num_steps, length
         self._wide = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
@@ -94,11 +137,13 @@ class Chunks:
         return -(-(self._num_steps - self._step) // self._length)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """(images [length, ..., H, W, C], labels [length, ..., classes]) of a chunk."""
+        """(images [length, ..., H, W, C], labels [length, ..., classes]) of a chunk, this process's part."""
         draw, dataset, key = self._arguments
         step = self._step + index * self._length
         with jax.enable_x64(self._wide):  # threads of Grain have JAX's defaults
             rows = indices(draw, dataset, key, step, min(self._length, self._num_steps - step))
+        if self.sharding is not None:
+            rows = rows[..., own_images(self.sharding, rows.shape)]
         classes = np.searchsorted(np.asarray(dataset.starts), rows, side="right") - 1
         labels = np.eye(dataset.counts.shape[0], dtype=np.float32)[classes]
         return np.asarray(dataset.pixels[rows]), labels
@@ -110,12 +155,9 @@ def fetched(chunks: Chunks, table: Array | None) -> Iterator[Drawn]:
     Raises:
       UserError: Grain is not installed.
     """
-    try:
-        import grain
-    except ImportError as error:
-        raise fail(
-            "data_memory", "grain", f"an import error ({error})", 'pip install "jaxdistill[grain]" adds it.'
-        ) from None
+    grain = needs("data_memory", "grain", "grain", "grain, which fetches images ahead")
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
+    where = chunks.sharding
+    put = jnp.asarray if where is None else partial(jax.make_array_from_process_local_data, where)
     for pixels, labels in grain.MapDataset.source(chunks).to_iter_dataset(ahead):
-        yield Drawn(jnp.asarray(pixels), jnp.asarray(labels), table)
+        yield Drawn(put(pixels), put(labels), table)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdistill.core.checks import fail
-from jaxdistill.data.cache import VERSION, cached
+from jaxdistill.data.cache import cached, of_archive
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.original_files import Original, folder_of
 from jaxdistill.data.tfds_sets import Source, prepared_folder, read_prepared
@@ -50,7 +50,7 @@ def load_svhn(source: Source) -> Raw:
         return Raw(source.name, x, y, tuple(map(str, range(10))), 255.0, x_test, y_test)
 
     key = "-".join(file.sha256[:16] for file in FILES)
-    return cached(source.data_dir / "arrays" / f"{source.name}-{key}-{VERSION}", read)
+    return cached(of_archive(source.data_dir, source.name, key), read)
 
 
 def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill.core.checks import UserError, fail
+from jaxdistill.core.checks import UserError, fail, needs
 from jaxdistill.data.cache import VERSION, read_cache, write_cache
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.pictures import square
@@ -202,20 +202,12 @@ def _examples(builder: Any, split: str, where: str) -> Iterator[dict[str, Any]]:
       UserError: tfrecord files, and `grain` is missing.
     """
     if builder.info.file_format.value == "tfrecord":
-        return _of_tfrecords(builder.info, split, _import_grain(where))
+        grain = needs(where, "grain.experimental", "grain", "grain, which reads tfrecord files")
+        return _of_tfrecords(builder.info, split, grain)
     records = builder.as_data_source(split)
     starts = range(0, len(records), CHUNK)
     chunks = (records.__getitems__(list(range(i, min(i + CHUNK, len(records))))) for i in starts)
     return (example for chunk in chunks for example in chunk)
-
-
-def _import_grain(where: str) -> Any:
-    try:
-        import grain.experimental  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        remedy = 'Run: pip install "jaxdistill[grain]"'
-        raise fail(where, "grain, which reads tfrecord files", f"an import error ({error})", remedy) from None
-    return grain.experimental
 
 
 def _of_tfrecords(info: Any, split: str, grain: Any) -> Iterator[dict[str, Any]]:

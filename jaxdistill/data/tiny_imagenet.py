@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.reporting import report
-from jaxdistill.data.cache import VERSION, cached
+from jaxdistill.data.cache import cached, of_archive
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.folders import decoded_in_threads
 from jaxdistill.data.original_files import sha256_of
@@ -42,8 +42,7 @@ def load_tiny_imagenet(source: Source) -> Raw:
     path = source.manual_dir / ARCHIVE
     if not path.is_file():
         raise fail(where, f"{ARCHIVE} in {source.manual_dir}", "none", remedy)
-    cache = source.data_dir / "arrays" / f"{source.name}-{sha256_of(path)[:16]}-{VERSION}"
-
+    cache = of_archive(source.data_dir, source.name, sha256_of(path)[:16])
     return cached(cache, lambda: _read(source.name, tree(path, where)))
 
 

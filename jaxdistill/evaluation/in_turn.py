@@ -58,11 +58,11 @@ def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -
         begin, some, calibrated = _programs(learner, build, options, augment, jax.random.key_impl(key))
         count, size = subsets.shape
         start = _start(protocol.order, augment is not None, size <= FEW)
-        keys, rows, weights = jax.random.split(key, count), np.asarray(subsets), _on_host(params)
-        at_each = _on_host(values)
+        keys, rows, weights = jax.random.split(key, count), np.asarray(subsets), _to_host(params)
+        at_each = _to_host(values)
         found = []
         for k in range(count):
-            order, draws = _on_host(start(rows[k], keys[k]))
+            order, draws = _to_host(start(rows[k], keys[k]))
             num_steps = len(order)
             now = {name: np.broadcast_to(value, (num_steps,)) for name, value in at_each.items()}
             steps = ((order, draws), now)
@@ -74,7 +74,7 @@ def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -
                 carry = jax.block_until_ready(some(carry, images, *_window(steps, low, high)))
                 report(TRAINING, k * num_steps + high, count * num_steps)
             last = jax.tree.map(lambda a: a[-1], (order, draws))
-            found.append(_on_host(test_of(calibrated(carry[0], images, last), test)))
+            found.append(_to_host(test_of(calibrated(carry[0], images, last), test)))
             if k == 0 < count - 1:
                 report(TRAINING, num_steps, count * num_steps)  # the test was compiled meanwhile
         return jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *found)
@@ -104,7 +104,7 @@ def _window(steps: Any, low: int, high: int) -> tuple[Any, np.int32]:
     return jax.tree.map(window, steps), np.int32(high - low)
 
 
-def _on_host(tree: Any) -> Any:
+def _to_host(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 

@@ -182,7 +182,7 @@ def pretrain(chosen: PretrainOptions) -> dict[str, Any]:
     def make(group: Group, done: Callable[[int], None]) -> dict[str, Any]:
         keys = network_keys(setting.key, group)
         params = trained(start(keys), keys, real)
-        found = {"weights": jax.tree.map(mesh.on_host, params), **_tested(setting, params)}
+        found = {"weights": jax.tree.map(mesh.to_host, params), **_tested(setting, params)}
         done(1)
         return found
 
@@ -221,10 +221,10 @@ def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
     def make(group: Group, done: Callable[[int], None]) -> dict[str, Any]:
         keys = network_keys(setting.key, group)
         params = start(keys)
-        snapshots = [jax.tree.map(mesh.on_host, params)]
+        snapshots = [jax.tree.map(mesh.to_host, params)]
         for number in range(options.num_epochs):
             params = epoch(params, jax.vmap(lambda k, n=number: at_step(k, n))(keys), real)
-            snapshots.append(jax.tree.map(mesh.on_host, params))
+            snapshots.append(jax.tree.map(mesh.to_host, params))
             done(number + 1)
         weights = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *snapshots)
         return {"weights": weights, **_tested(setting, params)}

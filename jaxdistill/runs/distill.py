@@ -51,7 +51,8 @@ def distill(
 
     Args:
       config: the options; others can be given beside it by name.
-      data: a data set of the user's own, as `jd.splits` makes it, or its path, instead of `dataset`.
+      data: a data set of the user's own, as `jd.splits` makes it, or its path, instead of `dataset`. What
+        `jaxdistill.data.load` returned is the set that it was asked for.
       learner: the network: a name, or a `Learner`.
       run_dir: folder to write everything into; a run that is already there is resumed. None writes nothing.
       progress: whether to show how far the run is.

@@ -124,8 +124,9 @@ def evaluate(
     that is not the images' own is searched on validation.
 
     Args:
-      images: a run; the path of an `.npz` with `x` and `y`, a run's or anyone's; the path of a `.pt` of
-        `jd.export` or of the code of DC, DSA, DM, MTT or DATM, such as `images_best.pt` (extra `torch`).
+      images: a run; the path of an `.npz` with `x` and `y`, a run's or anyone's; what
+        `jd.export` writes, but `latents`; a `.pt` of the code of DC, DSA, DM, MTT or DATM, such as
+        `images_best.pt` (extra `torch`).
       learners: the architectures: texts such as `convnet:width=32:norm=none`, or a `Learner`, which the table
         calls `own`; a mapping gives names, as in {"mine": net}.
       protocols: how networks are trained: `as_distilled`, with the batches, steps and step sizes that the

@@ -87,7 +87,7 @@ def export(
     if to == "torch":
         require_torch("export torch")
     if to == "hf":
-        formats.require_pyarrow()
+        formats.require_pyarrow("export hf")
     if to == "latents":
         write_latents(path, _latents(images))
         return path

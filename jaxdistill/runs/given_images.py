@@ -11,6 +11,7 @@ from jaxdistill.config.option import option, options
 from jaxdistill.config.table import PLACES, DataOptions, Places, ReadingOptions
 from jaxdistill.core.checks import UserError, fail, lookup
 from jaxdistill.core.paths import as_path
+from jaxdistill.core.registry import options_of
 from jaxdistill.core.types import Batch
 from jaxdistill.data import DatasetInfo, Splits, standardise, to_pixels
 from jaxdistill.data.registry import NORMALISATION
@@ -25,10 +26,11 @@ from jaxdistill.runs.protocols import ORDERS, other_shuffle
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import Synthetic, read_synthetic, synthetic
+from jaxdistill.runtime.export_formats import METADATA, read_export
 from jaxdistill.runtime.torch_files import SUFFIXES, read_torch
 
 Images = Run | str | os.PathLike[str]
-"""A run, or the path of an `.npz` or of a PyTorch file."""
+"""A run, or the path of an `.npz`, of a PyTorch file or of a folder that `jd.export` made."""
 AUTHORS = NORMALISATION | {
     "cifar100": NORMALISATION["cifar10"],
     "svhn_cropped": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
@@ -69,7 +71,7 @@ def content(images: Images) -> Synthetic:
     """
     if isinstance(images, Run):
         return synthetic(**content_of(images))
-    expected = "images as a Run or the path of an .npz or .pt"
+    expected = "images as a Run or the path of an .npz, a .pt or an exported folder"
     if not isinstance(images, str | os.PathLike):
         remedy = "numpy.savez(path, x=..., y=...) makes one of arrays."
         raise fail("evaluate", expected, type(images).__name__, remedy)
@@ -77,6 +79,8 @@ def content(images: Images) -> Synthetic:
     if (folder / "config.json").is_file():
         remedy = f"Take {folder / 'synthetic.npz'}; in Python jd.load_run opens the folder."
         raise fail("evaluate", expected, f"the run folder {folder}", remedy)
+    if (folder / METADATA).is_file():
+        return read_export(folder)
     return read_torch(folder) if folder.suffix in SUFFIXES else read_synthetic(folder)
 
 
@@ -118,7 +122,8 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
     except UserError as error:
         if chosen.dataset is not None:
             raise
-        remedy = "The file names this set. Choose another with dataset=NAME or dataset=PATH."
+        remedy = "The file names this set. Choose another with dataset=NAME or dataset=PATH; own arrays are "
+        remedy += "given from Python, with data=jd.splits(x, y)."
         raise UserError(f"{error} {remedy}") from error
     return chosen.replace(dataset=data.info.name, **reading), data
 
@@ -236,6 +241,10 @@ def _as_distilled(file: Synthetic) -> dict[str, Protocol]:
     inner, order = file.metadata["inner"], file.order
     assert order is not None
     factory = lookup("evaluate inner_optimizer", inner["inner_optimizer"], INNER_OPTIMIZERS)
+    for name in file.hyperparameters:
+        if name not in options_of(factory):
+            expected = f"hyper-parameters of {inner['inner_optimizer']}"
+            raise fail("evaluate as_distilled", expected, f"hyper_{name} in the file", "Use protocols=dc.")
     optimizer = factory(num_steps=len(order), learned=(), **file.hyperparameters)
     shuffle = inner.get("shuffle", "none")
     shuffles = {"as_distilled": shuffle}

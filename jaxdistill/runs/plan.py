@@ -5,7 +5,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.config import build
-from jaxdistill.config.option import Options
+from jaxdistill.config.option import UNSET, Options
 from jaxdistill.config.owners import brought
 from jaxdistill.config.resolve import acting, check_effects, facts_before_loading, filled, resolve
 from jaxdistill.config.saved import DIGESTS, config_from
@@ -23,9 +23,10 @@ from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.platform import choices, platform, precision
-from jaxdistill.core.types import Array, Data, Learner, Method
+from jaxdistill.core.types import Array, Data, Dataset, Learner, Method
 from jaxdistill.data import DatasetInfo, Splits, load
-from jaxdistill.data.streaming import on_host
+from jaxdistill.data.origin import origin_of
+from jaxdistill.data.streaming import HostImages, on_host
 from jaxdistill.learners.spec import check_fits
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import budget
@@ -35,6 +36,8 @@ from jaxdistill.runtime.loop import compiled_chunk
 from jaxdistill.runtime.memory import parse_bytes, total_bytes
 from jaxdistill.runtime.metrics import require_tensorboard
 
+READING = tuple(name for name in ReadingOptions.options() if name not in PLACES)
+"""The options of how a data set is read."""
 FIRST = ("method", "dataset", "teacher", "learner", "gradient", "population")
 """The options that an error about a difference names first."""
 Change = Callable[[Splits], Splits]
@@ -113,18 +116,22 @@ def planned(
         raise fail("distill", "data as jaxdistill.splits makes it, or a path", type(data).__name__)
     if data is not None:
         _check_beside_data(chosen, opening)
+    origin = None if data is None else origin_of(data)
     if learner is not None:
         chosen = chosen.replace(learner=OWN_NETWORK)
     elif chosen.learner == OWN_NETWORK:
         raise fail("distill", f"a Learner object as learner, since the config names {OWN_NETWORK!r}", "none")
-    if data is not None:
+    if origin is not None:
+        reading = {name: origin.reading.get(name, UNSET) for name in READING}
+        chosen = chosen.replace(dataset=origin.name, **reading)
+    elif data is not None:
         chosen = chosen.replace(dataset=data.info.name)
     expected = facts_before_loading(chosen) if data is None else Facts.of(data.info)
     if not opening:
         check_effects(chosen, expected)
     config = resolve(chosen, expected)  # wrong options raise before data are loaded
     given = splits(chosen) if data is None else data
-    own_data = data is not None or bool(given.info.digest)
+    own_data = (data is not None and origin is None) or bool(given.info.digest)
     if own_data:
         chosen = chosen.replace(dataset=given.info.name)
     facts = Facts.of(given.info)
@@ -142,7 +149,8 @@ def planned(
         check_fits(learner, given.info)
     extra = dict(more or {})
     if own_data:
-        extra["dataset_sha256"] = given.info.digest if data is None else digest_standardised(data)
+        by_source = data is None or origin is not None
+        extra["dataset_sha256"] = given.info.digest if by_source else digest_standardised(given)
     if learner is not None:
         extra["learner_sha256"] = learner_digest(learner, given.info)
     bank = None
@@ -152,13 +160,13 @@ def planned(
         extra[f"{bank_option(config)}_sha256"] = bank_digest(bank)
     changed = change(given)
     arguments = Data(changed.train, None if bank is None else bank.given)
+    if on_host(changed.train):
+        _check_on_host(config)
     if config.gradient == "auto" and how.trains:
         needs = partial(
             _bytes_of, data=changed, arguments=arguments, network=network, key=key, devices=devices
         )
         config = budget.within_budget(chosen, facts, needs, progress.say)
-    if on_host(changed.train):
-        _check_on_host(config)
     networks = build.shapes(config, changed.info) if config.num_shapes else [network]
     methods = [build.method(config, changed, each, stream(key, "teacher start")) for each in networks]
     if not opening:  # a method that does not trace starts no run
@@ -180,9 +188,16 @@ def splits(config: DataOptions) -> Splits:
         data = load(chosen.get("dataset", type(config).options()["dataset"].default), **reading)
     if jax.process_count() > 1:
         leaves = jax.tree.leaves((data.train, data.validation, data.test))
-        found = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]
-        hosts.agree("images and labels", {"CRC-32": found})
+        hosts.agree("images and labels", {"CRC-32": [_crc(leaf) for leaf in leaves]})
     return data
+
+
+def _crc(leaf: Any) -> int:
+    """CRC-32 of an array, or of images on the host, in blocks."""
+    found = 0
+    for block in leaf.blocks() if isinstance(leaf, HostImages) else [leaf]:
+        found = zlib.crc32(np.ascontiguousarray(block).data, found)
+    return found
 
 
 def identity_of(config: Options) -> dict[str, Any]:
@@ -207,7 +222,7 @@ def identity_from(
       saved: every option, null if nobody chose it, and further parts of the identity.
       cls: the class of its options.
       data: its images.
-      present: the identity that this version saves; names the parts that are no options.
+      present: the identity that this version saves; names the parts that are no options, and `data`.
 
     Raises:
       UserError: saved options that this version does not know; names them.
@@ -218,7 +233,9 @@ def identity_from(
     options = {name: value for name, value in given.items() if name not in parts}
     others = {name: value for name, value in given.items() if name in parts}
     if "dataset_sha256" in others and same_images(others["dataset_sha256"], data):
-        others["dataset_sha256"] = data.info.digest
+        del others["dataset_sha256"]
+        others |= {name: present[name] for name in ("dataset_sha256",) if name in present}
+        options |= {name: present[name] for name in ("dataset", *READING) if name in present}
     facts = Facts.of(data.info)
     return identity_of(filled(config_from(options, "config.json", cls), facts)) | others
 
@@ -249,9 +266,18 @@ def digest_standardised(data: Splits) -> str:
     """SHA-256 of every standardised image and label of a set."""
     parts = (data.train, data.validation, data.test)
     found = hashlib.sha256()
-    for leaf in (leaf for part in parts for leaf in (part.x, part.y, part.starts, part.counts)):
-        found.update(np.ascontiguousarray(leaf).data)
+    for part in parts:
+        for leaf in (*_images_of(part), part.y, part.starts, part.counts):
+            found.update(np.ascontiguousarray(leaf).data)
     return found.hexdigest()
+
+
+def _images_of(part: Dataset) -> Iterator[Array]:
+    """Its standardised images, in blocks where they are on the host."""
+    if isinstance(part.pixels, HostImages):
+        yield from (part.standardised(jnp.asarray(block)) for block in part.pixels.blocks())
+    else:
+        yield part.x
 
 
 def learner_digest(learner: Learner, info: DatasetInfo) -> str:

@@ -88,9 +88,9 @@ def storage(run: Run) -> dict[str, int | float]:
 
 def _is_of(result: dict[str, Any], plan: Plan, step: int) -> bool:
     """Whether a result is of this plan, evaluation included, and of a run that made so many outer steps."""
-    saved = result.get("config", {})
+    saved, now = result.get("config", {}), plan.identity
     if result.get("outer_steps") != step:
         return False
-    if saved.keys() != plan.identity.keys():
-        saved = identity_from(saved, Config, plan.data, plan.identity)
-    return numbers_of(saved) == numbers_of(plan.identity)
+    if saved.keys() != now.keys() or saved.get("dataset_sha256") != now.get("dataset_sha256"):
+        saved = identity_from(saved, Config, plan.data, now)
+    return numbers_of(saved) == numbers_of(now)

@@ -17,10 +17,10 @@ from jaxdistill.config.table import OWN_NETWORK, Config
 from jaxdistill.core.checks import fail
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.types import Array, Batch, DistillState, Learner, Method, Stored
-from jaxdistill.data import Splits, to_pixels
+from jaxdistill.data import DATASETS, Splits, to_pixels
 from jaxdistill.evaluation import Score
 from jaxdistill.runs.banks import Bank, bank_digest, bank_option
-from jaxdistill.runs.plan import Plan, planned, same_images
+from jaxdistill.runs.plan import READING, Plan, planned, same_images
 from jaxdistill.runtime import progress as shown
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.loop import Finished
@@ -195,7 +195,8 @@ def load_run(
 
     Args:
       path: the folder of a distillation.
-      data: the data of a run that was distilled from arrays, as `jd.splits` makes them.
+      data: the data of a run that was distilled from arrays, as `jd.splits` makes them; a named set is loaded
+        by its name.
       learner: the network of a run that was distilled for a `Learner` of the user's own.
       dataset: where the data lie, for a run of a user's own images.
       data_dir, manual_dir: as for `jd.distill`.
@@ -229,11 +230,11 @@ def load_run(
         raise fail(where, "a run of a method that trains inner steps", f"{config.method} in {path}")
     chosen = config.replace(data_dir=data_dir, manual_dir=manual_dir)
     own_data = "dataset_sha256" in saved
-    if own_data and data is None and dataset is None:
+    if own_data and data is None and dataset is None and saved["dataset"] not in DATASETS:
         raise fail(where, f"the data of {path}: data=SPLITS, or dataset=PATH", "none")
-    if not own_data and (data is not None or dataset not in (None, saved["dataset"])):
-        got = "data" if data is not None else dataset
-        raise fail(where, f"the data of {path}: dataset={saved['dataset']}", got)
+    named = f"the data of {path}: dataset={saved['dataset']}"
+    if not own_data and data is None and dataset not in (None, saved["dataset"]):
+        raise fail(where, named, dataset)
     if data is None:
         chosen = chosen.replace(dataset=dataset or saved["dataset"])
     else:
@@ -248,9 +249,12 @@ def load_run(
     of_banks = {name: saved[name] for name in DIGESTS if name in saved and name not in plan.identity}
     plan = plan._replace(identity=plan.identity | of_banks)
     if own_data and not same_images(saved["dataset_sha256"], plan.data):
-        raise fail(
-            where, f"the images that {path} was distilled from", f"other images in {dataset or 'data'}"
-        )
+        got = f"other images in {'data' if data is not None else plan.config.dataset}"
+        raise fail(where, f"the images that {path} was distilled from, as data=SPLITS", got)
+    now = plan.identity
+    other = any(now[n] != saved[n] for n in ("dataset", *READING) if n in now and n in saved)
+    if not own_data and (other or "dataset_sha256" in now):
+        raise fail(where, named, "other images in data")
     if plan.identity.get("learner_sha256") != saved.get("learner_sha256"):
         raise fail(where, f"the network that {path} was distilled for", "one with other weights")
     name = bank_option(config)

@@ -22,7 +22,7 @@ import numpy as np
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.paths import as_path
 from jaxdistill.runtime.machine import writing
-from jaxdistill.runtime.mesh import is_key, on_host
+from jaxdistill.runtime.mesh import is_key, to_host
 
 
 class Checkpoints:
@@ -84,7 +84,7 @@ class Checkpoints:
             if step in self._manager.all_steps():
                 return
             raise fail("Checkpoints.save", f"a step after {latest}, the last one saved", step)
-        flat = {path: on_host(leaf) for path, leaf in _leaves(state).items()}
+        flat = {path: to_host(leaf) for path, leaf in _leaves(state).items()}
         stored = {_name(i): array for i, array in enumerate(flat.values()) if array.size}
         args = self._ocp.args  # dataclasses whose fields Orbax's decorator hides from the type checker
         content = args.Composite(

@@ -40,6 +40,8 @@ from jaxdistill.runtime.atomic import atomic_write, jsonable
 
 KINDS = {"probabilities": "y_soft", "free": "y_free"}
 """The name of the labels' array, by the kind of labels."""
+HYPERPARAMETERS = ("learning_rate", "momentum")
+"""Those of the inner optimisers, see `jaxdistill.inner.optimizers`."""
 ZCA = tuple(field.name for field in dataclasses.fields(Whitening))
 
 
@@ -211,21 +213,47 @@ def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | Non
         raise fail(where, "order as integers", order.dtype)
     _check(where, pixels, labels, order, kind)
     names = ("scale", "mean", "std", "class_names", "dataset", "method", "learner", "inner", "reading")
+    for name in ("scale", "mean", "std"):
+        if name in arrays:
+            _check_units(where, name, arrays[name], pixels.shape[-1])
     return Synthetic(
         pixels=pixels,
         images=images,
         labels=labels,
         order=None if order is None else order.astype(np.int32),
-        hyperparameters={
-            name.removeprefix("hyper_"): np.asarray(value, np.float32)
-            for name, value in arrays.items()
-            if name.startswith("hyper_")
-        },
+        hyperparameters=_hyperparameters(where, arrays),
         fixed_start=any(name.startswith("start/") for name in arrays),
         metadata={name: _plain(where, name, arrays[name]) for name in names if name in arrays},
         whitening=_whitening(where, arrays, pixels.shape[1:]),
         kind=kind,
     )
+
+
+def _check_units(where: str, name: str, array: np.ndarray, channels: int) -> None:
+    """Raises unless they are numbers, finite, one per channel, and above 0 where they divide."""
+    sizes = (1,) if name == "scale" else (1, channels)
+    numbers = array.dtype.kind in "biuf" and array.ndim < 2 and array.size in sizes
+    if not numbers or not np.isfinite(array).all() or (name != "mean" and (array <= 0).any()):
+        count = "one number" if name == "scale" else f"a number, or {channels}"
+        got = f"dtype {array.dtype}, shape {array.shape}, {str(array.ravel()[:4].tolist())[:40]}"
+        raise fail(where, f"{name} as {count}, finite{'' if name == 'mean' else ', above 0'}", got)
+
+
+def _hyperparameters(where: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of the inner optimiser in a file, by name, checked."""
+    found = {}
+    for key in (key for key in arrays if key.startswith("hyper_")):
+        name, value = key.removeprefix("hyper_"), arrays[key]
+        if name not in HYPERPARAMETERS:
+            known = " or ".join(f"hyper_{known}" for known in HYPERPARAMETERS)
+            raise fail(where, known, key, "Leave out what is no hyper-parameter of an inner optimiser.")
+        steps = len(arrays["order"]) if "order" in arrays else value.size
+        if value.dtype.kind not in "biuf" or value.shape not in {(steps,), (1,), ()}:
+            raise fail(where, f"{key} as {steps} numbers", f"dtype {value.dtype}, shape {value.shape}")
+        if not np.isfinite(value).all():
+            raise fail(where, f"finite {key}", value[~np.isfinite(value)][0])
+        found[name] = np.asarray(value, np.float32)
+    return found
 
 
 def _whitening(where: str, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Whitening | None:
@@ -337,7 +365,10 @@ def _json(value: Mapping[str, Any]) -> str:
 def _plain(where: str, name: str, array: np.ndarray) -> Any:
     if name in ("learner", "inner", "reading"):
         try:
-            return json.loads(str(array))
+            found = json.loads(str(array))
         except ValueError as error:
             raise fail(where, f"JSON in {name}", str(array)[:60]) from error
+        if not isinstance(found, dict):
+            raise fail(where, f"a JSON object in {name}", str(array)[:60])
+        return found
     return tuple(array.tolist()) if array.ndim else array.item()

@@ -4,7 +4,6 @@ Pictures have 8 bits: pixels are rounded, and clipped to the range from black to
 often leave. The exact images stand beside them where a format has room for it.
 """
 
-import importlib
 import io
 import json
 import re
@@ -15,14 +14,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import UserError, fail, needs
 from jaxdistill.runtime.atomic import jsonable
-from jaxdistill.runtime.export import Synthetic, write_arrays
+from jaxdistill.runtime.export import KINDS, Synthetic, checked, write_arrays
 from jaxdistill.runtime.training_code import LABELS, from_hf_folder, training_code
 
 METADATA = "distillation.json"
 """The file of an exported folder with the data that pictures lack. Only a folder with it is replaced."""
-HOW = ("dataset", "method", "learner", "inner", "class_names", "mean", "std")
+HOW = ("dataset", "method", "learner", "inner", "reading", "class_names", "mean", "std")
 """The metadata of a file that this file holds too."""
 CARD = """---
 # license: fill it in; the images were learned from {dataset}, whose licence applies to them too
@@ -125,7 +124,7 @@ def write_hf(folder: Path, file: Synthetic, name: str, scores: Mapping[str, Any]
     Raises:
       UserError: pyarrow is not installed.
     """
-    pyarrow, parquet = require_pyarrow()
+    pyarrow, parquet = require_pyarrow("export hf")
     shown = pictures(file)
     classes = file.labels.argmax(axis=1)
     images = [{"bytes": _png(x), "path": f"{row:05d}.png"} for row, x in enumerate(shown.x)]
@@ -142,17 +141,70 @@ def write_hf(folder: Path, file: Synthetic, name: str, scores: Mapping[str, Any]
     (folder / "README.md").write_text(_card(file, shown, name, scores), encoding="utf-8")
 
 
-def require_pyarrow() -> tuple[Any, Any]:
+def read_export(folder: Path) -> Synthetic:
+    """The images of a folder that `write_folder` or `write_hf` made, as `read_synthetic` has those of a file.
+
+    Pictures have 8 bits; a Hugging Face data set has the exact standardised images beside them.
+
+    Raises:
+      UserError: files that are missing, damaged or do not fit together.
+    """
+    where = f"read_export({folder.name})"
+    try:
+        told = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        steps, white = dict(told["steps"]), told["white"]
+        arrays = _arrays_of_rows(folder, where) if "images" not in told else _arrays_of_pictures(folder, told)
+        arrays |= {name: np.asarray(told[name]) for name in ("class_names", "mean", "std") if name in told}
+        texts = {name: told[name] for name in HOW if name in told and name not in arrays}
+        arrays |= {n: np.asarray(t if isinstance(t, str) else json.dumps(t)) for n, t in texts.items()}
+        arrays |= {
+            n if n == "order" else f"hyper_{n}": np.asarray(v) for n, v in steps.items() if v is not None
+        }
+        return checked(where, arrays | {"scale": np.asarray(white)})
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        remedy = "Export the images anew."
+        raise fail(where, f"what jd.export writes, with {METADATA}", f"{error!r}", remedy) from None
+
+
+def _arrays_of_pictures(folder: Path, told: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Images and labels of `write_folder`."""
+    pixels = []
+    for image in told["images"]:
+        with Image.open(folder / image["file"]) as picture:
+            pixels.append(np.asarray(picture))
+    return {"x": np.stack(pixels)} | _labels(told["images"])
+
+
+def _arrays_of_rows(folder: Path, where: str) -> dict[str, np.ndarray]:
+    """Images and labels of `write_hf`."""
+    pyarrow, parquet = require_pyarrow(where)
+    try:
+        rows = parquet.read_table(folder / "data").to_pylist()
+    except pyarrow.ArrowException as error:
+        raise fail(
+            where, f"intact Parquet files in {folder / 'data'}", " ".join(str(error).split())[:80]
+        ) from None
+    pixels = [np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in rows]
+    exact = np.asarray([row["standardised"] for row in rows], np.float32)
+    return {"x": np.stack(pixels), "x_standardised": exact} | _labels(rows)
+
+
+def _labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    kind = next(kind for kind, name in LABELS.items() if name in rows[0])
+    found = {"y": np.asarray([row["label"] for row in rows])}
+    return found | {KINDS[kind]: np.asarray([row[LABELS[kind]] for row in rows], np.float32)}
+
+
+def require_pyarrow(where: str) -> tuple[Any, Any]:
     """The modules `pyarrow` and `pyarrow.parquet`.
 
     Raises:
       UserError: it is not installed.
     """
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        remedy = 'pip install "jaxdistill[hf]" installs it.'
-        raise fail("export hf", "pyarrow, for Parquet files", "no such package", remedy) from error
+    what = "pyarrow, for Parquet files"
+    return needs(where, "pyarrow", "hf", what), needs(where, "pyarrow.parquet", "hf", what)
 
 
 def class_folders(class_names: Sequence[str]) -> list[str]:
@@ -191,7 +243,8 @@ def _png(x: np.ndarray) -> bytes:
 
 def _write_metadata(folder: Path, file: Synthetic, more: Mapping[str, Any]) -> None:
     """Writes the data that pictures do not hold."""
-    steps = {"order": file.order, **file.hyperparameters}
+    steps = {} if file.order is None else {"order": file.order}
+    steps |= file.hyperparameters
     how = {name: file.metadata[name] for name in HOW if name in file.metadata}
     content = {"format": "jaxdistill export", "white": 255, **how, "steps": steps, **more}
     lines = [

@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding
 
 from jaxdistill.core.checks import at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Array, Data, Dataset, DistillState, Drawn, Method, Metrics
-from jaxdistill.data.streaming import Chunks, fetched, on_host
+from jaxdistill.data.streaming import Chunks, drawn_shape, fetched, on_host
 from jaxdistill.runtime import hosts, mesh
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.divergence import MOST_SKIPPED, Diverged, check, kept_steps, skipped_before
@@ -69,13 +70,14 @@ class Finished(NamedTuple):
 
 
 def compiled_chunk(
-    method: Method, devices: mesh.Layout | None = None
+    method: Method, devices: mesh.Layout | None = None, drawn: NamedSharding | None = None
 ) -> Callable[[DistillState, Data, Array, int], tuple]:
     """`length` outer steps as one compiled program.
 
     Args:
       method: what to run.
       devices: those that the program is for; to be lowered inside `mesh.spread(devices)`.
+      drawn: where the real batches of a chunk lie on them, if they are drawn ahead of it.
 
     Returns:
       (state, data, key, length) -> (state, metrics [length], whether everything learned is finite).
@@ -98,11 +100,14 @@ def compiled_chunk(
     if devices is None:
         return jax.jit(chunk, static_argnums=3)
     everywhere = mesh.whole_everywhere(devices)
+    everything: Any = everywhere  # shardings in the place of arrays
+    part: Any = drawn
+    given = Data(everything if drawn is None else Drawn(part, part, everything), everything)
     shardings = mesh.state_shardings(devices, jax.eval_shape(method.init, jax.random.key(0)))
     return jax.jit(
         chunk,
         static_argnums=3,
-        in_shardings=(shardings, everywhere, everywhere),
+        in_shardings=(shardings, given, everywhere),
         out_shardings=(shardings, everywhere, everywhere),
     )
 
@@ -173,13 +178,12 @@ def distill(
         if devices is not None:
             state = mesh.placed(state, mesh.state_shardings(devices, state))
 
-        def placed(real: Any) -> tuple[Data, Array]:
-            given = (data._replace(real=real), key)
-            return given if devices is None else mesh.placed(given, mesh.whole_everywhere(devices))
-
-        streamed = _streamed(method, data.real, key, step, num_steps, length)
-        given = placed(data.real) if streamed is None else None
-        chunks, compiled = [compiled_chunk(each, devices) for each in methods], {}
+        streamed = _streamed(method, data.real, key, step, num_steps, length, devices)
+        given = (data if streamed is None else data._replace(real=None), key)
+        if devices is not None:
+            given = mesh.placed(given, mesh.whole_everywhere(devices))
+        where = None if streamed is None else streamed.sharding
+        chunks, compiled = [compiled_chunk(each, devices, where) for each in methods], {}
         compile_seconds, told = 0.0, False
         skipped = hosts.from_primary(lambda: skipped_before(rows, step))
         stop, stalls = stack.enter_context(caught_signals()), Stalls(bounds or {})
@@ -198,7 +202,7 @@ def distill(
 
         while step < num_steps and not hosts.signal_of_all(stop):
             which, size = _drawn(key, step, len(methods)), min(length, num_steps - step)
-            now = given or placed(next(streamed or iter(())))
+            now = given if streamed is None else (given[0]._replace(real=next(streamed.batches)), given[1])
             if (which, size) not in compiled:
                 began = time.perf_counter()
                 with mesh.spread(devices):
@@ -236,15 +240,35 @@ def distill(
     return finished()
 
 
+class _Streamed(NamedTuple):
+    """Real batches that are drawn ahead."""
+
+    batches: Iterator[Drawn | None]
+    """Those of one chunk of outer steps after the other."""
+    sharding: NamedSharding | None
+    """Where they lie; None for one device."""
+
+
 def _streamed(
-    method: Method, real: Any, key: Array, step: int, num_steps: int, length: int
-) -> Iterator[Drawn | None] | None:
-    """The real images on the host that each chunk of outer steps draws; None if they are on the device."""
+    method: Method,
+    real: Any,
+    key: Array,
+    step: int,
+    num_steps: int,
+    length: int,
+    devices: mesh.Layout | None,
+) -> _Streamed | None:
+    """What each chunk of outer steps draws of real images on the host; None if they are on the device."""
     if not (isinstance(real, Dataset) and on_host(real)):
         return None
     if method.draw is None:  # it sees no real data
-        return itertools.repeat(None)
-    return fetched(Chunks(method.draw, real, key, step, num_steps, length), real.table)
+        return _Streamed(itertools.repeat(None), None)
+    table, where = real.table, None
+    if devices is not None:
+        table = mesh.placed(table, mesh.whole_everywhere(devices))
+        where = mesh.batches_over_data(devices, (length, *drawn_shape(method.draw, real, key)))
+    chunks = Chunks(method.draw, real, key, step, num_steps, length, where)
+    return _Streamed(fetched(chunks, table), where)
 
 
 class _Nowhere(contextlib.nullcontext):

@@ -33,6 +33,7 @@ These are sums, not measurements; `experiments.scaling` measures.
 import contextlib
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -180,6 +181,18 @@ def whole_everywhere(devices: Layout) -> NamedSharding:
     return NamedSharding(devices.mesh, PartitionSpec())
 
 
+def batches_over_data(devices: Layout, shape: Sequence[int]) -> NamedSharding:
+    """Where batches that are drawn ahead lie: split as `over_data` splits them.
+
+    Args:
+      devices: the layout.
+      shape: [..., B], by image.
+    """
+    divides = shape[-1] % devices.mesh.shape[DATA] == 0
+    axes = [*[None] * (len(shape) - 1), DATA] if divides else []
+    return NamedSharding(devices.mesh, PartitionSpec(*axes))
+
+
 def placed(tree: Any, shardings: Any) -> Any:
     """Places arrays that every host has on the devices of a mesh; nothing is sent between hosts.
 
@@ -203,7 +216,7 @@ def placed(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
-def on_host(leaf: Any) -> np.ndarray:
+def to_host(leaf: Any) -> np.ndarray:
     """The whole array (of a typed key its data) in this host's memory, from wherever it lies.
 
     What other hosts have of it is gathered, so all of them have to ask for it.
@@ -220,7 +233,7 @@ def local(tree: Any) -> Any:
     """Arrays of a mesh as arrays of this host's own first device."""
 
     def bring(leaf: Any) -> jax.Array:
-        here = jnp.asarray(on_host(leaf))
+        here = jnp.asarray(to_host(leaf))
         return jax.random.wrap_key_data(here, impl=jax.random.key_impl(leaf)) if is_key(leaf) else here
 
     return jax.tree.map(bring, tree)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import fail, needs
 from jaxdistill.runtime.atomic import atomic_write, jsonable
 from jaxdistill.runtime.machine import writing
 
@@ -131,16 +131,9 @@ def require_tensorboard() -> Any:
     Raises:
       UserError: it is not installed.
     """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise fail(
-            "MetricsLog",
-            "tensorboardX for tensorboard_dir",
-            "no such package",
-            'pip install "jaxdistill[tensorboard]"',
-        ) from error
-    return SummaryWriter
+    return needs(
+        "MetricsLog", "tensorboardX", "tensorboard", "tensorboardX for tensorboard_dir"
+    ).SummaryWriter
 
 
 def _board(directory: str | os.PathLike, resume_step: int) -> Any:

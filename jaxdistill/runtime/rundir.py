@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jaxdistill.config.saved import DIGESTS
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.paths import as_path
 from jaxdistill.runtime import atomic, hosts, profile
@@ -226,7 +227,8 @@ def _settle(
     if experiment not in (None, about["experiment"]):
         expected = f"a run of experiments.{about['experiment']} in {path}"
         raise fail("open_run", expected, f"one of experiments.{experiment}", "Choose another directory.")
-    if upgrade is not None and (experiment is None or started.keys() != config.keys()):
+    other_names = started.keys() != config.keys() or any(started.get(n) != config.get(n) for n in DIGESTS)
+    if upgrade is not None and (experiment is None or other_names):
         started = atomic.jsonable(upgrade(started), nonfinite=str)
     changes = _differences(started, config)
     pinned = {name: pair for name, pair in changes.items() if not _is_free(name, free)}

@@ -3,7 +3,6 @@
 `torch.load(weights_only=True)` reads tensors and plain values and refuses code. PyTorch is the extra `torch`.
 """
 
-import importlib
 import io
 import os
 import re
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import fail, needs
 from jaxdistill.core.paths import as_path
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import Synthetic, checked
@@ -34,11 +33,7 @@ def require_torch(where: str) -> Any:
     Raises:
       UserError: it is not installed.
     """
-    try:
-        return importlib.import_module("torch")
-    except ImportError as error:
-        remedy = 'pip install "jaxdistill[torch]" installs it.'
-        raise fail(where, "PyTorch, for .pt files", "no such package", remedy) from error
+    return needs(where, "torch", "torch", "PyTorch, for .pt files")
 
 
 def write_torch(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxdistill import data
 from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.core.reporting import listening
 from jaxdistill.data import folders, pictures
+from jaxdistill.data.folders import _alike_in_parts
 from jaxdistill.data.pictures import decode
 
 
@@ -130,6 +132,24 @@ def test_a_folder_is_a_data_set(tmp_path):
         assert data.labels(part).tolist() == [0] * 4 + [1] * 4
 
 
+def test_a_jpeg_may_be_called_jfif(tmp_path):
+    files = some(count=6)
+    files["cat/6.jfif"] = encoded(Image.fromarray(pixels(60)), "jpeg")
+    splits = load(write(tmp_path / "pets", files), tmp_path)
+    assert sum(len(part.y) for part in splits[:3]) == 13
+
+
+def test_images_of_two_parts_are_compared_without_a_copy_of_them():
+    train = np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), np.uint8)
+    x = {"train": train, "test": train[7:9].copy()}
+    tracemalloc.start()
+    try:
+        assert _alike_in_parts(x) == ["2 of 2 test images stand in train, too"]
+        assert tracemalloc.get_traced_memory()[1] < train.nbytes / 10
+    finally:
+        tracemalloc.stop()
+
+
 def archive(path, files):
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
@@ -195,6 +215,8 @@ def test_what_is_odd_is_told(tmp_path):
     files["train/dog/1.png"] = b"no picture"
     root = write(tmp_path / "pets", files)
     (root / "train/empty").mkdir()
+    for name in ("notes.txt", "train/cat/0.xml", "train/cat/1.xml", "train/dog/0.xml"):
+        (root / name).write_text("no picture")
     with pytest.raises(
         UserError, match=r"1 broken: train/dog/1.png \(cannot identify.*skip_broken leaves them"
     ):
@@ -209,6 +231,7 @@ def test_what_is_odd_is_told(tmp_path):
         "2 of 15 pictures are grey; they become colour",
         "1 of 8 test images stand in train, too",
         "no picture in train/empty",
+        "4 files are no pictures by name, and left out: notes.txt, train/cat/0.xml, train/cat/1.xml and 1 m",
     ):
         assert part in lines
     assert splits.train.counts.sum() + splits.validation.counts.sum() == 7

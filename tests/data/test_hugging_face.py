@@ -170,6 +170,16 @@ def test_the_label_column_of_several(tmp_path):
     assert data.load(tmp_path / "pets.parquet").test.counts.tolist() == [2, 2]  # breed has one class
 
 
+def described(folder, features):
+    """The same rows, described otherwise."""
+    if not isinstance(features, bytes):
+        features = json.dumps({"info": {"features": features}}).encode()
+    for name, seeds in (("train", TRAIN), ("test", TEST)):
+        shard = table(seeds).replace_schema_metadata({"huggingface": features})
+        with pa.ipc.new_stream(folder / name / "data-00000-of-00001.arrow", shard.schema) as writer:
+            writer.write_table(shard)
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:200])
 
@@ -186,6 +196,18 @@ def cut(path):
         (
             lambda folder: (folder / "dataset_dict.json").write_text('{"splits": ["test"]}'),
             "a split named train",
+        ),
+        (lambda folder: (folder / "dataset_dict.json").write_text('{"splits": 3}'), "a list of splits, got"),
+        (lambda folder: (folder / "dataset_dict.json").write_text("[1]"), "dataset_dict.json with splits"),
+        (
+            lambda folder: (folder / "test" / "state.json").write_text('{"_data_files": [{"file": 1}]}'),
+            "a filename in each of _data_files",
+        ),
+        (lambda folder: described(folder, b"{"), "features in the metadata of its columns"),
+        (lambda folder: described(folder, b"[1]"), "features in the metadata of its columns"),
+        (
+            lambda folder: described(folder, {"label": {"_type": "ClassLabel", "names": "ab"}}),
+            "names of label",
         ),
     ],
 )

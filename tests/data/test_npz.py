@@ -85,6 +85,9 @@ BAD_NPZ = {
         "got 1 of class 0. Add images, or give these parts",
     ),
     "names": (_with(class_names=np.array(["a"])), "class_names of 4 strings, one per class, got 1"),
+    "names twice": (_with(class_names=np.array([*"abca"])), "class_names that differ, got a more than once"),
+    "large labels": (_with(y=(np.arange(40) % 4).astype(np.uint64) << 62), r"labels below 2\^63, got 1383"),
+    "huge labels": (_with(y=(np.arange(40) % 4) * 1e300), r"labels below 2\^63, got 3e"),
     "names of strings": (
         _with(y=np.arange(40).astype(str), class_names=np.array(["a"])),
         "labels that are numbers",
@@ -208,6 +211,16 @@ def test_labels_as_people_write_them(kind, recwarn):
     assert found.info.class_names[0] in (str(np.ravel(y)[place]).removeprefix("b'").removesuffix("'"), "0")
 
 
+@pytest.mark.parametrize("key", ["x", "y"])
+def test_lists_of_several_shapes_are_one_clear_line(key):
+    content = arrays() | {key: [[[0, 1], [2, 3]], [[0, 1, 2]]]}
+    with pytest.raises(
+        UserError, match=rf"splits\(arrays\): expected {key} as one array, got lists of"
+    ) as error:
+        data.splits(**content)
+    assert "\n" not in str(error.value)
+
+
 def test_names_of_classes_without_images_are_left_out():
     y = np.arange(40) % 3 * 2
     with pytest.warns(Caution, match="no image of b, d; these classes are left out"):
@@ -272,7 +285,7 @@ def test_a_file_that_says_what_it_is_is_standardised_as_that_set(tmp_path):
     assert (splits.info.mean, splits.info.std) == ((0.1307,), (0.3081,))
 
 
-@pytest.mark.parametrize(("name", "says"), [("letters", "one of cifar10"), (3, "name as one string")])
+@pytest.mark.parametrize(("name", "says"), [("letters", "a name among cifar10"), (3, "name as one string")])
 def test_a_name_that_is_no_named_set_is_an_error(tmp_path, name, says):
     with pytest.raises(UserError, match=says):
         data.load(write(tmp_path / "mine.npz", **arrays(), name=name))

@@ -1,6 +1,7 @@
 """Training images that stay on the host."""
 
 import mmap
+import zlib
 
 import jax
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import jaxdistill as jd
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
-from jaxdistill.data import dataset
-from jaxdistill.data.streaming import HostImages, indices, on_host
+from jaxdistill.data import dataset, streaming
+from jaxdistill.data.streaming import Chunks, HostImages, drawn_shape, indices, on_host
+from jaxdistill.runs.plan import splits
+from jaxdistill.runtime import hosts
 
 pytest.importorskip("grain")
 SMALL = {"num_outer_steps": 7, "chunk_length": 3, "num_learners": 2, "full_data_epochs": 0, "progress": False}
@@ -95,6 +98,54 @@ def test_indices_are_those_that_are_drawn(mine, key):
         np.testing.assert_array_equal(on_device.pixels[found[i]], draw(on_device, key, step).x)
 
 
+class Held:
+    """A sharding, as far as it says which images of a batch this process has."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def addressable_devices_indices_map(self, shape):
+        whole = (slice(None),) * (len(shape) - 1)
+        return {i: (*whole, part) for i, part in enumerate(self.parts)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "own"),
+    [
+        ([slice(None)] * 2, [0, 1, 2, 3]),
+        ([slice(0, 2), slice(0, 2)], [0, 1]),
+        ([slice(3, 4), slice(1, 2)], [1, 3]),
+    ],
+)
+def test_a_process_reads_the_images_that_its_devices_hold(parts, own, mine, key, monkeypatch):
+    host = data.load(mine, data_memory=100).train
+    read, get = [], HostImages.__getitem__
+    monkeypatch.setattr(HostImages, "__getitem__", lambda *given: (read.append(given[1]), get(*given))[1])
+
+    def draw(real, key, step):
+        return data.sample_per_class(real, jax.random.fold_in(key, step), 4)
+
+    assert drawn_shape(draw, host, key) == (3, 4)
+    whole = Chunks(draw, host, key, 1, 4, 2)
+    pixels, labels = Chunks(draw, host, key, 1, 4, 2, Held(*parts))[1]
+    np.testing.assert_array_equal(pixels, whole[1][0][:, :, own])
+    np.testing.assert_array_equal(labels, whole[1][1][:, :, own])
+    assert read[0].shape == (1, 3, len(own)) and pixels.shape == (1, 3, len(own), 8, 8, 1)
+
+
+def test_processes_compare_images_on_the_host_in_blocks(mine, monkeypatch):
+    told, read, get = [], [], HostImages.__getitem__
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "agree", lambda what, value: told.append(value["CRC-32"]))
+    monkeypatch.setattr(streaming, "BLOCK", 16)
+    host = splits(jd.Config(dataset=mine, data_memory="1kB"))
+    monkeypatch.setattr(HostImages, "__getitem__", lambda *given: (read.append(given[1]), get(*given))[1])
+    splits(jd.Config(dataset=mine, data_memory="1kB"))
+    assert max(index.size for index in read[-4:]) == 16  # 60 training images, none read at once
+    whole = np.concatenate(list(host.train.pixels.blocks()))
+    assert told[0] == told[1] and zlib.crc32(whole) in told[0]
+
+
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
@@ -103,6 +154,7 @@ def test_indices_are_those_that_are_drawn(mine, key):
             "num_baseline_learners 0, which trains on images on the dev",
         ),
         ({"full_data_epochs": 1}, "full_data_epochs 0"),
+        ({"gradient": "auto", "memory_budget": "1GB"}, "another gradient, got auto"),
         ({"data_memory": "much"}, "data_memory: expected a size such as 2GB"),
         ({"image_size": 4}, "images of 8 bits, not resized, got float32"),
     ],

@@ -209,7 +209,7 @@ def test_tfrecord_files_give_the_same_set(tmp_path):
 def test_tfrecord_files_without_grain_say_what_to_install(tmp_path, monkeypatch):
     prepare_tiny(tmp_path)
     to_tfrecords(tmp_path / "tiny_set" / "1.0.0")
-    monkeypatch.setitem(sys.modules, "grain", None)
+    monkeypatch.setitem(sys.modules, "grain.experimental", None)
     with pytest.raises(UserError, match=r'grain, which reads tfrecord.*pip install "jaxdistill\[grain\]"'):
         data.load("tiny_set", data_dir=tmp_path)
 

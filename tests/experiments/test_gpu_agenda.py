@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import zipfile
 from pathlib import Path
@@ -107,6 +108,29 @@ def test_a_piece_ends_in_time(agenda):
 def test_a_process_that_does_not_stop_is_killed(agenda):
     state = agenda(fake("deaf", DEAF), grace_seconds=0.2)
     assert state["deaf"]["state"] == "begun" and "killed" in state["deaf"]["note"]
+
+
+@pytest.mark.parametrize("deaf", [True, False])
+def test_the_processes_of_an_item_end_with_it(deaf, agenda, tmp_path):
+    os.mkfifo(tmp_path / "alive")
+    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    text = f"""
+held = os.open(folder.parents[2] / "alive", os.O_WRONLY)
+if os.fork() == 0:
+    {ignore}
+    signal.pause()
+os.close(held)
+{ignore if deaf else "pass"}
+ready()
+signal.pause()
+"""
+    try:
+        assert agenda(fake("parent", text), grace_seconds=0.2)["parent"]["state"] == "begun"
+        ended, _, _ = select.select([alive], [], [], 10)
+        assert ended and os.read(alive, 1) == b""  # the child does not hold the other end any more
+    finally:
+        os.close(alive)
 
 
 def test_a_failure_is_told_and_tried_again_and_stops_no_other(agenda):

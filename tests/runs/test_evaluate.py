@@ -218,12 +218,12 @@ def test_bad_files_are_one_line(real, save, untrained):
     file = save(x=pixels, y=y)
     assert "dataset=NAME with a file that does not name its set" in refused(file)
     text = refused(save(x=pixels, y=y, dataset="my digits"))
-    assert "'my digits'" in text and "Choose another with dataset=" in text
+    assert "'my digits'" in text and "Choose another with dataset=" in text and "data=jd.splits(x, y)" in text
 
 
 def test_bad_input_is_one_line(run, mine, real, tmp_path, untrained):
     (tmp_path / "config.json").write_text("{}")
-    expected = "evaluate: expected images as a Run or the path of an .npz or .pt, got "
+    expected = "evaluate: expected images as a Run or the path of an .npz, a .pt or an exported folder, got "
     text = refused(tmp_path)
     assert text.startswith(f"{expected}the run folder {tmp_path}.")
     assert f"Take {tmp_path / 'synthetic.npz'}; in Python jd.load_run opens the folder." in text

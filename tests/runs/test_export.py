@@ -98,6 +98,45 @@ def test_a_folder_of_pictures(file, tmp_path):
     assert (told["mean"], told["std"], told["class_names"]) == ([0.25], [0.5], list(INFO.class_names))
 
 
+@pytest.mark.parametrize("to", ["folder", "hf"])
+def test_what_was_exported_is_read_again(to, file, tmp_path):
+    if to == "hf":
+        pytest.importorskip("pyarrow", reason="the extra hf is not installed")
+    ours, again = read_synthetic(file), content(jd.export(file, tmp_path / "there", to=to, progress=False))
+    if to == "hf":
+        np.testing.assert_array_equal(again.images, ours.images)
+    np.testing.assert_array_equal(again.pixels, pictures(ours).x)
+    np.testing.assert_array_equal(again.labels, ours.labels)
+    np.testing.assert_array_equal(again.order, ours.order)
+    assert again.hyperparameters.keys() == ours.hyperparameters.keys()
+    for name, value in ours.hyperparameters.items():
+        np.testing.assert_array_equal(again.hyperparameters[name], value)
+    told = {name: value for name, value in ours.metadata.items() if name != "scale"}
+    assert again.metadata == told | {"scale": 255}
+    assert list(protocols_for(again, (), None)) == list(protocols_for(ours, (), None))
+
+    (tmp_path / "there" / "distillation.json").write_text('{"white": 255}')
+    with pytest.raises(
+        UserError, match=r"expected what jd.export writes, with distillation.json, got KeyError"
+    ):
+        content(tmp_path / "there")
+
+
+def test_without_an_order_there_is_none_in_the_steps(file, tmp_path):
+    with np.load(file) as arrays:
+        np.savez(tmp_path / "b.npz", **{name: arrays[name] for name in arrays.files if name != "order"})
+    folder = jd.export(tmp_path / "b.npz", tmp_path / "folder", to="folder", progress=False)
+    steps = json.loads((folder / "distillation.json").read_text(encoding="utf-8"))["steps"]
+    assert set(steps) == {"learning_rate", "momentum"}  # the code of a card makes a tensor of each
+
+
+def test_hyperparameters_of_another_inner_optimizer_are_one_clear_line(tmp_path):
+    path = written(tmp_path / "a.npz", inner=SGD | {"inner_optimizer": "adam"})
+    with pytest.raises(UserError) as error:
+        protocols_for(read_synthetic(path), ("as_distilled",), None)
+    assert "expected hyper-parameters of adam, got hyper_momentum in the file" in message(error)
+
+
 def test_folders_sort_as_classes():
     assert class_folders([*"0123456789"]) == [*"0123456789"]
     assert class_folders(["b", "a"]) == ["0_b", "1_a"]
@@ -362,7 +401,7 @@ def test_what_cannot_be_exported_is_one_line(file, tmp_path):
 def test_a_missing_package_is_one_line(file, tmp_path, monkeypatch, to, package):
     monkeypatch.setitem(sys.modules, package, None)
     text = refused(file, tmp_path / "a.pt", to=to)
-    assert "no such package" in text and f'pip install "jaxdistill[{to}]" installs it.' in text
+    assert "got an import error" in text and f'pip install "jaxdistill[{to}]" installs it.' in text
     assert not (tmp_path / "a.pt").exists()
 
 

@@ -12,10 +12,11 @@ import pytest
 from helpers import message, same_bits
 
 import jaxdistill as jd
+from jaxdistill import data
 from jaxdistill.config.option import UNSET
 from jaxdistill.config.resolve import KNOWN
 from jaxdistill.core.checks import UserError
-from jaxdistill.runs.plan import planned
+from jaxdistill.runs.plan import digest_standardised, planned
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runtime import loop
 from jaxdistill.runtime.progress import silent
@@ -251,12 +252,42 @@ def test_own_arrays_are_distilled_and_asked_for_again(here, mine):
     assert "expected the data of run: data=SPLITS, or dataset=PATH, got none" in text
     same_bits(jd.load_run("run", data=mine).state, run.state)
     other = mine._replace(train=mine.train._replace(pixels=mine.train.x + 1))
-    assert "the images that run was distilled from, got other images in data" in refused(
+    assert "the images that run was distilled from, as data=SPLITS, got other images in data" in refused(
         jd.load_run, "run", data=other
     )
     text = refused(jd.distill, data=other, run_dir="run", **QUIET)
     assert "dataset_sha256: " in text and len(text) < 250
     assert "no learner, since run has linear" in refused(jd.load_run, "run", data=mine, learner=network(8, 3))
+
+
+def test_a_set_that_load_returned_is_the_set_of_its_name(here):
+    options = {"image_size": 6, "validation_fraction": 0.3}
+    named, loaded = planned(jd.Config(**SHORT, **options)), data.load("digits", **options)
+    assert planned(jd.Config(**SHORT), data=loaded).identity == named.identity
+    changed = loaded._replace(train=loaded.train._replace(pixels=loaded.train.x + 1))
+    assert "dataset_sha256" in planned(jd.Config(**SHORT), data=changed).identity
+    x = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), np.uint8)
+    np.savez("mine.npz", x=x, y=np.arange(30) % 3)
+    named = planned(jd.Config(**SHORT, dataset="mine.npz"))
+    assert planned(jd.Config(**SHORT), data=data.load("mine.npz")).identity == named.identity
+
+
+def test_data_are_asked_for_only_where_they_are_a_users_own(here):
+    loaded = data.load("digits", image_size=6)
+    run = jd.distill(data=loaded, run_dir="run", **QUIET)
+    for given in ({}, {"data": loaded}, {"dataset": "digits"}):
+        same_bits(jd.load_run("run", **given).state, run.state)
+    text = refused(jd.load_run, "run", data=data.load("digits"))
+    assert "expected the data of run: dataset=digits, got other images in data" in text
+
+    file = here / "run/config.json"  # as earlier versions wrote it
+    stored = json.loads(file.read_text())
+    stored["config"] |= {"dataset_sha256": digest_standardised(loaded), "image_size": None}
+    file.write_text(json.dumps(stored))
+    same_bits(jd.load_run("run", data=loaded).state, run.state)
+    same_bits(jd.distill(data=loaded, run_dir="run", **QUIET).state, run.state)
+    text = refused(jd.load_run, "run")
+    assert "the images that run was distilled from, as data=SPLITS, got other images in digits" in text
 
 
 def test_an_own_network_is_distilled_for_and_asked_for_again(here):
@@ -270,7 +301,9 @@ def test_an_own_network_is_distilled_for_and_asked_for_again(here):
 
 
 def test_what_a_folder_has_is_not_replaced(folder, mine):
-    assert f"the data of {folder}: dataset=digits, got data" in refused(jd.load_run, folder, data=mine)
+    assert f"the data of {folder}: dataset=digits, got other images in data" in refused(
+        jd.load_run, folder, data=mine
+    )
     assert f"the data of {folder}: dataset=digits, got mnist" in refused(jd.load_run, folder, dataset="mnist")
     assert f"no learner, since {folder} has linear, got one" in refused(
         jd.load_run, folder, learner=network()

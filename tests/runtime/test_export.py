@@ -116,6 +116,19 @@ X = np.zeros((2, 8, 8), np.float32)
         ({"x": X, "y": [[1, 0, 0], [0, 1, 0]]}, "labels for 2 classes"),
         ({"x": X, "y": ["a", "b"]}, "y as integers or probabilities"),
         ({"x": X, "y": [0, 1], "order": [[0, 5]]}, "values in 0..1"),
+        (
+            {"x": X, "y": [0, 1], "hyper_gamma": [0.1]},
+            "hyper_learning_rate or hyper_momentum, got hyper_gamma",
+        ),
+        ({"x": X, "y": [0, 1], "hyper_momentum": ["a"]}, "hyper_momentum as 1 numbers, got dtype"),
+        ({"x": X, "y": [0, 1], "order": [[0, 1]], "hyper_momentum": [0.1, 0.2]}, "1 numbers, got dtype"),
+        ({"x": X, "y": [0, 1], "hyper_momentum": [np.nan]}, "finite hyper_momentum, got nan"),
+        ({"x": X, "y": [0, 1], "inner": "[1]"}, "a JSON object in inner, got [1]"),
+        ({"x": X, "y": [0, 1], "scale": "white"}, "scale as one number, finite, above 0"),
+        ({"x": X, "y": [0, 1], "scale": 0}, "scale as one number, finite, above 0"),
+        ({"x": X, "y": [0, 1], "mean": [0.1, 0.2]}, "mean as a number, or 1, finite, got"),
+        ({"x": X, "y": [0, 1], "mean": [np.inf]}, "mean as a number, or 1, finite, got"),
+        ({"x": X, "y": [0, 1], "std": [0.0]}, "std as a number, or 1, finite, above 0, got"),
     ],
 )
 def test_bad_users_files_are_refused(tmp_path, arrays, expected):

@@ -207,6 +207,22 @@ def test_two_processes_have_the_numbers_of_one(start):
 
 
 @pytest.mark.slow
+def test_each_process_reads_its_share_of_real_images_on_the_host(start):
+    """Half of every batch, and the bits of a run whose images are on the devices of both."""
+    task = {"meshes": ["learner:1,data:8"], "methods": [], "streamed": ["dd"]}
+    alone = on_devices(**task)["streamed"]["dd"]
+    given = [f"localhost:{free_port()}", "2"]
+    pair = start(*(["tests/on_devices.py", json.dumps(task), *given, str(i)] for i in range(2)))
+    (code, out, err), (code_1, _, err_1) = ends(pair)
+    assert (code, err, code_1, err_1) == (0, [], 0, [])
+    (found,) = json.loads(out)["streamed"]["dd"].values()
+    for each in (found, *alone.values()):
+        assert each["streamed"] == each["resident"]
+        np.testing.assert_allclose(each["streamed"], alone["one"]["streamed"], rtol=0, atol=CLOSE)
+    assert found["read"] == 7 * 16 // 2 and alone["one"]["read"] == 7 * 16
+
+
+@pytest.mark.slow
 def test_flags_that_differ_end_both(tmp_path, start):
     for code, out, err in ends(
         start(*distills(tmp_path / "run", own=({}, {"clip": 2.0, "weight_decay": 0.1})))
