@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
 torch: Any = importlib.import_module("torch")  # an optional extra, which the type checker may not find
 functional: Any = torch.nn.functional
 
