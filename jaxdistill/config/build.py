@@ -358,4 +358,6 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     if "skip_failed_solves" in names:
         parts |= {"skip_failed_solves": config.on_failed_solve == "skip"}
     complete = how.make(network, made, **options | parts)
-    return averaged(complete, config.outer_ema) if config.outer_ema else complete
+    if config.outer_ema and "outer_ema" not in names:
+        return averaged(complete, config.outer_ema)
+    return complete

@@ -184,6 +184,7 @@ PLAIN: Settings = MappingProxyType(
     {
         "schedule": "constant",
         "schedule_end": 0.0,
+        "outer_ema": 0.0,
         "clip": 0.0,
         "hyper_learning_rate": None,
         "outer_learning_rates": (),
