@@ -268,7 +268,7 @@ def _check_together(values: Values) -> None:
             f"population {values['population']}", expected, values["num_learners"], "Add --num_learners=1."
         )
     check_protocol(values.get("protocol"), values["method"], values["gradient"])
-    if "outer_loss" not in taken("method", values):
+    if "outer_loss" not in taken("method", values) and not recipe.free_labels:
         check_probabilities("teacher", values["labels"], f" with method={values['method']}")
     if not recipe.networks:
         for name, only in WITHOUT_NETWORKS.items():

@@ -72,6 +72,8 @@ class Recipe(NamedTuple):
     """Whether it needs an augmentation: without one it would be another method."""
     sees_labels: bool = True
     """Whether its loss depends on the labels of synthetic images, so that they can be learned."""
+    free_labels: bool = False
+    """Whether it takes free labels; methods with an `outer_loss` do."""
     by_class: bool = False
     """Whether `real_batch_size` counts the images of one class."""
 
