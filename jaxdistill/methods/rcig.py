@@ -24,6 +24,7 @@ tuned before the run and adapted in it. The linearised network has no bias in it
 starts from the first images and is not corrected for that. Networks of the pool are new at the start, with
 ages that are counted from different numbers. Real batches are drawn with replacement, from the training set
 without its validation split. Images are not mirrored, and tests are without augmentation.
+Labels start times sqrt(C / 10), as in FRePo; the paper has no such factor.
 
 Settings for small images: a smaller ConvNet, fewer steps, a larger outer rate.
 """
