@@ -27,6 +27,7 @@ import numpy as np
 from experiments import cli
 from experiments.tables import write_tables
 from jaxdistill.config.option import option, options
+from jaxdistill.config.owners import HEAD_SOLVED
 from jaxdistill.config.resolve import defaults, has_steps
 from jaxdistill.config.table import Config
 from jaxdistill.core.checks import fail
@@ -118,7 +119,7 @@ def run(options: Options) -> dict[str, Any]:
     options = options.with_smoke(SMOKE)
     values = defaults(options)
     if not has_steps(values["method"], values["gradient"]):
-        got = "closed_form" if values["gradient"] == "closed_form" else values["method"]
+        got = values["gradient"] if values["gradient"] in HEAD_SOLVED else values["method"]
         raise fail("attack", "a method that trains inner steps", got)
     attack, chosen = Attack(values["attack_class"], values["target_class"]), options.pick(Config)
     plan = planned(

@@ -52,6 +52,7 @@ from .evaluation import top_k_on as top_k_on
 from .evaluation import tuned as tuned
 from .inner.accumulated import accumulated as accumulated
 from .inner.closed_form import closed_form as closed_form
+from .inner.convexified import convexified as convexified
 from .inner.implicit import implicit as implicit
 from .inner.kernel_ridge import kernel_machine as kernel_machine
 from .inner.kernel_ridge import kernel_ridge as kernel_ridge
@@ -94,6 +95,7 @@ from .methods.outer import outer_adam as outer_adam
 from .methods.outer import outer_lamb as outer_lamb
 from .methods.outer import outer_schedule as outer_schedule
 from .methods.outer import outer_sgd as outer_sgd
+from .methods.rcig import rcig as rcig
 from .methods.recipe import Recipe as Recipe
 from .objectives.distribution_matching import distribution_matching as distribution_matching
 from .objectives.gradient_matching import gradient_matching as gradient_matching
@@ -179,6 +181,7 @@ __all__ = [
     "choose_per_class",
     "closed_form",
     "confusion_on",
+    "convexified",
     "cross_entropy",
     "dc",
     "dd",
@@ -238,6 +241,7 @@ __all__ = [
     "random_of_each_class",
     "random_real",
     "random_shapes",
+    "rcig",
     "rmsprop",
     "sample",
     "sample_per_class",

@@ -13,7 +13,7 @@ from jaxdistill.augment import WITHOUT_FLIP, Augmentation, dsa
 from jaxdistill.baselines.random_real import random_real
 from jaxdistill.config import resolve
 from jaxdistill.config.option import Options
-from jaxdistill.config.owners import taken
+from jaxdistill.config.owners import HEAD_SOLVED, taken
 from jaxdistill.config.resolve import acting
 from jaxdistill.config.table import LEARNER_OPTIONS, Config, DeviceOptions, InnerOptions, NetworkOptions
 from jaxdistill.core import platform
@@ -24,6 +24,7 @@ from jaxdistill.core.types import Array, InnerOptimizer, Learner, Method, Popula
 from jaxdistill.data import MIRRORS, DatasetInfo, Splits
 from jaxdistill.inner.accumulated import accumulated
 from jaxdistill.inner.closed_form import closed_form
+from jaxdistill.inner.convexified import convexified
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.solvers import LinearSolver, linear_solver
 from jaxdistill.inner.unrolled import unrolled
@@ -184,18 +185,18 @@ def start_images(config: Any, data: Splits, key: Array) -> Array | None:
         expected = f"images_per_class <= {smallest}, the training images of class {name}, with start=real"
         raise fail("teacher", expected, per_class, "Ask for fewer, or add --start=noise.")
     real = random_real(data.train, stream(key, "start"), per_class)
-    if getattr(config, "gradient", None) == "closed_form":
-        _check_distinct(np.asarray(real.x))
+    if getattr(config, "gradient", None) in HEAD_SOLVED:
+        _check_distinct(np.asarray(real.x), config.gradient)
     return real.x.reshape(info.num_classes, per_class, *info.image_shape)
 
 
-def _check_distinct(x: np.ndarray) -> None:
+def _check_distinct(x: np.ndarray, gradient: str) -> None:
     """Raises where two images are equal: their kernel is singular, and gradients keep them equal."""
     _, first, group = np.unique(x.reshape(len(x), -1), axis=0, return_index=True, return_inverse=True)
     again = np.flatnonzero(first[group.reshape(-1)] != np.arange(len(x)))
     if again.size:
         one, other = first[group.reshape(-1)[again[0]]], again[0]
-        expected = "different start images with gradient=closed_form, whose kernel is otherwise singular"
+        expected = f"different start images with gradient={gradient}, whose kernel is otherwise singular"
         raise fail(
             "teacher", expected, f"equal images {one} and {other}", "Change seed, or add --start=noise."
         )
@@ -280,15 +281,16 @@ def solve(config: Any, network: Learner) -> Callable[..., Solve]:
     """The inner training map's factory: (teacher, inner loss, optimiser, calibrate=...) -> Solve."""
     if config.gradient == "closed_form":
         return partial(closed_form, learner=network, ridge=config.ridge, ridge_unit=config.ridge_unit)
-    if config.gradient == "implicit":
-        return partial(
-            implicit,
-            linear_solver=solver(config),
-            damping=config.damping,
-            tolerance=config.inner_tolerance,
-            max_steps=config.max_inner_steps or None,
-            clip=config.implicit_clip,
-        )
+    if config.gradient in ("implicit", "convexified"):
+        options = {
+            "linear_solver": solver(config),
+            "tolerance": config.inner_tolerance,
+            "max_steps": config.max_inner_steps or None,
+        }
+        if config.gradient == "implicit":
+            return partial(implicit, **options, damping=config.damping)
+        head = {"ridge": config.ridge, "ridge_unit": config.ridge_unit}
+        return partial(convexified, learner=network, **head, **options, clip=config.implicit_clip)
     if config.gradient == "accumulated":
         return accumulated
     last = config.backprop_last if config.gradient == "truncated" else None
@@ -358,4 +360,6 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     if "skip_failed_solves" in names:
         parts |= {"skip_failed_solves": config.on_failed_solve == "skip"}
     complete = how.make(network, made, **options | parts)
-    return averaged(complete, config.outer_ema) if config.outer_ema else complete
+    if config.outer_ema and "outer_ema" not in names:
+        return averaged(complete, config.outer_ema)
+    return complete

@@ -4,6 +4,7 @@ A member of a registry (a teacher, network, population, method, linear solver) t
 factory has as keyword-only arguments. Those that the table does not list become options of only that member.
 """
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -33,23 +34,25 @@ HEADS: dict[str, tuple[Registry[Any], Callable[[Any], Callable[..., Any]]]] = {
     "linear_solver": (LINEAR_SOLVERS, lambda member: member),
 }
 """Options whose values bring options of their own: (where the members are, member -> its factory)."""
-IMPLICIT = (
-    *("linear_solver", "damping", "inner_tolerance", "max_inner_steps"),
-    *("warm_start", "on_failed_solve", "implicit_clip"),
-)
+SOLVED = ("linear_solver", "inner_tolerance", "max_inner_steps", "warm_start", "on_failed_solve")
+IMPLICIT = (*SOLVED, "damping")
+RIDGE = ("ridge", "ridge_unit")
 BY_GRADIENT: dict[str, tuple[str, ...]] = {
     "unrolled": ("remat", "validate_every"),
     "truncated": ("backprop_last", "random_window"),
     "accumulated": (),
     "implicit": IMPLICIT,
-    "closed_form": ("ridge", "ridge_unit"),
+    "closed_form": RIDGE,
+    "convexified": (*RIDGE, *SOLVED, "implicit_clip"),
     "auto": ("memory_budget", "allow_implicit"),
 }
-"""The options that only one gradient takes."""
+"""The options that not all gradients take."""
+HEAD_SOLVED = ("closed_form", "convexified")
+"""The gradients whose last layer is a ridge regression: no inner steps are taken."""
 WITHOUT_STEPS = ("gradient", "hyper_learning_rate")
-"""The options of the inner loop that a closed form has; the latter is the rate of a learned temperature."""
+"""The options of the inner loop that they have; the latter is the rate of a learned temperature."""
 OF_METHOD_TOO = {"validate_every": "validate_every", "warm_start": "warm_start"}
-OF_METHOD_TOO |= {"implicit_clip": "implicit_clip", "on_failed_solve": "skip_failed_solves"}
+OF_METHOD_TOO |= {"on_failed_solve": "skip_failed_solves"}
 """Options of a gradient that the method's factory has to take too, and its name for them."""
 COMPUTED = ("noise", *OF_METHOD_TOO.values())
 """Arguments of members that follow from other options."""
@@ -88,14 +91,14 @@ def acts(option: Option, values: Mapping[str, Any]) -> bool:
     if head in ("inner", "gradient", "linear_solver") and method is not None and not method.trains:
         return False
     if head == "inner":
-        return gradient != "closed_form" or option.name in WITHOUT_STEPS
+        return gradient not in HEAD_SOLVED or option.name in WITHOUT_STEPS
     if head == "outer_optimizer":
         return option.name in OUTER_OPTIMIZERS[values[head]][1]
     if head in ("pool", "trajectories"):
         return "population" not in values or source_of(find(POPULATIONS, values["population"])).bank == head
     if head == "linear_solver":
-        listed = "linear_solver" in values
-        return implicit and (not listed or option.taken_as in taken("linear_solver", values))
+        solves = implicit or gradient == "convexified"
+        return solves and ("linear_solver" not in values or option.taken_as in taken("linear_solver", values))
     if head == "gradient":
         if "gradient" not in values:
             return True
@@ -118,7 +121,7 @@ def ruled_out(name: str, values: Mapping[str, Any]) -> str | None:
         value = values[other]
         return f"{other}={(','.join(map(str, value)) or 'none') if isinstance(value, tuple) else value}"
 
-    if name in WITHOUT_STEPS and values.get("gradient") == "closed_form":
+    if name in WITHOUT_STEPS and values.get("gradient") in HEAD_SOLVED:
         return None  # of a learned temperature
     if name in NEEDS:
         return having(*NEEDS[name])
@@ -134,13 +137,13 @@ def owner(option: Option, values: Mapping[str, Any]) -> tuple[str, Any]:
     untrained = method is not None and not method.trains
     if untrained and head in ("inner", "gradient", "linear_solver"):
         return "method", values["method"]
-    if head == "inner" and values.get("gradient") == "closed_form":
-        return "gradient", "closed_form"
+    if head == "inner" and values.get("gradient") in HEAD_SOLVED:
+        return "gradient", values["gradient"]
     if head in ("inner", "method"):
         return "method", values["method"]
     if head in ("pool", "trajectories"):
         return "population", values["population"]
-    implicit = values.get("gradient") == "implicit"
+    implicit = values.get("gradient") in ("implicit", "convexified")
     if head in ("gradient", "linear_solver") and not (head == "linear_solver" and implicit):
         also = OF_METHOD_TOO.get(option.name)
         own = option.name in BY_GRADIENT[values["gradient"]]
@@ -156,7 +159,8 @@ def brought(cls: type[Options], chosen: Mapping[str, Any]) -> dict[str, Option]:
       chosen: what was chosen, by name; defaults stand for the rest.
 
     Returns:
-      An option for every keyword-only argument of the members' factories with a type of an option.
+      An option for every keyword-only argument of the members' factories with a type of an option; its
+      default is that of the method's paper, or else of the factory.
     """
     listed, found = cls.options(), {}
     known = {option.taken_as for option in listed.values()} | {*listed, *cls.left_out, *COMPUTED}
@@ -167,7 +171,9 @@ def brought(cls: type[Options], chosen: Mapping[str, Any]) -> dict[str, Option]:
             if name in table:
                 own = _options_from(factory(table[name]), head)
                 found |= {n: option for n, option in own.items() if n not in known}
-    return found
+    method = chosen.get("method", "")
+    settings = recipe_of(METHODS[method]).defaults if method in METHODS else {}
+    return {n: dataclasses.replace(o, default=settings.get(n, o.default)) for n, o in found.items()}
 
 
 def _members(head: str, default: Any, chosen: Mapping[str, Any]) -> list[Any]:

@@ -8,7 +8,16 @@ settings for those), the gradient, the settings of a script's class, what was ch
 from typing import Any, TypeVar
 
 from jaxdistill.config.option import Options
-from jaxdistill.config.owners import BY_GRADIENT, acts, brought, owner, ruled_out, taken
+from jaxdistill.config.owners import (
+    BY_GRADIENT,
+    HEAD_SOLVED,
+    RIDGE,
+    acts,
+    brought,
+    owner,
+    ruled_out,
+    taken,
+)
 from jaxdistill.config.table import LEARNER_OPTIONS, TeacherOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.labels import check_probabilities
@@ -39,12 +48,23 @@ CLOSED_FORM: Values = {
     "outer_loss": "squared",
 }
 """Defaults of a last layer in closed form, which has no training steps."""
+CONVEXIFIED: Values = {
+    **CLOSED_FORM,
+    "ridge": 5e-4,
+    "ridge_unit": "images",
+    "inner_tolerance": 1e-2,
+    "max_inner_steps": 5,
+    "implicit_clip": True,
+}
+"""Defaults of a linearised network with such a head."""
 HEADS = ("method", "teacher", "decoder", "learner", "population", "gradient")
 """The choices that decide the defaults of others."""
 THROUGH = (*AT_MINIMUM, "remat")
 """A recipe's settings that implicit gradients ignore; all gradients but unrolled ignore `remat`."""
 OF_STEPS = ("inner_optimizer", "positive", "per_step", "max_inner_learning_rate")
-"""More of them that a closed form ignores; others ignore those of a closed form."""
+"""More of them that gradients with a ridge regression ignore; others ignore those of a ridge regression."""
+TESTED = ("eval_norm", "eval_activation")
+"""Options of the network that tests the images; a recipe's are for the recipe's own network."""
 WITHOUT_NETWORKS: Values = {"population": "fresh", "num_learners": 1, "num_shapes": 0, "dtype": "float32"}
 """The required values of options on networks, for a distillation without networks."""
 FLOOR = 1e-5
@@ -116,6 +136,7 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
     chosen = config.chosen()
     chosen = {**type(config).settings(chosen, facts), **chosen}
     values = {name: option.default for name, option in type(config).options().items()}
+    settings: Values = {}
     if "method" in values:
         recipe = recipe_of(find(METHODS, chosen.get("method", values["method"])))
         settings = _settings(recipe, facts, chosen, values)
@@ -130,8 +151,10 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
     gradient = {**values, **chosen}.get("gradient")
     if gradient == "implicit":
         values |= {name: value for name, value in AT_MINIMUM.items() if name in values}
-    if gradient == "closed_form":
-        values |= {name: value for name, value in CLOSED_FORM.items() if name in values}
+    if gradient in HEAD_SOLVED:
+        found = CLOSED_FORM if gradient == "closed_form" else CONVEXIFIED
+        kept = settings if settings.get("gradient") == gradient else {}  # the recipe is one of that gradient
+        values |= {name: value for name, value in found.items() if name in values and name not in kept}
     if gradient == "truncated":
         steps = {**values, **chosen}
         values |= {"backprop_last": max(1, steps["distill_steps"] * steps["distill_epochs"] // 2)}
@@ -163,15 +186,17 @@ def _within_budget(values: Values, chosen: Values, facts: Facts | None) -> Value
 def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values) -> Values:
     """The recipe's settings; those of its teacher and network only if these were not replaced."""
     settings = dict(recipe.settings(facts))
-    for head, names in (("teacher", TeacherOptions.options()), ("learner", LEARNER_OPTIONS)):
+    for head, names in (("teacher", TeacherOptions.options()), ("learner", (*LEARNER_OPTIONS, *TESTED))):
         if chosen.get(head, settings.get(head, table[head])) != settings.get(head, table[head]):
             settings = {n: v for n, v in settings.items() if n not in names and n != head}
+    if any(chosen.get(name) is not None for name in ("width", "depth")):
+        settings.pop("widths", None)  # equal ones were chosen
     gradient = chosen.get("gradient", settings.get("gradient", table.get("gradient", "unrolled")))
-    if gradient == "closed_form":
-        left_out = (*THROUGH, *OF_STEPS)
+    if gradient in HEAD_SOLVED:
+        left_out = (*THROUGH, *OF_STEPS, *({"implicit_clip"} - {*BY_GRADIENT[gradient]}))
     else:
         left_out = THROUGH if gradient == "implicit" else () if gradient == "unrolled" else ("remat",)
-        left_out = (*left_out, *BY_GRADIENT["closed_form"])
+        left_out = (*left_out, *RIDGE, "implicit_clip")
     return {name: value for name, value in settings.items() if name not in left_out}
 
 
@@ -243,7 +268,7 @@ def _check_together(values: Values) -> None:
             f"population {values['population']}", expected, values["num_learners"], "Add --num_learners=1."
         )
     check_protocol(values.get("protocol"), values["method"], values["gradient"])
-    if "outer_loss" not in taken("method", values):
+    if "outer_loss" not in taken("method", values) and not recipe.free_labels:
         check_probabilities("teacher", values["labels"], f" with method={values['method']}")
     if not recipe.networks:
         for name, only in WITHOUT_NETWORKS.items():
@@ -255,18 +280,18 @@ def _check_together(values: Values) -> None:
             expected = f"no distill_epochs with method={values['method']}"
             raise fail("method", expected, values["distill_epochs"], "It trains no inner steps.")
         return
-    if values["gradient"] == "closed_form":
-        _check_closed_form(values)
+    if values["gradient"] in HEAD_SOLVED:
+        _check_head(values)
     _check_inner_loop(values)
     if values["gradient"] == "auto" and values["memory_budget"] is None:
         raise fail("gradient auto", "memory_budget, such as 2GB", "none")
-    if values["gradient"] == "implicit":
-        _check_implicit(values)
+    if values["gradient"] in ("implicit", "convexified"):
+        _check_solves(values)
 
 
 def has_steps(method: str, gradient: str) -> bool:
     """Whether a method trains networks on the synthetic images step by step, and differentiates the steps."""
-    return recipe_of(find(METHODS, method)).trains and gradient != "closed_form"
+    return recipe_of(find(METHODS, method)).trains and gradient not in HEAD_SOLVED
 
 
 def check_protocol(protocol: str | None, method: str, gradient: str) -> None:
@@ -292,16 +317,20 @@ def _check_inner_loop(values: Values) -> None:
         )
 
 
-def _check_closed_form(values: Values) -> None:
+def _check_head(values: Values) -> None:
+    gradient = values["gradient"]
     if "outer_loss" not in taken("method", values):
-        expected = "a method that tests trained networks on real images, with gradient=closed_form"
-        raise fail("gradient", expected, f"method={values['method']}", "Use method=dd, gtn or frepo.")
+        expected = f"a method that tests trained networks on real images, with gradient={gradient}"
+        raise fail("gradient", expected, f"method={values['method']}", "Use method=dd, gtn, frepo or rcig.")
     if values["distill_epochs"] != 1:
-        expected = "distill_epochs 1 with gradient=closed_form, which sees each image once"
+        expected = f"distill_epochs 1 with gradient={gradient}, which sees each image once"
         raise fail("gradient", expected, values["distill_epochs"])
+    if gradient == "convexified" and not values["ridge"] > 0:
+        expected = "ridge > 0 with gradient=convexified, whose problem is singular otherwise"
+        raise fail("gradient", expected, values["ridge"])
 
 
-def _check_implicit(values: Values) -> None:
+def _check_solves(values: Values) -> None:
     if values["distill_epochs"] != 1:
         expected = "distill_epochs 1 with implicit gradients, which train until inner_tolerance"
         raise fail("gradient", expected, values["distill_epochs"], "Set max_inner_steps instead.")

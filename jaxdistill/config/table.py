@@ -11,7 +11,7 @@ from jaxdistill.config.option import Options, option, options
 from jaxdistill.evaluation.protocols import STEP_SIZES
 
 STARTS = ("noise", "real")
-GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "closed_form", "auto")
+GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "closed_form", "convexified", "auto")
 FAILED_SOLVES = ("stop", "skip")
 STRATEGIES = "jaxdistill.inner.over_learners:STRATEGIES"
 OWN_NETWORK = "own"
@@ -94,7 +94,7 @@ class TeacherOptions(Options):
     distill_epochs: int = option(
         10,
         "passes over the batches: inner steps = distill_steps x distill_epochs; 1 for implicit gradients, "
-        "which train to a tolerance, and for closed_form",
+        "which train to a tolerance, for closed_form and for convexified",
         low=1,
         of="inner",
     )
@@ -286,12 +286,15 @@ class InnerOptions(Options):
     inner_loss: str = option(
         "cross_entropy",
         "loss of training on synthetic images; platt is the cross-entropy with a learned temperature "
-        "(closed_form: squared, also for its pool of networks)",
+        "(closed_form, convexified: squared, also for their pool of networks)",
         known="jaxdistill.core.labels:LOSSES",
         of="method",
     )
     ridge: float = option(
-        1e-6, "closed_form: number added to the kernel's diagonal, times ridge_unit", low=0, of="gradient"
+        1e-6,
+        "closed_form, convexified: number added to the kernel's diagonal, times ridge_unit",
+        low=0,
+        of="gradient",
     )
     ridge_unit: str = option(
         "trace",
@@ -342,9 +345,17 @@ class ImplicitOptions(Options):
     )
     damping: float = option(0.1, "number that is added to the diagonal of the Hessian", low=0, of="gradient")
     inner_tolerance: float = option(
-        1e-3, "relative gradient norm at which inner training ends", low=0, of="gradient"
+        1e-3,
+        "relative gradient norm at which inner training ends (convexified: 0.01)",
+        low=0,
+        of="gradient",
     )
-    max_inner_steps: int = option(100, "limit of inner steps; 0 for no limit", low=0, of="gradient")
+    max_inner_steps: int = option(
+        100,
+        "limit of inner steps; convexified: of linear solves in training (default: 5); 0 for no limit",
+        low=0,
+        of="gradient",
+    )
     solver_tolerance: float | None = option(
         None,
         "relative residual at which cg ends (default: 0.001)",
@@ -372,7 +383,8 @@ class ImplicitOptions(Options):
     )
     implicit_clip: bool = option(
         False,
-        "clip the implicit part of the hypergradient to the norm of the direct part, array by array",
+        "convexified: clip the implicit part of the hypergradient to the norm of the direct part, array by "
+        "array",
         of="gradient",
     )
     warm_start: bool = option(
@@ -474,7 +486,7 @@ class OuterOptions(AugmentOptions, MapOptions):
     )
     outer_loss: str = option(
         "cross_entropy",
-        "loss on real images (closed_form: squared)",
+        "loss on real images (closed_form, convexified: squared)",
         known="jaxdistill.core.labels:LOSSES",
         of="method",
     )

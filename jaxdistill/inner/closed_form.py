@@ -12,6 +12,7 @@ from jaxdistill.core.keys import stream
 from jaxdistill.core.labels import targets
 from jaxdistill.core.types import (
     Array,
+    Batch,
     InnerLoss,
     InnerOptimizer,
     Learner,
@@ -73,12 +74,11 @@ def closed_form(
     del inner_loss, optimizer
     at_least("closed_form", "ridge", ridge, 0.0)
     one_of("closed_form ridge_unit", ridge_unit, RIDGE_UNITS)
-    with_classifier = _checked(learner, teacher)
+    with_classifier = checked_classifier("closed_form", learner, teacher)
 
     def run(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Params, SolveInfo]:
         del probe
-        batches = teacher.batches(meta.teacher, stream(key, "teacher"))
-        images = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
+        images = in_one_batch(teacher.batches(meta.teacher, stream(key, "teacher")))
         features, y = learner.embed(params, images.x), targets("squared", teacher.labels, images.y)
         kernel, solved = ridge_regression(features, y, ridge=ridge, ridge_unit=ridge_unit)
         trained = with_classifier(calibrate(params, images.x), kernel, None)
@@ -104,7 +104,7 @@ def ridge_regression(
     """
     count, size = features.shape
     dual = count <= size if dual is None else dual
-    scale = ridge * (jnp.sum(jnp.square(features)) / count if ridge_unit == "trace" else count)
+    scale = penalty(features, ridge=ridge, ridge_unit=ridge_unit)
     matrix = jnp.matmul(features, features.T) if dual else jnp.matmul(features.T, features)
     factor = cho_factor(matrix + scale * jnp.eye(matrix.shape[0], dtype=matrix.dtype), lower=True)
     right = y if dual else features.T @ y
@@ -114,12 +114,31 @@ def ridge_regression(
     return (features.T @ solution if dual else solution), solved
 
 
-def _checked(learner: Learner, teacher: Teacher) -> Callable[[Params, Array, Array | None], Params]:
-    """The learner's `with_classifier`; raises where it has none, or too few features."""
+def penalty(features: Array, *, ridge: float, ridge_unit: str) -> Array | float:
+    """lambda of `ridge_regression`."""
+    count = features.shape[0]
+    return ridge * (jnp.sum(jnp.square(features)) / count if ridge_unit == "trace" else count)
+
+
+def in_one_batch(batches: Batch) -> Batch:
+    """The images of all batches, [T, B, ...] -> [T B, ...]."""
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
+
+
+def checked_classifier(
+    where: str, learner: Learner, teacher: Teacher
+) -> Callable[[Params, Array, Array | None], Params]:
+    """The learner's `with_classifier`; raises where it has none, or too few features.
+
+    Args:
+      where: what solves for the classifier, for the error.
+      learner: the network.
+      teacher: makes the images and labels.
+    """
     with_classifier = learner.with_classifier
     if with_classifier is None:
         expected = "a learner with a linear classifier (Learner.with_classifier)"
-        raise fail("closed_form", expected, "one without", "Or differentiate by gradient=implicit.")
+        raise fail(where, expected, "one without", "Or differentiate by gradient=implicit.")
     key = jax.random.key(0)
 
     def shapes() -> tuple[Array, Params]:
@@ -133,5 +152,5 @@ def _checked(learner: Learner, teacher: Teacher) -> Callable[[Params, Array, Arr
     classes = jax.eval_shape(lambda: teacher.batches(teacher.init(key), key)).y.shape[-1]
     if features < classes:
         remedy = "Take a wider network."
-        raise fail("closed_form", f"at least {classes} features, as many as classes", features, remedy)
+        raise fail(where, f"at least {classes} features, as many as classes", features, remedy)
     return with_classifier

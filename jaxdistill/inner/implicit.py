@@ -34,8 +34,9 @@ from jaxdistill.core.types import (
     SolveInfo,
     Teacher,
 )
-from jaxdistill.inner.minimize import check_end, minimize
+from jaxdistill.inner.minimize import Minimum, check_end, minimize, newton
 from jaxdistill.inner.solvers import LinearSolver, System, cg
+from jaxdistill.inner.solvers.system import Product
 
 FAILED_ABOVE = 1.0
 """A relative residual beyond which a solve counts as failed: v = 0 has 1."""
@@ -54,6 +55,7 @@ def implicit(
     tolerance: float = 1e-3,
     max_steps: int | None = 1000,
     clip: bool = False,
+    quadratic: bool = False,
 ) -> Solve:
     """theta*(phi) = argmin_theta F(theta, phi), F the mean of the inner loss over the teacher's batches.
 
@@ -77,6 +79,8 @@ def implicit(
       clip: clip the second term to the norm of the first, d_phi L, leaf by leaf (RCIG), where the loss
         depends on phi directly too, say by a closed-form head. The term leaves by `Probe.implicit`, and
         `bilevel` adds the two by `clipped_sum`.
+      quadratic: whether the inner loss is quadratic in what is trained. Then training is Newton's method with
+        the linear solver, in the place of the optimiser, and `inner_steps` are Newton's, mostly one.
 
     Returns:
       The solve: (meta, start params, probe, key) -> (theta*, SolveInfo). `info.report` has `inner_gradient`
@@ -95,9 +99,8 @@ def implicit(
     solver = cg() if linear_solver is None else linear_solver
     at_least("implicit", "damping", damping, 0.0)
     check_end("implicit", tolerance, max_steps)
-    values = _fixed_values(optimizer)
+    transform = None if quadratic else optimizer.build(_fixed_values(optimizer))
     _check_loss(inner_loss, solver, damping)
-    transform = optimizer.build(values)
     floor = damping + (inner_loss.weight_decay or 0.0)
     split = inner_loss.split
 
@@ -106,18 +109,39 @@ def implicit(
             return inner_loss(meta, params, jax.tree.map(lambda a: a[0], batches))
         return jnp.mean(lax.map(lambda batch: inner_loss(meta, params, batch), batches))
 
+    def trained(meta: Meta, batches: Batch, start: Params, key: Array) -> Minimum:
+        def loss(part: Params) -> Array:
+            return mean_loss(meta, batches, joined(split, start, part))
+
+        first, end = part_of(split, start), {"tolerance": tolerance, "max_steps": max_steps}
+        if transform is not None:
+            return minimize(loss, first, transform, **end)
+
+        def step(part: Params, hessian: Product, gradient: Params) -> Params:
+            whole = joined(split, start, part)
+            return solver.solve(system(meta, batches, whole, hessian, gradient, zeros_like(part), key))[0]
+
+        return newton(loss, first, step, **end)
+
+    def system(
+        meta: Meta, batches: Batch, params: Params, hessian: Product, right: Params, start: Params, key: Array
+    ) -> System:
+        return System(
+            hessian=hessian,
+            gauss_newton=_gauss_newton(inner_loss, meta, batches, params),
+            damping=damping,
+            floor=floor,
+            right=right,
+            start=start,
+            key=key,
+        )
+
     @jax.custom_vjp
     def minimum(
         meta: Meta, batches: Batch, start: Params, probe: Probe | None, key: Array
     ) -> tuple[Params, SolveInfo]:
-        del probe, key
-        end = minimize(
-            lambda part: mean_loss(meta, batches, joined(split, start, part)),
-            part_of(split, start),
-            transform,
-            tolerance=tolerance,
-            max_steps=max_steps,
-        )
+        del probe
+        end = trained(meta, batches, start, key)
         told = {"inner_gradient": end.relative_gradient, "inner_steps": end.steps.astype(end.loss.dtype)}
         return joined(split, start, end.params), SolveInfo(losses=end.loss[None], report=told)
 
@@ -133,21 +157,14 @@ def implicit(
             return jax.grad(lambda p: mean_loss(meta, batches, joined(split, params, p)))(part)
 
         part = part_of(split, params)
-        _, hessian = jax.vjp(lambda p: by_part(meta, batches, p), part)
-        system = System(
-            hessian=lambda u: hessian(u)[0],
-            gauss_newton=_gauss_newton(inner_loss, meta, batches, params),
-            damping=damping,
-            floor=floor,
-            right=right,
-            start=zeros_like(right) if probe is None else probe.solution,
-            key=key,
-        )
-        v, told = solver.solve(system)
+        _, pull = jax.vjp(lambda p: by_part(meta, batches, p), part)
+        begin = zeros_like(right) if probe is None else probe.solution
+        problem = system(meta, batches, params, lambda u: pull(u)[0], right, begin, key)
+        v, told = solver.solve(problem)
         _, mixed = jax.vjp(lambda m, b: by_part(m, b, part), meta, batches)
         by_meta, by_batches = mixed(scaled(-1.0, v))
         if probe is not None:
-            told = told | _judge(solver, system, v)
+            told = told | _judge(solver, problem, v)
             told = {name: told[name].astype(zero.dtype) for name, zero in probe.report.items()}
             probe = Probe(solution=v, report=told, implicit=zeros_like(probe.implicit))
         return by_meta, by_batches, zeros_like(params), probe, None

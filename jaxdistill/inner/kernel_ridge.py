@@ -9,7 +9,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 
 from jaxdistill.core.checks import above, fail
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Array, Batch, Learner, Meta, Params, Solve, SolveInfo, Teacher
+from jaxdistill.core.types import Array, Learner, Meta, Params, Solve, SolveInfo, Teacher
 from jaxdistill.layers.infinite import Kernel
 
 
@@ -58,6 +58,8 @@ def kernel_machine(kernel: Kernel, image_shape: tuple[int, int, int], num_classe
 def kernel_ridge(teacher: Teacher, kernel: Kernel, *, ridge: float = 1e-6) -> Solve:
     """weights = (K_ss + ridge tr(K_ss) / n I)^-1 (y_s - 1 / classes), by Cholesky, differentiated by JAX.
 
+    Free labels are y_s as they are.
+
     Args:
       teacher: makes the n images and labels, all batches together.
       kernel: K.
@@ -78,7 +80,7 @@ def kernel_ridge(teacher: Teacher, kernel: Kernel, *, ridge: float = 1e-6) -> So
         del params, probe
         batches = teacher.batches(meta.teacher, stream(key, "teacher"))
         images = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
-        targets = centred(images)
+        targets = centred(images.y, teacher.labels)
         gram = kernel(images.x, images.x)
         shift = ridge * jnp.trace(gram) / gram.shape[0]
         weights = cho_solve(cho_factor(gram + shift * jnp.eye(gram.shape[0], dtype=gram.dtype)), targets)
@@ -88,9 +90,14 @@ def kernel_ridge(teacher: Teacher, kernel: Kernel, *, ridge: float = 1e-6) -> So
     return Solve(run)
 
 
-def centred(batch: Batch) -> Array:
-    """What the regression predicts, [B, classes]: y - 1 / classes. Other kinds of labels belong here."""
-    return batch.y - 1 / batch.y.shape[-1]
+def centred(y: Array, labels: str = "probabilities") -> Array:
+    """What the regression predicts: y - 1 / classes of probabilities, and free labels as they are.
+
+    Args:
+      y: [..., classes].
+      labels: one of `jaxdistill.core.labels.LABELS`.
+    """
+    return y if labels == "free" else y - 1 / y.shape[-1]
 
 
 def check_different(where: str, images: np.ndarray) -> None:

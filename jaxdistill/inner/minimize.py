@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from jaxdistill.core.checks import at_least, fail
-from jaxdistill.core.linalg import norm, ratio
+from jaxdistill.core.linalg import add_scaled, norm, ratio
 from jaxdistill.core.types import Array, Params
 
 
@@ -46,6 +46,13 @@ def check_end(where: str, tolerance: float, max_steps: int | None) -> None:
         raise fail(
             where, "a tolerance > 0 or a limit max_inner_steps >= 1", "neither: training would not end"
         )
+
+
+class _Newton(NamedTuple):
+    params: Params
+    loss: Array
+    gradient: Params
+    steps: Array
 
 
 def minimize(
@@ -94,3 +101,48 @@ def minimize(
     )
     end = lax.while_loop(lambda carry: carry.going, go, start)
     return Minimum(end.params, end.loss, ratio(end.norm, end.first), end.steps)
+
+
+def newton(
+    loss: Callable[[Params], Array],
+    params: Params,
+    solve: Callable[[Params, Callable[[Params], Params], Params], Params],
+    *,
+    tolerance: float = 1e-3,
+    max_steps: int | None = 10,
+) -> Minimum:
+    """Newton's method until |grad loss| <= tolerance |grad loss(start)|, or for `max_steps`.
+
+    One step is enough for a quadratic loss whose systems are solved to the tolerance; where they are not,
+    the next step goes on from there. Not to be differentiated in reverse, as `minimize`.
+
+    Args:
+      loss: params -> scalar, convex.
+      params: the start.
+      solve: (params, u -> H u, g) -> H^-1 g, H the Hessian and g the gradient there.
+      tolerance: of the relative gradient norm, in [0, 1).
+      max_steps: most steps; no limit when None, which needs a positive tolerance.
+
+    Returns:
+      The minimum; `steps` are those of Newton.
+
+    Raises:
+      UserError: as `minimize`.
+    """
+    check_end("newton", tolerance, max_steps)
+    limit = np.iinfo(np.int32).max if max_steps is None else max_steps
+    value, gradient = jax.value_and_grad(loss)(params)
+    first = norm(gradient)
+
+    def going(carry: _Newton) -> Array:
+        now = norm(carry.gradient)
+        return (now > tolerance * first) & jnp.isfinite(now) & (carry.steps < limit)
+
+    def step(carry: _Newton) -> _Newton:
+        _, pull = jax.vjp(jax.grad(loss), carry.params)
+        change = solve(carry.params, lambda u: pull(u)[0], carry.gradient)
+        moved = add_scaled(carry.params, -1.0, change)
+        return _Newton(moved, *jax.value_and_grad(loss)(moved), carry.steps + 1)
+
+    end = lax.while_loop(going, step, _Newton(params, value, gradient, jnp.zeros((), jnp.int32)))
+    return Minimum(end.params, end.loss, ratio(norm(end.gradient), first), end.steps)

@@ -19,10 +19,16 @@ class Linearized(NamedTuple):
     """theta_0, about which it is linear; training leaves them as they are."""
     tangent: Params
     """t = theta - theta_0, what is trained."""
+    head: Array | None = None
+    """W, [features, classes]: a classifier on the features of theta_0, without bias; None for the network's
+    own one."""
 
 
 def linearized(learner: Learner) -> Learner:
     """f_lin(x) = f(theta_0, x) + (d f(theta_0, x) / d theta) t, and the same of the features.
+
+    With a head f_lin(x) = h(theta_0, x) W + (d f(theta_0, x) / d theta) t, h the features and t without the
+    entries of the network's own classifier, which count for nothing: linear in W and t together.
 
     The product with the Jacobian is the transpose of the map c -> J^T c and no `jax.jvp`, since convolutions
     have no forward mode; it is differentiable by x and t as often as the network is.
@@ -32,7 +38,7 @@ def linearized(learner: Learner) -> Learner:
 
     Returns:
       A learner whose parameters are `Linearized`. `split` says that the tangent alone is trained, and an L2
-      term is of it alone. `embed_all` is None.
+      term is of it alone. `embed_all` is None. `init` gives no head.
 
     Raises:
       UserError: a learner that remembers statistics of batches (when calibrated).
@@ -51,11 +57,18 @@ def linearized(learner: Learner) -> Learner:
 
     def along(function: Callable[[Params, Array], Array]) -> Callable[[Linearized, Array], Array]:
         def computed(params: Linearized, x: Array) -> Array:
-            value, pull = jax.vjp(lambda theta: function(theta, x), lax.stop_gradient(params.start))
-            _, push = jax.vjp(lambda c: pull(c)[0], jnp.zeros_like(value))
-            return value + push(params.tangent)[0]
+            value, push = _derivative(function, params.start, x)
+            return value + push(params.tangent)
 
         return computed
+
+    own, of_parts = along(learner.apply), head_and_body(learner)
+
+    def apply(params: Linearized, x: Array) -> Array:
+        if params.head is None:
+            return own(params, x)
+        features, moved = of_parts(params, x)
+        return features @ params.head + moved
 
     def calibrate(params: Linearized, x: Array) -> Linearized:
         remembered = jax.eval_shape(learner.calibrate, params.start, x)
@@ -66,6 +79,41 @@ def linearized(learner: Learner) -> Learner:
     def split(params: Linearized) -> tuple[Params, Callable[[Params], Linearized]]:
         return params.tangent, lambda tangent: params._replace(tangent=tangent)
 
-    return Learner(
-        init=init, apply=along(learner.apply), embed=along(learner.embed), calibrate=calibrate, split=split
-    )
+    return Learner(init=init, apply=apply, embed=along(learner.embed), calibrate=calibrate, split=split)
+
+
+def head_and_body(learner: Learner) -> Callable[[Linearized, Array], tuple[Array, Array]]:
+    """The two parts of a linearised learner with a head.
+
+    Args:
+      learner: one with a linear classifier.
+
+    Returns:
+      (parameters, [B, H, W, C]) -> (h(theta_0, x) [B, features], (d f(theta_0, x) / d theta) t [B, classes]),
+      t without the entries of the classifier; the head does not enter.
+    """
+
+    def computed(params: Linearized, x: Array) -> tuple[Array, Array]:
+        features = learner.embed(lax.stop_gradient(params.start), x)
+        logits, push = _derivative(learner.apply, params.start, x)
+        none = jnp.zeros((features.shape[1], logits.shape[1]), features.dtype)
+        return features, push(_body(learner, params.tangent, none))
+
+    return computed
+
+
+def _derivative(
+    function: Callable[[Params, Array], Array], start: Params, x: Array
+) -> tuple[Array, Callable[[Params], Array]]:
+    """(f(theta_0, x), t -> (d f(theta_0, x) / d theta) t)."""
+    value, pull = jax.vjp(lambda theta: function(theta, x), lax.stop_gradient(start))
+    _, push = jax.vjp(lambda c: pull(c)[0], jnp.zeros_like(value))
+    return value, lambda tangent: push(tangent)[0]
+
+
+def _body(learner: Learner, tangent: Params, kernel: Array) -> Params:
+    """The tangent with zeros in the entries of the classifier: those that `with_classifier` replaces."""
+    replaced = learner.with_classifier
+    assert replaced is not None, "a learner without a linear classifier has no head"
+    other = replaced(tangent, kernel, None)
+    return jax.tree.map(lambda old, new: old if old is new else jnp.zeros_like(old), tangent, other)

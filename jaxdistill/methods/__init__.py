@@ -17,5 +17,6 @@ METHODS: Registry[Recipe] = Registry(
         "gtn": "jaxdistill.methods.gtn:RECIPE",
         "kip": "jaxdistill.methods.kip:RECIPE",
         "mtt": "jaxdistill.methods.mtt:RECIPE",
+        "rcig": "jaxdistill.methods.rcig:RECIPE",
     },
 )

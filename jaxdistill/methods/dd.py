@@ -35,6 +35,7 @@ from jaxdistill.core.types import (
 from jaxdistill.inner import losses
 from jaxdistill.inner.optimizers import with_temperature
 from jaxdistill.inner.unrolled import unrolled
+from jaxdistill.methods.average import averaged
 from jaxdistill.methods.bilevel import bilevel, num_inner_steps
 from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe, images_in, settings_of
 from jaxdistill.methods.recipe import inner_optimizer as inner_optimizer_of
@@ -66,6 +67,7 @@ def dd(
     inner_loss: str | None = None,
     outer_loss: str | None = None,
     label_margin: float | None = None,
+    outer_ema: float | None = None,
     recipe: Recipe | None = None,
 ) -> Method:
     """Dataset Distillation with the settings of its recipe: the paper's, or those for small images.
@@ -81,8 +83,9 @@ def dd(
       num_learners: K initialisations per outer step.
       real_batch_size: real images per outer step.
       draw: (data set, key) -> the real batch of an outer step; drawn at random when None.
-      solve: how training is differentiated: `unrolled`, `implicit`, `closed_form`, or `functools.partial` of
-        one of them with its options; called with (teacher, inner loss, inner optimiser, calibrate=...).
+      solve: how training is differentiated: `unrolled`, `implicit`, `closed_form`, `convexified`, or
+        `functools.partial` of one of them with its options; called with (teacher, inner loss, inner
+        optimiser, calibrate=...).
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
       microbatch: see `jaxdistill.objectives.validation`.
       warm_start, skip_failed_solves: see `jaxdistill.methods.bilevel`; for implicit gradients.
@@ -96,6 +99,8 @@ def dd(
         inner hyper-parameters; there is one temperature.
       label_margin: times 1 / classes, the gap that the largest entry of a learned label should keep from the
         next, see `jaxdistill.objectives.validation`; 0 for none.
+      outer_ema: decay of the average of what is learned, which becomes the output
+        (`jaxdistill.methods.average`); 0 for the last values.
       recipe: where what is left out comes from; `RECIPE` when None.
 
     Returns:
@@ -120,6 +125,7 @@ def dd(
         inner_loss=inner_loss,
         outer_loss=outer_loss,
         label_margin=label_margin,
+        outer_ema=outer_ema,
     )
     optimizer = inner_optimizer or inner_optimizer_of(chosen, num_inner_steps(teacher))
     if "platt" in (chosen["inner_loss"], chosen["outer_loss"]):
@@ -144,7 +150,7 @@ def dd(
             raise fail("dd", f"inner steps x inner_batch_size >= {count}, the images", drawn, remedy)
         student = minibatches(teacher, inner_batch_size, balanced=True)
     solved = solve(student, loss, optimizer, calibrate=learner.calibrate)
-    return bilevel(
+    method = bilevel(
         teacher=student,
         inner_optimizer=optimizer,
         population=fresh(learner) if population is None else population,
@@ -160,6 +166,7 @@ def dd(
         learner_init=learner.init,
         skip_failed_solves=skip_failed_solves,
     )
+    return averaged(method, chosen["outer_ema"]) if chosen["outer_ema"] else method
 
 
 RECIPE = Recipe(

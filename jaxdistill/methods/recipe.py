@@ -72,6 +72,8 @@ class Recipe(NamedTuple):
     """Whether it needs an augmentation: without one it would be another method."""
     sees_labels: bool = True
     """Whether its loss depends on the labels of synthetic images, so that they can be learned."""
+    free_labels: bool = False
+    """Whether it takes free labels; methods with an `outer_loss` do."""
     by_class: bool = False
     """Whether `real_batch_size` counts the images of one class."""
 
@@ -184,6 +186,7 @@ PLAIN: Settings = MappingProxyType(
     {
         "schedule": "constant",
         "schedule_end": 0.0,
+        "outer_ema": 0.0,
         "clip": 0.0,
         "hyper_learning_rate": None,
         "outer_learning_rates": (),

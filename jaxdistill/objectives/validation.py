@@ -32,7 +32,7 @@ def validation(
     """L(phi) = the loss of theta_T(phi) on a real batch: the objective of every bilevel method.
 
     Args:
-      learner: the network.
+      learner: the network; the solve's own where it has one (`Solve.learner`).
       solve: the inner training map, differentiated in its own way.
       loss: one of `jaxdistill.core.labels.LOSSES`. `platt` has a learned temperature, see
         `jaxdistill.inner.optimizers.with_temperature`.
@@ -61,10 +61,11 @@ def validation(
         raise fail("validation", "the teacher, with a margin of its labels", "none")
     if microbatch is not None:
         at_least("validation", "microbatch", microbatch, 1)
+    tested_learner = solve.learner or learner
 
     def score(trained: tuple[Params, Array | None], batch: Batch) -> tuple[Array, Array]:
         params, temperature = trained
-        logits = learner.apply(params, batch.x)
+        logits = tested_learner.apply(params, batch.x)
         y = targets(loss, "probabilities", batch.y)
         return data_loss(loss, logits, y, temperature), accuracy(logits, batch.y)
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from jaxdistill.config import build
+from jaxdistill.config.owners import HEAD_SOLVED
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Dataset, Meta, Params, Teacher
 from jaxdistill.data import Splits
@@ -111,7 +112,7 @@ def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
       An accuracy per network; None for a run of another gradient.
     """
     config, learner, batch = run.config, run.learner, run.batch
-    if not build.recipe(config).trains or config.gradient != "closed_form":
+    if not build.recipe(config).trains or config.gradient not in HEAD_SOLVED:
         return None
     key = stream(evaluation.key, "ridge")
     if isinstance(run.state.population, Ages):
@@ -128,7 +129,7 @@ def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
 
     def accuracy(params: Params, batches: Batch, test: Dataset) -> Array:
         trained, _ = solve(Meta(batches, {}), params, None, key)
-        return accuracy_on(learner, trained, test)
+        return accuracy_on(solve.learner or learner, trained, test)
 
     mapped = over_learners(accuracy, strategy=config.strategy, chunk=config.learner_chunk)
     return jax.jit(lambda *a: gathered(mapped(a[0], shared=a[1:])))(params, batches, evaluation.test).tolist()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config import build
+from jaxdistill.config.owners import HEAD_SOLVED
 from jaxdistill.config.saved import chosen_of
 from jaxdistill.config.table import FREE, LEARNER_OPTIONS, PLACES, Config, ReadingOptions
 from jaxdistill.core.checks import fail
@@ -241,6 +242,6 @@ def _remedy(config: Config) -> str:
     rates = "outer_learning_rate"
     if config.population == "persistent":
         rates += " or match_learning_rate"
-    if config.gradient == "closed_form":
+    if config.gradient in HEAD_SOLVED:
         rates += ", raise ridge"
     return f"Lower {rates}, or bound the outer gradient with clip."

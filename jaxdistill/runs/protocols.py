@@ -97,7 +97,7 @@ def inner_training(run: Run) -> dict[str, Any]:
     loss, temperature = run.config.inner_loss, 1.0
     if loss == "platt":
         temperature = float(jnp.exp(-run.state.output.inner["log_temperature"][0]))
-    loss = "squared" if loss == "squared" else "cross_entropy"
+    loss = "squared" if loss == "squared" or run.config.labels == "free" else "cross_entropy"
     return {"loss": loss, "labels": run.config.labels, "temperature": temperature}
 
 

@@ -4,6 +4,7 @@ import pytest
 from helpers import message
 
 from jaxdistill.config.option import UNSET, Options, option, options
+from jaxdistill.config.owners import HEAD_SOLVED
 from jaxdistill.config.resolve import KNOWN, acting, defaults, facts_before_loading, resolve
 from jaxdistill.config.table import GRADIENTS, Config, DataOptions, SeedOptions
 from jaxdistill.core.checks import UserError
@@ -55,6 +56,29 @@ def test_a_gradient_brings_its_defaults():
     assert resolved(method="mtt", gradient="accumulated").remat == "none"
 
 
+def test_a_recipe_wins_over_the_defaults_of_its_own_gradient_alone():
+    names = ("outer_loss", "ridge", "inner_tolerance", "implicit_clip", "hyper_learning_rate")
+    assert values(resolved(method="rcig"), *names) == ["platt", 5e-4, 1e-2, True, 0.03]
+    other = resolved(method="rcig", gradient="closed_form")
+    assert values(other, *names) == ["squared", 5e-4, 1e-3, False, 0.03]
+    assert values(resolved(gradient="convexified"), *names) == ["squared", 5e-4, 1e-2, True, None]
+    assert values(resolved(LARGE, method="frepo"), "ridge", "ridge_unit") == [1e-6, "trace"]
+    found = resolved(LARGE, method="frepo", gradient="convexified")
+    assert values(found, "ridge", "ridge_unit") == [5e-4, "images"]
+    assert resolved(method="rcig", gradient="implicit").implicit_clip is False
+    pool = dict(resolved(method="rcig").own)
+    assert (pool["pool_size"], pool["max_age_steps"], pool["age_learning_rate"]) == (30, 15, 5e-5)
+    assert dict(resolved(method="frepo").own)["pool_size"] == 10
+    assert dict(resolved(method="rcig", pool_size=4).own)["pool_size"] == 4
+
+
+def test_a_chosen_width_is_that_of_every_block():
+    names = ("widths", "width", "depth", "eval_activation")
+    assert values(resolved(LARGE, method="rcig"), *names) == [(128, 256, 512), None, None, "relu"]
+    assert values(resolved(LARGE, method="rcig", width=32), *names) == [None, 32, None, "relu"]
+    assert values(resolved(LARGE, method="rcig", learner="mlp"), *names) == [None, None, None, None]
+
+
 def test_settings_of_a_network_or_teacher_are_for_that_one_alone():
     names = ("learner", "initialization", "width")
     assert values(resolved(LARGE), *names) == ["lenet", "xavier", None]
@@ -89,7 +113,7 @@ def test_a_resolved_config_resolves_to_itself(method, facts):
     """Whatever is known of the images: so that a saved config is read back as it was."""
     gradients = [g for g in GRADIENTS if g != "auto"] if METHODS[method].trains else ["unrolled"]
     if "outer_loss" not in options_of(METHODS[method].make):
-        gradients = [g for g in gradients if g != "closed_form"]
+        gradients = [g for g in gradients if g not in HEAD_SOLVED]
     for gradient in gradients:
         found = resolved(facts, method=method, gradient=gradient)
         assert UNSET not in found.chosen().values() and set(found.chosen()) >= set(Config.options())
@@ -125,18 +149,18 @@ def test_options_act_where_something_takes_them():
     assert "width" in dd and "width" not in act(learner="linear")
 
 
-IMPLICIT = {"gradient": "implicit"}
+IMPLICIT, CONVEXIFIED = {"gradient": "implicit"}, {"gradient": "convexified"}
 
 
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
-        ({"method": "dx"}, "method: expected one of dc, dd, dm, dsa, frepo, gtn, kip, mtt, got 'dx'."),
+        ({"method": "dx"}, "method: expected one of dc, dd, dm, dsa, frepo, gtn, kip, mtt, rcig, got 'dx'."),
         ({"learner": "mpl"}, "learner: expected one of alexnet, convnet"),
         ({"population": "pool"}, "population: expected one of ages, experts, fixed, fixed_pretrained, fresh"),
         (
             {"gradient": "explicit"},
-            "gradient: expected one of accumulated, auto, closed_form, implicit, truncated, unro",
+            "gradient: expected one of accumulated, auto, closed_form, convexified, implicit, tru",
         ),
         ({"random_window": True}, "no random_window with gradient=unrolled, got True."),
         ({"damping": 0.2}, "no damping with gradient=unrolled, got 0.2."),
@@ -152,6 +176,15 @@ IMPLICIT = {"gradient": "implicit"}
             "inner_tolerance >= 1e-05 with max_i",
         ),
         (IMPLICIT | {"linear_solver": "identity", "warm_start": True}, "a linear_solver that can start fr"),
+        (IMPLICIT | {"implicit_clip": True}, "no implicit_clip with gradient=implicit, got True"),
+        (CONVEXIFIED | {"damping": 0.2}, "no damping with gradient=convexified, got 0.2."),
+        (CONVEXIFIED | {"inner_learning_rate": 0.3}, "no inner_learning_rate with gradient=convexified"),
+        (CONVEXIFIED | {"linearized": True}, "no linearized with gradient=convexified, got True"),
+        (CONVEXIFIED | {"ridge": 0.0}, "ridge > 0 with gradient=convexified, whose problem is singular"),
+        (CONVEXIFIED | {"distill_epochs": 2}, "no distill_epochs with gradient=convexified, got 2"),
+        (CONVEXIFIED | {"linear_solver": "identity", "warm_start": True}, "a linear_solver that can start"),
+        (CONVEXIFIED | {"method": "mtt"}, "tests trained networks on real images, with gradient=convexified"),
+        (CONVEXIFIED | {"protocol": "as_distilled"}, "with gradient=convexified, which trains no inner"),
         ({"gradient": "auto"}, "memory_budget, such as 2GB, got none"),
         ({"gradient": "auto", "memory_budget": "1GB", "damping": 0.3}, "no damping with gradient=auto"),
         (

@@ -9,8 +9,6 @@ import optax
 import pytest
 from helpers import fixed_sgd, images_teacher, message, same_bits, tiny_data, tiny_net, to_float64
 
-from jaxdistill.config.resolve import resolve
-from jaxdistill.config.table import Config
 from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.core.types import Data, InnerLoss, Meta
 from jaxdistill.inner.implicit import implicit
@@ -160,9 +158,6 @@ def test_a_clip_needs_a_direct_part_and_a_place_in_the_probe():
         start, meta = tiny_net().init(KEY), Meta(images_teacher().init(KEY), {})
         solve(meta, start, solve.probe(start), KEY)
     assert "zeros like meta in Probe.implicit" in message(error)
-    with pytest.raises(UserError) as error:
-        resolve(Config(gradient="implicit", implicit_clip=True))
-    assert "no implicit_clip with method=dd, got True" in message(error)
 
 
 @pytest.mark.parametrize("name", ["warm_start", "skip_failed_solves"])

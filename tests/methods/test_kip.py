@@ -13,6 +13,7 @@ from jaxdistill.evaluation import Score
 from jaxdistill.layers.infinite import infinite_mlp
 from jaxdistill.methods.kip import kip
 from jaxdistill.runs import compare
+from jaxdistill.runs.protocols import inner_training, protocol_of
 from jaxdistill.teachers.images import images
 
 KEY = jax.random.key(0)
@@ -20,10 +21,11 @@ SHORT = {"method": "kip", "num_outer_steps": 3, "num_eval_learners": 1, "num_bas
 SHORT |= {"learner": "linear", "progress": False}
 
 
-def test_loss_and_gradient_are_those_of_the_dense_formula(x64):
-    """Two batches of three images, soft labels learned too; an inverse in the place of Cholesky."""
+@pytest.mark.parametrize("labels", ["probabilities", "free"])
+def test_loss_and_gradient_are_those_of_the_dense_formula(labels, x64):
+    """Two batches of three images, labels learned too; an inverse in the place of Cholesky."""
     real = tiny_batch(7)
-    teacher = images_teacher(distill_steps=2)
+    teacher = images_teacher(distill_steps=2, labels=labels, soft_labels=labels == "probabilities")
     method = kip(tiny_net(), teacher, draw=lambda data, key: real, kernel_depth=2, kernel_lambda=1e-3)
     state = to_float64(method.init(KEY))
     gradient, metrics = jax.jit(method.gradient)(state, Data(tiny_data(), None), KEY)
@@ -32,7 +34,7 @@ def test_loss_and_gradient_are_those_of_the_dense_formula(x64):
     @jax.jit
     def expected(phi):
         x = phi["x"].reshape(-1, *SHAPE)
-        y = jax.nn.softmax(phi["y"]).reshape(-1, CLASSES) - 1 / CLASSES
+        y = (phi["y"] if labels == "free" else jax.nn.softmax(phi["y"]) - 1 / CLASSES).reshape(-1, CLASSES)
         gram = kernel(x, x)
         inverse = jnp.linalg.inv(gram + 1e-3 * jnp.trace(gram) / 6 * jnp.eye(6))
         error = kernel(real.x, x) @ inverse @ y - (real.y - 1 / CLASSES)
@@ -92,6 +94,18 @@ def test_bad_options_are_refused(options, says):
     with pytest.raises(UserError) as error:
         jd.distill(**SHORT | options)
     assert says in message(error)
+
+
+@pytest.mark.slow
+def test_free_labels_are_learned_and_tested():
+    run = jd.distill(method="kip", labels="free", learner="linear", num_outer_steps=300, progress=False)
+    labels, start = (
+        np.asarray(run.method.synthesize(s, KEY).y) for s in (run.state, run.method.init(run.key))
+    )
+    assert np.abs(labels - start).max() > 0.1 and np.abs(start.sum(-1)).max() < 1e-6
+    machine, params = run.method.predictor(run.state, KEY)
+    assert float(jd.accuracy_on(machine, params, run.data.validation)) > 0.9
+    assert protocol_of(run).labels == "free" and inner_training(run)["loss"] == "squared"
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ IMPLICIT = {"gradient": "implicit", "distill_epochs": UNSET}
 MATCHING = {"method": "dc", "distill_epochs": UNSET, "real_batch_size": 8, "num_learners": 1}
 CLOSED = {"gradient": "closed_form", "distill_epochs": UNSET}
 FREPO = CLOSED | {"method": "frepo", "learner": "linear", "width": UNSET, "depth": UNSET, "num_learners": 1}
+RCIG = {"method": "rcig", "distill_epochs": UNSET, "num_learners": 1}
 OPTIONS = [
     (CLOSED, "closed_form: expected at least 10 features, as many as classes, got 8"),
     (CLOSED | {"width": 16, "ridge": -1.0}, "ridge >= 0, got -1"),
@@ -57,6 +58,14 @@ OPTIONS = [
     ({"label_margin": -0.1}, "label_margin >= 0, got -0.1"),
     (FREPO | {"pool_size": 0}, "pool_size >= 1, got 0"),
     (FREPO | {"num_learners": 11}, "num_learners <= pool_size = 10, got 11"),
+    (RCIG | {"num_learners": 31}, "num_learners <= pool_size = 30, got 31"),
+    (
+        RCIG | {"width": 9, "depth": 3},
+        "convexified: expected at least 10 features, as many as cl",
+    ),
+    (RCIG | {"norm": "batch"}, "linearized: expected a learner without batch normalisation"),
+    (RCIG | {"inner_loss": "cross_entropy"}, "got labels=free. Free labels want inner_loss=squared"),
+    (RCIG | {"population": "fixed"}, "no eval_activation with networks whose weights are given"),
     ({"dataset": "mnistt"}, "digits, fashion_mnist, kmnist, mnist"),
     ({"learner": "convnet", "norm": "batchnorm"}, "norm: expected one of batch, group, instance"),
     ({"learner": "convnet", "activation": "gelu2"}, "activation: expected one of"),
