@@ -26,6 +26,7 @@ C = TypeVar("C", bound=Options)
 Values = dict[str, Any]
 AT_MINIMUM: Values = {
     "distill_epochs": 1,
+    "inner_optimizer": "sgd",
     "inner_learning_rate": 0.1,
     "inner_momentum": 0.9,
     "learned": (),
@@ -107,7 +108,8 @@ def filled(config: C, facts: Facts | None = None) -> C:
 
 def _filled(config: C, values: Values) -> C:
     listed: Values = {name: values[name] for name in type(config).options()}
-    own = {n: o.default for n, o in brought(type(config), values).items() if acts(o, values)}
+    found = brought(type(config), values).items()
+    own = {n: values.get(n, o.default) for n, o in found if acts(o, values)}
     return type(config)(**listed | own | dict(config.own))
 
 
@@ -119,7 +121,8 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
     if "method" in values:
         recipe = recipe_of(find(METHODS, chosen.get("method", values["method"])))
         settings = _settings(recipe, facts, chosen, values)
-        values |= {name: value for name, value in settings.items() if name in values}
+        own = brought(type(config), {**settings, **chosen})
+        values |= {name: value for name, value in settings.items() if name in values or name in own}
         values |= chosen
         values |= _within_budget(values, chosen, facts)
         if source_of(find(POPULATIONS, values["population"])).only_one:
@@ -132,7 +135,7 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
         values |= {name: value for name, value in AT_MINIMUM.items() if name in values}
     if gradient == "closed_form":
         values |= {name: value for name, value in CLOSED_FORM.items() if name in values}
-    if gradient == "truncated":
+    if gradient == "truncated" and values.get("backprop_last") is None:
         steps = {**values, **chosen}
         values |= {"backprop_last": max(1, steps["distill_steps"] * steps["distill_epochs"] // 2)}
     return values | chosen
@@ -172,6 +175,10 @@ def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values
     else:
         left_out = THROUGH if gradient == "implicit" else () if gradient == "unrolled" else ("remat",)
         left_out = (*left_out, *BY_GRADIENT["closed_form"])
+    if gradient == "accumulated":
+        left_out = (*left_out, "inner_optimizer")  # SGD, which is the table's
+    if gradient != "truncated":
+        left_out = (*left_out, *BY_GRADIENT["truncated"])
     return {name: value for name, value in settings.items() if name not in left_out}
 
 
