@@ -337,7 +337,8 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     if config.warm_start and config.population == "fresh":
         text = "warm_start: with population=fresh a linear solve starts from the solution of another network."
         warnings.warn(text, Caution, stacklevel=2)
-    augmented = augmentation(config, data.info) if "augmentation" in names else None
+    augments = "augmentation" in names and (how.augments or config.augment is not None)
+    augmented = augmentation(config, data.info) if augments else None
     if augmented is None and how.needs_augmentation:
         expected = f"at least one operation in augment, with method={config.method}"
         raise fail("method", expected, "none", "Without augmentation use method=dc.")
