@@ -111,7 +111,10 @@ def test_flags_that_cannot_be_read_are_one_line(main, flags, says):
     [
         (["--seed=-1"], "options: expected seed >= 0, got -1."),
         (["--schedule=linear"], "schedule: expected one of constant, cosine, halving, got 'linear'."),
-        (["--method", "dx"], "method: expected one of dc, dd, dm, dsa, frepo, gtn, kip, mtt, got 'dx'."),
+        (
+            ["--method", "dx"],
+            "method: expected one of dc, dd, dm, dsa, frepo, gtn, idc, kip, mtt, rat, got 'dx'.",
+        ),
     ],
 )
 def test_values_that_cannot_be_are_one_line(main, flags, line):
