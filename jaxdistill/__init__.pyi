@@ -88,13 +88,16 @@ from .methods.dm import dm as dm
 from .methods.dsa import dsa as dsa
 from .methods.frepo import frepo as frepo
 from .methods.gtn import gtn as gtn
+from .methods.idc import idc as idc
 from .methods.kip import kip as kip
 from .methods.mtt import mtt as mtt
+from .methods.outer import clip_by_average_norm as clip_by_average_norm
 from .methods.outer import outer_adabelief as outer_adabelief
 from .methods.outer import outer_adam as outer_adam
 from .methods.outer import outer_lamb as outer_lamb
 from .methods.outer import outer_schedule as outer_schedule
 from .methods.outer import outer_sgd as outer_sgd
+from .methods.rat import rat as rat
 from .methods.rcig import rcig as rcig
 from .methods.recipe import Recipe as Recipe
 from .objectives.distribution_matching import distribution_matching as distribution_matching

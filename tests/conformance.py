@@ -21,6 +21,7 @@ from jaxdistill.inner.train import train
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.populations import POPULATIONS
+from jaxdistill.populations.ages import ages
 from jaxdistill.populations.source import source_of
 from jaxdistill.teachers import TEACHERS
 from jaxdistill.teachers.decoders import DECODERS
@@ -174,7 +175,7 @@ def check_population(name: str) -> None:
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.tree.map(lambda a: a[0], contexts), one)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(contexts)} == {2}
     meta = Meta(teacher.init(KEY), {})
-    chex.assert_trees_all_equal_shapes_and_dtypes(population.advance(state, meta, KEY), state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(population.advance(state, meta, None, KEY), state)
 
 
 def check_method(name: str) -> None:
@@ -182,9 +183,11 @@ def check_method(name: str) -> None:
     teacher = TEACHERS["images"](image_shape=SHAPE, num_classes=CLASSES)
     taken = options_of(recipe.make)
     options: dict[str, Any] = {"real_batch_size": 6} if "real_batch_size" in taken else {}
-    if taken.get("augmentation") is not None or recipe.needs_augmentation:
+    if "augmentation" in taken and recipe.augments and recipe.defaults.get("augment") != ():
         options["augmentation"] = dsa(["crop"])  # six operations, the default, take seconds to compile
     options |= {"num_learners": 2} if "num_learners" in taken else {}
+    if recipe.defaults.get("population") == "ages" and "distance" in taken:  # one step of training, not eight
+        options["population"] = ages(net, teacher, num_learners=2, pool_size=2, age_data="real")
     method = recipe.make(net, teacher, **options)
     banks = {source_of(POPULATIONS[population]).bank for population in recipe.populations} or {None}
     data = Data(tiny_data(), BANKS[min(banks, key=str)](net))

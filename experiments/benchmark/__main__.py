@@ -3,7 +3,8 @@
 Questions: how long does an outer step take against a plain PyTorch implementation? How does it grow with K
 learners and T inner steps? What does `remat` save? How long should a compiled chunk be? Which formulation of
 the convolution, and how many images at a time, are best on this backend? How exact must products be on an
-accelerator (emulated)? What do activations of bfloat16 cost in accuracy, and a data set on the disk in time?
+accelerator (emulated)? What do activations of bfloat16 cost in accuracy, and a decoder and a data set on the
+disk in time?
 
     python -m experiments.benchmark                  all parts but those for a GPU, 40 minutes on 2 cores
     python -m experiments.benchmark --what=torch     needs pip install -e ".[torch]"
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.benchmark.convolutions import conv
+from experiments.benchmark.decoders import decoders
 from experiments.benchmark.dtypes import dtypes
 from experiments.benchmark.matching_steps import matching
 from experiments.benchmark.methods import evaluation, gradients, methods
@@ -55,6 +57,7 @@ PARTS = {
     "methods": methods,
     "gradients": gradients,
     "evaluation": evaluation,
+    "decoders": decoders,
     "dtype": dtypes,
     "streaming": streaming,
 }

@@ -26,6 +26,7 @@ class Options(SeedOptions):
             "methods",
             "gradients",
             "evaluation",
+            "decoders",
             "dtype",
             "streaming",
         ),

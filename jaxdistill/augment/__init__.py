@@ -10,12 +10,15 @@ from jaxdistill.augment.augmentations import (
     operation,
     with_parameters,
 )
+from jaxdistill.augment.mixing import Mixing, cutmix
 
 __all__ = [
     "DSA",
     "OPERATIONS",
     "WITHOUT_FLIP",
     "Augmentation",
+    "Mixing",
+    "cutmix",
     "dc_evaluation",
     "dsa",
     "operation",

@@ -38,7 +38,7 @@ def flip(*, probability: float = 0.5) -> Operation:
 
     Parameters: `flipped`, a truth value.
     """
-    _within("flip", "probability", probability, 0.0, 1.0)
+    within("flip", "probability", probability, 0.0, 1.0)
 
     def draw(key: Array, shape: tuple[int, ...]) -> Parameters:
         del shape
@@ -56,7 +56,7 @@ def crop(*, ratio: float = 0.125) -> Operation:
     Parameters: `offset` [2] int32: pixel p of the result is pixel p + offset of the image, (row, column). An
     offset beyond the largest is taken for the largest.
     """
-    _within("crop", "ratio", ratio, 0.0, 1.0)
+    within("crop", "ratio", ratio, 0.0, 1.0)
 
     def draw(key: Array, shape: tuple[int, ...]) -> Parameters:
         keys, most = jax.random.split(key, 2), _pixels(ratio, shape)
@@ -77,7 +77,7 @@ def cutout(*, ratio: float = 0.5) -> Operation:
 
     Parameters: `center` [2] int32, (row, column): a window of n pixels begins n // 2 before it.
     """
-    _within("cutout", "ratio", ratio, 0.0, 1.0)
+    within("cutout", "ratio", ratio, 0.0, 1.0)
 
     def draw(key: Array, shape: tuple[int, ...]) -> Parameters:
         keys, sizes = jax.random.split(key, 2), _pixels(ratio, shape)
@@ -101,7 +101,7 @@ def scale(*, low: float = 1 / 1.2, high: float = 1.2) -> Operation:
     Parameters: `steps` [2], of (row, column).
     """
     above("scale", "low", low, 0.0)
-    _within("scale", "high", high, low, float("inf"))
+    within("scale", "high", high, low, float("inf"))
 
     def draw(key: Array, shape: tuple[int, ...]) -> Parameters:
         del shape
@@ -118,7 +118,7 @@ def rotate(*, degrees: float = 15.0) -> Operation:
 
     Parameters: `angle`, in radians.
     """
-    _within("rotate", "degrees", degrees, 0.0, 180.0)
+    within("rotate", "degrees", degrees, 0.0, 180.0)
 
     def draw(key: Array, shape: tuple[int, ...]) -> Parameters:
         del shape
@@ -143,7 +143,7 @@ def color(*, brightness: float = 0.5, saturation: float = 1.0, contrast: float =
     Parameters: `brightness`, what is added; `saturation` and `contrast`, the factors.
     """
     for name, value in (("brightness", brightness), ("saturation", saturation), ("contrast", contrast)):
-        _within("color", name, value, 0.0, float("inf"))
+        within("color", name, value, 0.0, float("inf"))
 
     def draw(key: Array, shape: tuple[int, ...]) -> Parameters:
         del shape
@@ -194,6 +194,7 @@ def _pixels(ratio: float, shape: tuple[int, ...]) -> tuple[int, int]:
     return int(shape[0] * ratio + 0.5), int(shape[1] * ratio + 0.5)
 
 
-def _within(where: str, name: str, value: float, low: float, high: float) -> None:
+def within(where: str, name: str, value: float, low: float, high: float) -> None:
+    """Raises for a number outside of [low, high]."""
     if not low <= value <= high:
         raise fail(where, f"{name} in [{low:g}, {high:g}]", value)

@@ -42,6 +42,7 @@ from jaxdistill.populations.persistent import match_schedule
 from jaxdistill.populations.source import Source, source_of
 from jaxdistill.teachers import CURRICULA, TEACHERS, shuffled
 from jaxdistill.teachers.decoders import DECODERS, Decoder
+from jaxdistill.teachers.images import unit_noise
 
 REAL_PER_CLASS = 50
 """The maximum number of real images of each class that initialise a decoder."""
@@ -179,6 +180,8 @@ def start_images(config: Any, data: Splits, key: Array) -> Array | None:
     if config.start == "noise":
         return None
     info, per_class = data.info, config.images_per_class
+    if config.start == "unit_noise":
+        return unit_noise(stream(key, "start"), (info.num_classes, per_class, *info.image_shape))
     smallest = int(data.train.counts.min())
     if per_class > smallest:
         name = info.class_names[int(data.train.counts.argmin())]
@@ -293,8 +296,9 @@ def solve(config: Any, network: Learner) -> Callable[..., Solve]:
         return partial(convexified, learner=network, **head, **options, clip=config.implicit_clip)
     if config.gradient == "accumulated":
         return accumulated
-    last = config.backprop_last if config.gradient == "truncated" else None
-    return partial(unrolled, remat=config.remat, backprop_last=last, random_window=config.random_window)
+    if config.gradient != "truncated":
+        return partial(unrolled, remat=config.remat)
+    return partial(unrolled, backprop_last=config.backprop_last, random_window=config.random_window)
 
 
 def solver(config: Any, name: str | None = None) -> LinearSolver:
@@ -335,7 +339,8 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     if config.warm_start and config.population == "fresh":
         text = "warm_start: with population=fresh a linear solve starts from the solution of another network."
         warnings.warn(text, Caution, stacklevel=2)
-    augmented = augmentation(config, data.info) if "augmentation" in names else None
+    augments = "augmentation" in names and (how.augments or config.augment is not None)
+    augmented = augmentation(config, data.info) if augments else None
     if augmented is None and how.needs_augmentation:
         expected = f"at least one operation in augment, with method={config.method}"
         raise fail("method", expected, "none", "Without augmentation use method=dc.")

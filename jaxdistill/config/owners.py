@@ -123,6 +123,8 @@ def ruled_out(name: str, values: Mapping[str, Any]) -> str | None:
 
     if name in WITHOUT_STEPS and values.get("gradient") in HEAD_SOLVED:
         return None  # of a learned temperature
+    if name == "augment_strength" and "method" in values and values.get("augment") is None:
+        return having("method", lambda method: not recipe_of(find(METHODS, method)).augments)
     if name in NEEDS:
         return having(*NEEDS[name])
     if name == "soft_labels" and "method" in values:

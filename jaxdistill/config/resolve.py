@@ -35,6 +35,7 @@ C = TypeVar("C", bound=Options)
 Values = dict[str, Any]
 AT_MINIMUM: Values = {
     "distill_epochs": 1,
+    "inner_optimizer": "sgd",
     "inner_learning_rate": 0.1,
     "inner_momentum": 0.9,
     "learned": (),
@@ -127,7 +128,8 @@ def filled(config: C, facts: Facts | None = None) -> C:
 
 def _filled(config: C, values: Values) -> C:
     listed: Values = {name: values[name] for name in type(config).options()}
-    own = {n: o.default for n, o in brought(type(config), values).items() if acts(o, values)}
+    found = brought(type(config), values).items()
+    own = {n: values.get(n, o.default) for n, o in found if acts(o, values)}
     return type(config)(**listed | own | dict(config.own))
 
 
@@ -140,7 +142,8 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
     if "method" in values:
         recipe = recipe_of(find(METHODS, chosen.get("method", values["method"])))
         settings = _settings(recipe, facts, chosen, values)
-        values |= {name: value for name, value in settings.items() if name in values}
+        own = brought(type(config), {**settings, **chosen})
+        values |= {name: value for name, value in settings.items() if name in values or name in own}
         values |= chosen
         values |= _within_budget(values, chosen, facts)
         if source_of(find(POPULATIONS, values["population"])).only_one:
@@ -155,7 +158,7 @@ def defaults(config: Options, facts: Facts | None = None) -> Values:
         found = CLOSED_FORM if gradient == "closed_form" else CONVEXIFIED
         kept = settings if settings.get("gradient") == gradient else {}  # the recipe is one of that gradient
         values |= {name: value for name, value in found.items() if name in values and name not in kept}
-    if gradient == "truncated":
+    if gradient == "truncated" and values.get("backprop_last") is None:
         steps = {**values, **chosen}
         values |= {"backprop_last": max(1, steps["distill_steps"] * steps["distill_epochs"] // 2)}
     return values | chosen
@@ -197,6 +200,10 @@ def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values
     else:
         left_out = THROUGH if gradient == "implicit" else () if gradient == "unrolled" else ("remat",)
         left_out = (*left_out, *RIDGE, "implicit_clip")
+    if gradient == "accumulated":
+        left_out = (*left_out, "inner_optimizer")  # SGD, which is the table's
+    if gradient != "truncated":
+        left_out = (*left_out, *BY_GRADIENT["truncated"])
     return {name: value for name, value in settings.items() if name not in left_out}
 
 

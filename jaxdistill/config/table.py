@@ -10,7 +10,7 @@ from typing import ClassVar
 from jaxdistill.config.option import Options, option, options
 from jaxdistill.evaluation.protocols import STEP_SIZES
 
-STARTS = ("noise", "real")
+STARTS = ("noise", "unit_noise", "real")
 GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "closed_form", "convexified", "auto")
 FAILED_SOLVES = ("stop", "skip")
 STRATEGIES = "jaxdistill.inner.over_learners:STRATEGIES"
@@ -98,7 +98,12 @@ class TeacherOptions(Options):
         low=1,
         of="inner",
     )
-    start: str = option("noise", "initial values of learned images", known=STARTS, of="teacher")
+    start: str = option(
+        "noise",
+        "initial values of learned images; unit_noise is noise with every image scaled to norm 1",
+        known=STARTS,
+        of="teacher",
+    )
     decoder: str = option(
         "none",
         "what is learned and stored instead of images: small images (multiformation), shared bases, a small "
@@ -415,7 +420,8 @@ class AugmentOptions(Options):
     augment: tuple[str, ...] | None = option(
         None,
         "operations of the augmentation: color, crop, cutout, flip, rotate, scale; empty for none (default: "
-        "all; flip only in sets whose mirror images are known to keep their class); color_crop is color,crop",
+        "all, but none in dd, gtn and frepo; flip only in sets whose mirror images are known to keep their "
+        "class); color_crop is color,crop",
         known="jaxdistill.augment:OPERATIONS",
         joined="_",
         of="method",
@@ -471,6 +477,12 @@ class OuterOptions(AugmentOptions, MapOptions):
         0.0, "final outer learning rate of the cosine, relative to the first", low=0, high=1
     )
     clip: float = option(1.0, "largest global norm of the hypergradient; 0 for no clip", low=0)
+    relative_clip: float = option(
+        0.0,
+        "largest global norm of the hypergradient, relative to the moving average of earlier norms; 0 for no "
+        "clip",
+        low=0,
+    )
     max_inner_learning_rate: float = option(
         2.0, "upper bound of learned step sizes; 0 for none", low=0, of="inner"
     )
@@ -576,8 +588,9 @@ class EvaluationOptions(SearchOptions):
         None,
         "how test networks are trained: with the batches and steps of the distillation (as_distilled), for "
         "300 epochs (dc), for 1000 epochs with DC's augmentation for MNIST (dc_augmented) or with DSA's "
-        "(dsa), by Adam and a squared loss with DSA's augmentation (frepo) or without (rcig); default: the "
-        "method's own",
+        "(dsa), the last also with smaller batches and CutMix (idc) or without CutMix (idc_unmixed), by Adam "
+        "and a squared loss with DSA's augmentation (frepo) or without (rcig), by Adam and a cross-entropy "
+        "with the method's augmentation (rat); default: the method's own",
         known="jaxdistill.evaluation.protocols:PROTOCOLS",
     )
     eval_norm: str | None = option(

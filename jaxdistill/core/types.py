@@ -255,8 +255,8 @@ class Population(NamedTuple):
     """key -> state; empty where learners are fresh."""
     context: Callable[[Any, Params, Array, int], Any]
     """(state, bank, key, K) -> K contexts, leading axis K (start parameters, for most objectives)."""
-    advance: Callable[[Any, Meta, Array], Any]
-    """(state, meta, key) -> state of the next outer step."""
+    advance: Callable[[Any, Meta, Batch | None, Array], Any]
+    """(state, meta, real batch of the outer step or None, key) -> state of the next outer step."""
 
 
 class DistillState(NamedTuple):

@@ -91,7 +91,7 @@ def training(
     def batch_of(step: Step) -> Batch:
         rows, key = step
         batch = over_data(Batch(images.x[rows], labels_of(images.y[rows])))
-        return batch if protocol.augment is None else batch._replace(x=protocol.augment(key, batch.x))
+        return batch if protocol.changes is None else protocol.changes(key, batch)
 
     def loss(params: Params, step: Step) -> Array:
         return data_loss(params, batch_of(step))

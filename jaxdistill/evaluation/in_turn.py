@@ -18,8 +18,8 @@ from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.labels import targets
 from jaxdistill.core.platform import compiled_quickly
 from jaxdistill.core.reporting import report
-from jaxdistill.core.types import Array, Augment, Batch, Dataset, InnerOptimizer, Learner, Meta, Params
-from jaxdistill.evaluation.protocols import Protocol
+from jaxdistill.core.types import Array, Batch, Dataset, InnerOptimizer, Learner, Meta, Params
+from jaxdistill.evaluation.protocols import Changes, Protocol
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.train import Carry, step_of
@@ -43,7 +43,7 @@ def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -
       protocol: how it is trained; its values are not used.
       measure: what a test is.
     """
-    augment, build = protocol.augment, protocol.optimizer.build
+    changes, build = protocol.changes, protocol.optimizer.build
     options = tuple(getattr(protocol, name) for name in OF_THE_LOSS)
     test_of = _test(learner, measure)
 
@@ -55,9 +55,9 @@ def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -
         test: Dataset | Batch,
         key: Array,
     ) -> Any:
-        begin, some, calibrated = _programs(learner, build, options, augment, jax.random.key_impl(key))
+        begin, some, calibrated = _programs(learner, build, options, changes, jax.random.key_impl(key))
         count, size = subsets.shape
-        start = _start(protocol.order, augment is not None, size <= FEW)
+        start = _start(protocol.order, changes is not None, size <= FEW)
         keys, rows, weights = jax.random.split(key, count), np.asarray(subsets), _to_host(params)
         at_each = _to_host(values)
         found = []
@@ -133,7 +133,7 @@ def _start(order: Callable[[Array], Array], augmented: bool, quickly: bool) -> C
 
 @lru_cache(maxsize=32)
 def _programs(
-    learner: Learner, build: Build, options: tuple[Any, ...], augment: Augment | None, impl: Any
+    learner: Learner, build: Build, options: tuple[Any, ...], changes: Changes | None, impl: Any
 ) -> tuple[Callable[..., Any], ...]:
     """Compiled: the optimiser's first state, a slice of steps, and what a network remembers of its batch."""
     data_loss, labels_of = loss_of(learner, *options)
@@ -141,9 +141,7 @@ def _programs(
     def batch_of(images: Batch, step: Any) -> Batch:
         rows, draw = step
         batch = Batch(images.x[rows], labels_of(images.y[rows]))
-        if augment is None:
-            return batch
-        return batch._replace(x=augment(jax.random.wrap_key_data(draw, impl=impl), batch.x))
+        return batch if changes is None else changes(jax.random.wrap_key_data(draw, impl=impl), batch)
 
     def some(carry: Carry, images: Batch, steps: Any, count: Array) -> Carry:
         optimizer = InnerOptimizer(dict, lambda raw: {}, build)

@@ -11,11 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.augment import DSA, Augmentation, dc_evaluation
+from jaxdistill.augment import DSA, Augmentation, Mixing, cutmix, dc_evaluation
 from jaxdistill.core.checks import at_least, fail, one_of
-from jaxdistill.core.keys import at_step
-from jaxdistill.core.types import Array, Augment, InnerOptimizer
+from jaxdistill.core.keys import at_step, stream
+from jaxdistill.core.types import Array, Augment, Batch, InnerOptimizer
 from jaxdistill.inner.optimizers import adam, sgd
+
+
+class Changes(NamedTuple):
+    """What becomes of a batch before a step. Called as `(key, batch) -> batch`."""
+
+    augment: Augment | None
+    mix: Mixing | None
+
+    def __call__(self, key: Array, batch: Batch) -> Batch:
+        if self.augment is not None:
+            batch = batch._replace(x=self.augment(key, batch.x))
+        return batch if self.mix is None else self.mix(stream(key, "mix"), batch)
 
 
 class Protocol(NamedTuple):
@@ -40,6 +52,13 @@ class Protocol(NamedTuple):
     """What logits are divided by."""
     peak: int = 0
     """The step whose step size stands for those of all."""
+    mix: Mixing | None = None
+    """Applied to every batch after that, images and labels."""
+
+    @property
+    def changes(self) -> Changes | None:
+        """What becomes of every batch; None for nothing."""
+        return None if self.augment is None and self.mix is None else Changes(self.augment, self.mix)
 
     @property
     def step_size(self) -> Array:
@@ -97,7 +116,9 @@ def epochs(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     decay_at_half: bool = False,
+    drop_after: Sequence[float] = (),
     augment: Augment | None = None,
+    mix: Mixing | None = None,
     name: str = "epochs",
 ) -> Protocol:
     """SGD over shuffled epochs.
@@ -111,7 +132,9 @@ def epochs(
       batch_size: the most images of a step.
       learning_rate, momentum, weight_decay: of SGD, shared by all steps.
       decay_at_half: step size x 0.1, and the momentum restarts, after half of the epochs.
+      drop_after: step size x 0.2 after each of these shares of the epochs, in [0, 1].
       augment: applied to every batch.
+      mix: applied to every batch after that.
       name: what tables call it.
     """
     at_least("epochs", "num_images", num_images, 1)
@@ -123,9 +146,11 @@ def epochs(
     order = shuffled(num_images, num_steps=num_steps, batch_size=batch_size)
     rates = np.full(num_steps, learning_rate, np.float32)
     rates[half:] *= 0.1 if half else 1.0
+    for share in drop_after:
+        rates[int(share * num_epochs) * batches :] *= 0.2
     optimizer = sgd(num_steps=num_steps, learning_rate=rates, momentum=momentum, learned=())
     values = optimizer.values(optimizer.init())
-    return Protocol(name, order, optimizer, values, weight_decay, half, augment)
+    return Protocol(name, order, optimizer, values, weight_decay, half, augment, mix=mix)
 
 
 def shuffled(num_images: int, *, num_steps: int, batch_size: int) -> Callable[[Array], Array]:
@@ -153,9 +178,10 @@ def regression(
     warm_up: int = 0,
     last: float = 1.0,
     augment: Augment | None = None,
+    loss: str = "squared",
     name: str = "regression",
 ) -> Protocol:
-    """Adam on shuffled epochs, with a squared loss: how sets with free labels are tested.
+    """Adam on shuffled epochs, with a squared loss as a rule: how sets with free labels are tested.
 
     Args:
       num_images: N.
@@ -165,6 +191,7 @@ def regression(
       warm_up: the first steps, in which it grows evenly to this; at most half of all.
       last: what it falls to by a cosine afterwards, as a share; 1 for a constant one.
       augment: applied to every batch.
+      loss: `squared` or `cross_entropy`.
       name: what tables call it.
 
     Returns:
@@ -191,7 +218,7 @@ def regression(
         weight_decay=0.0,
         restart=0,
         augment=augment,
-        loss="squared",
+        loss=loss,
         peak=rising,
     )
 
@@ -300,14 +327,27 @@ MATCHING: dict[str, Callable[[Augmentation], Augment | None]] = {
     "dsa": lambda augmentation: augmentation.per_image,
 }
 """The matching papers' protocols, by what they do to the images: DC's, DC's for MNIST, that of DSA and DM."""
+CUTMIX = cutmix(probability=0.5)
+MULTIFORMATION: dict[str, Mixing | None] = {"idc": CUTMIX, "idc_unmixed": None}
+"""IDC's protocol, by how batches are mixed; it has no CutMix on MNIST."""
 REGRESSION: dict[str, Callable[[Augmentation], dict[str, Any]]] = {
     "frepo": lambda augmentation: {"learning_rate": 3e-4, "augment": augmentation.per_image},
     "rcig": lambda augmentation: {"learning_rate": 1e-4, "warm_up": 500, "last": 0.01},
+    "rat": lambda augmentation: {
+        "learning_rate": 1e-3,
+        "augment": augmentation.siamese,
+        "loss": "cross_entropy",
+    },
 }
-"""The protocols of papers with free labels, by what they set of `regression`."""
-UPDATES: dict[str, dict[int, int]] = {"frepo": {1: 1000, 10: 2000, 50: 5000}, "rcig": {1: 1000, 10: 2000}}
-"""Steps by images per class in these papers; RCIG has 1,000 for the ten images of a set of ten classes."""
-PUBLISHED = (*MATCHING, *REGRESSION)
+"""The protocols of papers that train by Adam, by what they set of `regression`."""
+UPDATES: dict[str, dict[int, int]] = {
+    "frepo": {1: 1000, 10: 2000, 50: 5000},
+    "rcig": {1: 1000, 10: 2000},
+    "rat": {1: 1000},
+}
+"""Steps by images per class in these papers; RCIG has 1,000 for the ten images of a set of ten classes. The
+authors of RaT-BPTT report the best of several numbers of steps, by test data; one of these is taken here."""
+PUBLISHED = (*MATCHING, *MULTIFORMATION, *REGRESSION)
 PROTOCOLS = ("as_distilled", *PUBLISHED)
 """The names that `--protocol` takes."""
 
@@ -330,13 +370,16 @@ def published(
     | `dc` | SGD 0.01, momentum 0.9 | cross-entropy | as they are | 300 epochs |
     | `dc_augmented` | the same | the same | cropped, scaled or turned (MNIST in the paper) | 1000 epochs |
     | `dsa` | the same | the same | augmented as in DSA | 1000 epochs |
+    | `idc` | the same, x 0.2 after 2/3 and 5/6 | the same | augmented as in DSA, CutMix | 1000 epochs |
+    | `idc_unmixed` | the same | the same | augmented as in DSA | 1000 epochs |
     | `frepo` | Adam 3e-4 | squared | augmented as in DSA | 1000, 2000, 5000 for 1, 10, 50 images per class |
     | `rcig` | Adam 1e-4, 500 steps of warm-up, cosine to 1 % | squared | as they are | 1000 or 2000 |
+    | `rat` | Adam 1e-3 | cross-entropy | augmented, one draw a batch | 1000 |
 
     Args:
       name: of the table.
       num_images: N.
-      augmentation: of `dsa` and `frepo`.
+      augmentation: of `dsa`, `idc`, `frepo` and `rat`.
       learning_rate: the paper's when None.
       num_epochs: passes over the images; the paper's when None.
       num_classes: images per class decide the steps of `frepo` and `rcig`: those of the next fewer there.
@@ -346,9 +389,21 @@ def published(
       UserError: an unknown name, or no epochs.
 
     References: Zhao et al. 2021, section 4.1; Zhao & Bilen 2021, section 4.1; Zhao & Bilen 2023, section 4.1;
-    Zhou, Nezhadarya & Ba 2022; Loo et al. 2023.
+    Kim et al. 2022; Zhou, Nezhadarya & Ba 2022; Loo et al. 2023; Feng et al. 2023.
     """
     one_of("protocol", name, PUBLISHED)
+    if name in MULTIFORMATION:
+        plan = epochs(
+            num_images,
+            num_epochs=num_epochs or 1000,
+            batch_size=64,
+            learning_rate=0.01 if learning_rate is None else learning_rate,
+            drop_after=(2 / 3, 5 / 6),
+            augment=augmentation.per_image,
+            mix=MULTIFORMATION[name],
+            name=name,
+        )
+        return plan._replace(labels=labels)
     if name in MATCHING:
         augment = MATCHING[name](augmentation)
         rate = 0.01 if learning_rate is None else learning_rate

@@ -15,8 +15,10 @@ METHODS: Registry[Recipe] = Registry(
         "dsa": "jaxdistill.methods.dsa:RECIPE",
         "frepo": "jaxdistill.methods.frepo:RECIPE",
         "gtn": "jaxdistill.methods.gtn:RECIPE",
+        "idc": "jaxdistill.methods.idc:RECIPE",
         "kip": "jaxdistill.methods.kip:RECIPE",
         "mtt": "jaxdistill.methods.mtt:RECIPE",
+        "rat": "jaxdistill.methods.rat:RECIPE",
         "rcig": "jaxdistill.methods.rcig:RECIPE",
     },
 )

@@ -144,9 +144,14 @@ def bilevel(
         shapes = jax.eval_shape(solutions, jax.random.key(0))
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def differentiated(state: DistillState, data: Data, key: Array) -> tuple[Meta, Metrics, Params]:
+    def real_of(data: Data, key: Array) -> Batch | None:
+        """The real batch of the outer step with that key."""
+        return None if draw is None else over_data(_real_batch(draw, data.real, key))
+
+    def differentiated(
+        state: DistillState, data: Data, real: Batch | None, key: Array
+    ) -> tuple[Meta, Metrics, Params]:
         """(hypergradient, metrics, where the next linear solves start); `key` is that of the outer step."""
-        real = None if draw is None else over_data(_real_batch(draw, data.real, key))
         contexts = population.context(state.population, data.bank, stream(key, "learners"), num_learners)
 
         meta, pull = _made(teacher, state.meta, stream(key, "made"))
@@ -180,11 +185,13 @@ def bilevel(
         return gradient, metrics, solutions
 
     def gradient(state: DistillState, data: Data, key: Array) -> tuple[Meta, Metrics]:
-        return differentiated(state, data, at_step(key, state.step))[:2]
+        key = at_step(key, state.step)
+        return differentiated(state, data, real_of(data, key), key)[:2]
 
     def update(state: DistillState, data: Data, key: Array) -> tuple[DistillState, Metrics]:
         key = at_step(key, state.step)
-        gradient, metrics, solutions = differentiated(state, data, key)
+        real = real_of(data, key)
+        gradient, metrics, solutions = differentiated(state, data, real, key)
         updates, opt_state = outer_optimizer.update(gradient, state.opt_state, state.meta)
         meta = cast(Meta, optax.apply_updates(state.meta, updates))
         new = state._replace(meta=meta, opt_state=opt_state, solver=solutions)
@@ -200,7 +207,7 @@ def bilevel(
             new = new._replace(meta=kept[0], opt_state=kept[1])
             metrics |= {"skipped": skipped.astype(jnp.float32)}
         new = new._replace(
-            population=population.advance(state.population, new.meta, stream(key, "advance")),
+            population=population.advance(state.population, new.meta, real, stream(key, "advance")),
             step=state.step + 1,
         )
         return new, metrics

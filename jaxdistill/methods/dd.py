@@ -20,6 +20,7 @@ from functools import partial
 
 import optax
 
+from jaxdistill.augment import Augmentation
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import (
     Array,
@@ -42,7 +43,7 @@ from jaxdistill.methods.recipe import inner_optimizer as inner_optimizer_of
 from jaxdistill.methods.recipe import outer_optimizer as outer_optimizer_of
 from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.fresh import fresh
-from jaxdistill.teachers.batching import minibatches
+from jaxdistill.teachers.batching import augmented, minibatches
 
 
 def dd(
@@ -56,6 +57,7 @@ def dd(
     num_learners: int | None = None,
     real_batch_size: int | None = None,
     draw: Callable[[Dataset, Array], Batch] | None = None,
+    augmentation: Augmentation | None = None,
     solve: Callable[..., Solve] = unrolled,
     strategy: str = "auto",
     learner_chunk: int | None = None,
@@ -83,6 +85,8 @@ def dd(
       num_learners: K initialisations per outer step.
       real_batch_size: real images per outer step.
       draw: (data set, key) -> the real batch of an outer step; drawn at random when None.
+      augmentation: its siamese half is applied to the images of every inner step, and to the real batch: one
+        draw for all images of a step; none in the paper. What is learned and exported are the images before.
       solve: how training is differentiated: `unrolled`, `implicit`, `closed_form`, `convexified`, or
         `functools.partial` of one of them with its options; called with (teacher, inner loss, inner
         optimiser, calibrate=...).
@@ -133,8 +137,10 @@ def dd(
     loss = losses.inner_loss(
         learner, loss=chosen["inner_loss"], labels=teacher.labels, weight_decay=chosen["weight_decay"]
     )
+    siamese = None if augmentation is None else augmentation.siamese
     objective = partial(
         validation,
+        augment=siamese,
         loss=chosen["outer_loss"],
         margin=chosen["label_margin"],
         teacher=teacher,
@@ -149,7 +155,8 @@ def dd(
             remedy = "Raise distill_epochs, or inner_batch_size."
             raise fail("dd", f"inner steps x inner_batch_size >= {count}, the images", drawn, remedy)
         student = minibatches(teacher, inner_batch_size, balanced=True)
-    solved = solve(student, loss, optimizer, calibrate=learner.calibrate)
+    trained_on = student if siamese is None else augmented(student, siamese)
+    solved = solve(trained_on, loss, optimizer, calibrate=learner.calibrate)
     method = bilevel(
         teacher=student,
         inner_optimizer=optimizer,
@@ -202,4 +209,5 @@ RECIPE = Recipe(
         "num_learners": 8,
         "real_batch_size": 256,
     },
+    augments=False,
 )

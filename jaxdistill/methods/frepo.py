@@ -108,4 +108,5 @@ RECIPE = Recipe(
         "real_batch_size": 512,
     },
     protocol="frepo",
+    augments=False,
 )

@@ -84,4 +84,5 @@ RECIPE = Recipe(
         "clip": 1.0,
         "num_outer_steps": 1500,
     },
+    augments=False,
 )

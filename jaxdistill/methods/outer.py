@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,57 @@ def part_of(path: tuple[Any, ...]) -> str:
     return PARTS.get(name, name) if half.name == "teacher" else name
 
 
+class AverageNorm(NamedTuple):
+    """The state of `clip_by_average_norm`."""
+
+    average: Array
+    """Moving average of the norms so far: scalar."""
+    count: Array
+    """int32 scalar: how many there were."""
+
+
+def clip_by_average_norm(factor: float, *, decay: float = 0.9) -> optax.GradientTransformation:
+    """Clips a gradient to `factor` times the moving average of the global norms of those before it.
+
+    average <- decay average + (1 - decay) |g|, of gradients before the clip; the first one is the first
+    average, and is not clipped.
+
+    Args:
+      factor: > 0; 2 in RaT-BPTT.
+      decay: in [0, 1).
+
+    Raises:
+      UserError: a number out of range.
+
+    Example:
+      >>> clip = clip_by_average_norm(2.0)
+      >>> state = clip.update({"x": jnp.array([1.0])}, clip.init({}))[1]
+      >>> clip.update({"x": jnp.array([5.0])}, state)[0]["x"].tolist()
+      [2.0]
+
+    References: Feng, Vedantam & Kempe 2023, "Embarrassingly Simple Dataset Distillation".
+    """
+    above("clip_by_average_norm", "relative_clip", factor, 0.0)
+    if not 0 <= decay < 1:
+        raise fail("clip_by_average_norm", "decay in [0, 1)", decay)
+
+    def init(params: Any) -> AverageNorm:
+        del params
+        return AverageNorm(jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AverageNorm]:
+        del params
+        norm = optax.tree.norm(updates).astype(state.average.dtype)
+        first = state.count == 0
+        largest = factor * state.average
+        scale = jnp.where(first | (norm <= largest), 1.0, largest / jnp.where(norm > 0, norm, 1.0))
+        average = jnp.where(first, norm, decay * state.average + (1 - decay) * norm)
+        clipped = jax.tree.map(lambda g: g * scale.astype(g.dtype), updates)
+        return clipped, AverageNorm(average, state.count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
 def outer(
     rule: Callable[[Rate], optax.GradientTransformation],
     *,
@@ -81,6 +132,7 @@ def outer(
     hyper_learning_rate: Rate | None = None,
     learning_rates: Mapping[str, Rate] | None = None,
     clip: float | None = None,
+    relative_clip: float | None = None,
     max_inner_learning_rate: float | None = None,
     positive: str = "softplus",
 ) -> optax.GradientTransformation:
@@ -94,6 +146,7 @@ def outer(
       learning_rates: of single parts, which replace the other two: `images`, `labels`, `network` and `noise`
         of a generator, or an inner hyper-parameter such as `learning_rate`.
       clip: largest global norm of the hypergradient; None for no clip.
+      relative_clip: see `clip_by_average_norm`; before `clip`; None for no such clip.
       max_inner_learning_rate: upper bound of learned inner step sizes, kept by projection; None for none.
       positive: how the inner optimiser keeps them positive: it maps the bound to raw values, and `projected`
         ones are kept above `SMALLEST` here.
@@ -114,6 +167,8 @@ def outer(
         frozen = Meta(teacher=False, inner=True)
         parts.append(optax.masked(optax.set_to_zero(), frozen))  # before the clip: it is no part of the norm
         hyper_learning_rate = None
+    if relative_clip is not None:
+        parts.append(clip_by_average_norm(relative_clip))
     if clip is not None:
         above("outer optimiser", "clip", clip, 0.0)
         parts.append(optax.clip_by_global_norm(clip))

@@ -70,6 +70,8 @@ class Recipe(NamedTuple):
     """The populations that it works with; empty for all that give networks."""
     needs_augmentation: bool = False
     """Whether it needs an augmentation: without one it would be another method."""
+    augments: bool = True
+    """Whether it augments images where nobody chooses operations, if it can."""
     sees_labels: bool = True
     """Whether its loss depends on the labels of synthetic images, so that they can be learned."""
     free_labels: bool = False
@@ -161,6 +163,7 @@ def outer_optimizer(settings: Settings) -> optax.GradientTransformation:
         "hyper_learning_rate": rate(hyper) if hyper else hyper,
         "learning_rates": {n: rate(v) for n, v in parse_rates(settings["outer_learning_rates"]).items()},
         "clip": settings["clip"] or None,
+        "relative_clip": settings["relative_clip"] or None,
         "max_inner_learning_rate": settings["max_inner_learning_rate"] or None,
         "positive": settings["positive"],
     }
@@ -188,6 +191,7 @@ PLAIN: Settings = MappingProxyType(
         "schedule_end": 0.0,
         "outer_ema": 0.0,
         "clip": 0.0,
+        "relative_clip": 0.0,
         "hyper_learning_rate": None,
         "outer_learning_rates": (),
         "max_inner_learning_rate": 0.0,

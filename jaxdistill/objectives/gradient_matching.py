@@ -58,8 +58,30 @@ def global_cosine(real: Params, synthetic: Params) -> Array:
     return jnp.sum(_unit_distances(*flat))
 
 
+def kernels_l2(real: Params, synthetic: Params) -> Array:
+    """sum over the kernels of convolutions of the squared difference: one of those of Kim et al. 2022.
+
+    Without convolutions over all kernels; biases, norms and, beside convolutions, dense layers are left out.
+    """
+    return squared(*map(_kernels, (real, synthetic)))
+
+
+def kernels_l1(real: Params, synthetic: Params) -> Array:
+    """sum over the kernels of convolutions of the absolute difference; otherwise as `kernels_l2`."""
+    apart = jax.tree.map(lambda a, b: jnp.sum(jnp.abs(a - b)), *map(_kernels, (real, synthetic)))
+    return jnp.sum(jnp.stack(apart))
+
+
+def _kernels(gradient: Params) -> list[Array]:
+    """Those of convolutions, or of all layers where there are none."""
+    leaves = jax.tree.leaves(gradient)
+    return [a for a in leaves if a.ndim > 2] or [a for a in leaves if a.ndim > 1]
+
+
 DISTANCES: dict[str, Callable[[Params, Params], Array]] = {
     "cosine": global_cosine,
+    "kernels_l1": kernels_l1,
+    "kernels_l2": kernels_l2,
     "l2": squared,
     "layerwise": layerwise,
 }

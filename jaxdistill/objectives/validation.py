@@ -9,7 +9,18 @@ from jaxdistill.core.checks import at_least, fail, one_of
 from jaxdistill.core.keys import stream
 from jaxdistill.core.labels import LOSSES, targets
 from jaxdistill.core.platform import choices
-from jaxdistill.core.types import Array, Batch, Learner, Meta, Metrics, Objective, Params, Solve, Teacher
+from jaxdistill.core.types import (
+    Array,
+    Augment,
+    Batch,
+    Learner,
+    Meta,
+    Metrics,
+    Objective,
+    Params,
+    Solve,
+    Teacher,
+)
 from jaxdistill.inner.losses import accuracy, data_loss, label_margin, log_temperature
 from jaxdistill.inner.microbatch import mean_over_batch
 
@@ -27,6 +38,7 @@ def validation(
     margin: float = 0.0,
     teacher: Teacher | None = None,
     microbatch: int | None = None,
+    augment: Augment | None = None,
     intermediate: bool = False,
 ) -> Objective:
     """L(phi) = the loss of theta_T(phi) on a real batch: the objective of every bilevel method.
@@ -40,6 +52,7 @@ def validation(
       teacher: makes the labels that have a margin.
       microbatch: real images per pass, so that activations stay in the cache (CPU) or in memory;
         64 on the CPU and all of them elsewhere when None.
+      augment: applied to the real batch, with a key of its own for every learner.
       intermediate: the solve returns weights of several inner steps, [n, ...] (`unrolled(keep_every=...)`);
         the loss is the mean over them, the accuracy that of the last.
 
@@ -72,6 +85,8 @@ def validation(
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         trained, info = solve(meta, params, probe, key)
         learned = log_temperature(loss, meta)
+        if augment is not None:
+            real = real._replace(x=augment(stream(key, "augment"), real.x))
 
         def tested(params: Params) -> tuple[Array, Array]:
             size = microbatch or (AT_A_TIME if choices().batches_in_parts else real.y.shape[0])

@@ -1,4 +1,4 @@
-"""A pool of networks of all ages: each is trained a little on the synthetic data whenever it was used."""
+"""A pool of networks of all ages: each is trained a little, on synthetic or real data, after it was used."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxdistill.core.checks import above, at_least, fail, lookup
+from jaxdistill.augment import cutmix
+from jaxdistill.core.checks import above, at_least, fail, lookup, one_of
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Augment, Batch, Learner, Meta, Params, Population, Teacher
 from jaxdistill.inner.losses import inner_loss as inner_loss_of
@@ -19,10 +20,13 @@ from jaxdistill.populations.source import Source
 
 AGE_OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
+    "momentum": partial(optax.sgd, momentum=0.9),
     "rmsprop": optax.rmsprop,
     "sgd": optax.sgd,
 }
-"""By name: step size -> optimiser. Nothing differentiates these steps, so they are Optax's own."""
+"""By name: step size -> optimiser; `momentum` is SGD with a momentum of 0.9. Nothing differentiates these
+steps, so they are Optax's own."""
+AGE_DATA = ("synthetic", "real")
 
 
 class Ages(NamedTuple):
@@ -49,6 +53,9 @@ def ages(
     max_age_steps: int | None = None,
     age_optimizer: str = "adam",
     age_learning_rate: float = 3e-4,
+    age_data: str = "synthetic",
+    age_weight_decay: float = 0.0,
+    age_cutmix: float = 0.0,
     inner_loss: str = "cross_entropy",
     augment: Augment | None = None,
     strategy: str = "auto",
@@ -69,6 +76,10 @@ def ages(
       max_age_steps: the number is drawn from age_steps to this one, both included; it is age_steps when None.
       age_optimizer: their optimiser, a key of `AGE_OPTIMIZERS`.
       age_learning_rate: its step size.
+      age_data: what networks of the pool are trained on, synthetic images or real ones; these are the real
+        batch of the outer step, which was matched before, each image in one step at most.
+      age_weight_decay: L2 coefficient of this training.
+      age_cutmix: probability of a step to mix its images, see `jaxdistill.augment.cutmix`.
       inner_loss: what these steps lower, `cross_entropy` or `squared`.
       augment: applied to the images of every step.
       strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
@@ -77,7 +88,8 @@ def ages(
       The population; its state is an `Ages`.
 
     Raises:
-      UserError: a number out of range, an unknown optimiser, a loss that does not take the teacher's labels.
+      UserError: a number out of range, an unknown optimiser, a loss that does not take the labels; of real
+        images (when traced), fewer than steps, or a method that draws none.
 
     Example:
       >>> teacher = jd.images(image_shape=(8, 8, 1), num_classes=10, labels="free")
@@ -85,7 +97,7 @@ def ages(
       >>> population = ages(net, teacher, pool_size=10, max_age=100, inner_loss="squared")
 
     References: Zhou, Nezhadarya & Ba 2022, algorithm 1 (10 networks, one step); Loo et al. 2023 (30 networks,
-    1 to 15 steps).
+    1 to 15 steps); Kim et al. 2022, section 4.2 (one network, on real data).
     """
     most = age_steps if max_age_steps is None else max_age_steps
     for name, value in (("num_learners", num_learners), ("pool_size", pool_size), ("max_age", max_age)):
@@ -98,9 +110,11 @@ def ages(
     if inner_loss == "platt":
         raise fail("ages", "an inner_loss without a learned temperature", inner_loss, "Take cross_entropy.")
     rule = lookup("ages age_optimizer", age_optimizer, AGE_OPTIMIZERS)(age_learning_rate)
-    loss_of = in_parts(
-        learner, partial(inner_loss_of(learner, loss=inner_loss, labels=teacher.labels), Meta((), {}))
-    )
+    on_real = one_of("ages age_data", age_data, AGE_DATA) == "real"
+    labels = "probabilities" if on_real else teacher.labels
+    loss = inner_loss_of(learner, loss=inner_loss, labels=labels, weight_decay=age_weight_decay)
+    loss_of = in_parts(learner, partial(loss, Meta((), {})))
+    mix = cutmix(probability=age_cutmix) if age_cutmix else None
 
     def draw(key: Array) -> Array:
         return jax.random.permutation(key, pool_size)[:num_learners].astype(jnp.int32)
@@ -115,12 +129,15 @@ def ages(
         params: Params, optimizer: Any, age: Array, key: Array, images: Batch
     ) -> tuple[Params, Any, Array]:
         count = jax.random.randint(stream(key, "steps"), (), age_steps, most + 1)
+        some = parts_of(images, stream(key, "order")) if on_real else lambda number: images
 
         def step(number: Array, carry: tuple[Params, Any]) -> tuple[Params, Any]:
             params, optimizer = carry
-            batch = images
+            batch = some(number)
             if augment is not None:
                 batch = batch._replace(x=augment(at_step(stream(key, "augment"), number), batch.x))
+            if mix is not None:
+                batch = mix(at_step(stream(key, "mix"), number), batch)
             updates, optimizer = rule.update(jax.grad(loss_of)(params, batch), optimizer, params)
             return optax.apply_updates(params, updates), optimizer
 
@@ -132,9 +149,22 @@ def ages(
         age = age + count.astype(age.dtype)
         return lax.cond(age >= max_age, new, lambda: (params, optimizer, age))
 
-    def advance(state: Ages, meta: Meta, key: Array) -> Ages:
-        batches = teacher.batches(meta.teacher, stream(key, "teacher"))
-        images = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
+    def parts_of(images: Batch, key: Array) -> Callable[[Array], Batch]:
+        """Number of a step -> its images: shuffled, and split into as many equal parts as steps at most."""
+        count = images.y.shape[0]
+        size = count // max(1, most)
+        if size < 1:
+            raise fail("ages", f"age_steps <= {count}, the real images of an outer step", most)
+        rows = jax.random.permutation(key, count)[: max(1, most) * size].reshape(-1, size)
+        return lambda number: jax.tree.map(lambda a: a[rows[number]], images)
+
+    def advance(state: Ages, meta: Meta, real: Batch | None, key: Array) -> Ages:
+        batches = real if on_real else teacher.batches(meta.teacher, stream(key, "teacher"))
+        if batches is None:
+            raise fail("ages", "a method that draws real images, with age_data=real", "none")
+        images = Batch(
+            batches.x.reshape(-1, *batches.x.shape[-3:]), batches.y.reshape(-1, batches.y.shape[-1])
+        )
         pool = state.params, state.optimizer, state.ages
         used = jax.tree.map(lambda a: a[state.drawn], pool)
         keys = jax.random.split(stream(key, "networks"), num_learners)

@@ -50,8 +50,8 @@ def experts(*, start_epochs: int = 25, expert_epochs: int = 3) -> Population:
 
         return over_learners(segment, strategy="vmap")(who, when, shared=(bank,))
 
-    def advance(state: Any, meta: Any, key: Array) -> Any:
-        del meta, key
+    def advance(state: Any, meta: Any, real: Any, key: Array) -> Any:
+        del meta, real, key
         return state
 
     return Population(init=lambda key: (), context=context, advance=advance)

@@ -19,7 +19,7 @@ def fixed(learner: Learner) -> Population:
         del bank, key
         return jax.tree.map(lambda a: jnp.broadcast_to(a[None], (num_learners, *a.shape)), state)
 
-    return Population(init=learner.init, context=context, advance=lambda state, meta, key: state)
+    return Population(init=learner.init, context=context, advance=lambda state, meta, real, key: state)
 
 
 SOURCE = Source(fixed, only_one=True, tested_on="the fixed initialisation")

@@ -20,7 +20,7 @@ def fresh(learner: Learner) -> Population:
         del state, bank
         return over_learners(learner.init, strategy="map")(jax.random.split(key, num_learners))
 
-    return Population(init=lambda key: (), context=context, advance=lambda state, meta, key: state)
+    return Population(init=lambda key: (), context=context, advance=lambda state, meta, real, key: state)
 
 
 SOURCE = Source(fresh)

@@ -40,5 +40,5 @@ def given(params: Params) -> Population:
     return Population(
         init=lambda key: jax.tree.map(jnp.array, params),  # copies: a state may be donated
         context=context,
-        advance=lambda state, meta, key: state,
+        advance=lambda state, meta, real, key: state,
     )

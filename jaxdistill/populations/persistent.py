@@ -115,7 +115,9 @@ def persistent(
 
         return train(loss, params, (rows, keys), optimizer, optimizer.values({}))[0]
 
-    def advance(state: Persistent, meta: Meta, key: Array) -> Persistent:
+    def advance(state: Persistent, meta: Meta, real: Any, key: Array) -> Persistent:
+        del real
+
         def go_on() -> Persistent:
             if epochs == 0:
                 return state._replace(matches=state.matches + 1)

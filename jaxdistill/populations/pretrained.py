@@ -64,7 +64,7 @@ def _from_pool(name: str, draw: Callable[[Array, int, int], Array]) -> Populatio
 
         return over_learners(network, strategy="vmap")(who, shared=(bank,))
 
-    return Population(init=lambda key: (), context=context, advance=lambda state, meta, key: state)
+    return Population(init=lambda key: (), context=context, advance=lambda state, meta, real, key: state)
 
 
 PRETRAINED = Source(pretrained, bank="pool", tested_on="unseen pre-trained networks")

@@ -130,9 +130,9 @@ def evaluate(
       learners: the architectures: texts such as `convnet:width=32:norm=none`, or a `Learner`, which the table
         calls `own`; a mapping gives names, as in {"mine": net}.
       protocols: how networks are trained: `as_distilled`, with the batches, steps and step sizes that the
-        images were distilled for; `dc`, `dc_augmented` or `dsa`, as in the matching papers; `frepo` or
-        `rcig`, by a squared loss. By default `dc`, and `as_distilled` where the steps are known, or
-        else `frepo` for free labels.
+        images were distilled for; `dc`, `dc_augmented`, `dsa`, `idc` or `idc_unmixed`, as in the
+        matching papers; `frepo` or `rcig`, by a squared loss; `rat`, by Adam. By default `dc`,
+        and `as_distilled` where the steps are known, or else `frepo` for free labels.
       num_learners: networks that are tested, per cell of the table.
       num_search_learners: networks per step size of a search.
       step_sizes: those that are searched.

@@ -222,6 +222,9 @@ def training_of(protocol: Protocol, data: Splits) -> dict[str, Any] | None:
     parts = [fingerprint(protocol.order, key), fingerprint(update, now, jnp.zeros(2))]
     if protocol.augment is not None:
         parts.append(fingerprint(protocol.augment, key, image))
+    if (mix := protocol.mix) is not None:
+        label = jax.ShapeDtypeStruct((1, data.train.y.shape[1]), jnp.float32)
+        parts.append(fingerprint(lambda key, x, y: mix(key, Batch(x, y)), key, image, label))
     if None in parts:
         return None
     values = hashlib.sha256()

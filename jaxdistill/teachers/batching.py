@@ -51,7 +51,7 @@ def minibatches(teacher: Teacher, batch_size: int, *, balanced: bool = False) ->
         number of classes, or a teacher of fewer images than classes.
 
     References: Cazenavette et al. 2022, section 3.4 (batched synthetic data); Deng & Russakovsky 2022 and
-    Feng et al. 2024 (of every class equally many).
+    Feng et al. 2023 (of every class equally many).
     """
     at_least("minibatches", "batch_size", batch_size, 1)
     if balanced and teacher.by_class is None:

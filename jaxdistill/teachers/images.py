@@ -13,6 +13,15 @@ from jaxdistill.teachers.soft_labels import labels_of
 from jaxdistill.teachers.storage import STORED_AS, as_stored, counted, restored, stored_images
 
 
+def unit_noise(key: Array, shape: tuple[int, ...]) -> Array:
+    """Gaussian noise [..., H, W, C], every image of which has norm 1: a start of `images`.
+
+    References: Feng, Vedantam & Kempe 2023, "Embarrassingly Simple Dataset Distillation".
+    """
+    noise = jax.random.normal(key, shape)
+    return noise / jnp.sqrt(jnp.sum(jnp.square(noise), axis=(-3, -2, -1), keepdims=True))
+
+
 def images(
     *,
     image_shape: tuple[int, int, int],

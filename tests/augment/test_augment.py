@@ -7,10 +7,11 @@ import pytest
 import scipy.ndimage
 from helpers import message
 
-from jaxdistill.augment import OPERATIONS, dc_evaluation, dsa, operation, with_parameters
+from jaxdistill.augment import OPERATIONS, cutmix, dc_evaluation, dsa, operation, with_parameters
 from jaxdistill.augment.operations import color, crop, cutout, flip, rotate, scale, warp
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.keys import stream
+from jaxdistill.core.types import Batch
 
 KEY = jax.random.key(0)
 x64 = pytest.mark.usefixtures("x64")
@@ -314,3 +315,35 @@ def test_bad_choices_are_refused(make, says):
     with pytest.raises(UserError) as error:
         make()
     assert says in message(error)
+
+
+# ---------------------------------------------------------------- mixing
+
+
+def test_cutmix_mixes_labels_in_the_ratio_of_areas():
+    mix, shape = cutmix(probability=0.7), (5, 8, 6, 2)
+    batch = jax.device_put(Batch(pictures(5, shape[1:]), np.eye(5, 3, dtype=np.float32) + 0.25))
+    both = jax.jit(jax.vmap(lambda key: (mix.draw(key, shape), mix(key, batch))))
+    (drawn, mixed), batch = jax.device_get((both(keys(300)), batch))
+    rows, columns = np.arange(8)[:, None], np.arange(6)[None, :]
+    shares = []
+    for i in range(300):
+        order, low, high = (drawn[name][i] for name in ("order", "low", "high"))
+        window = (low[0] <= rows) & (rows < high[0]) & (low[1] <= columns) & (columns < high[1])
+        share = window.sum() / 48
+        assert sorted(order) == [0, 1, 2, 3, 4] and (low >= 0).all() and (high <= (8, 6)).all()
+        np.testing.assert_array_equal(mixed.x[i], np.where(window[None, ..., None], batch.x[order], batch.x))
+        expected = (1 - share) * batch.y + share * batch.y[order]
+        np.testing.assert_allclose(mixed.y[i], expected, rtol=1e-6)
+        shares.append(share)
+    empty = np.mean(np.asarray(shares) == 0)  # not mixed, 0.3, and windows of less than a pixel
+    assert 0.25 < empty < 0.45 and max(shares) > 0.6 and len(set(shares)) > 10
+
+
+def test_cutmix_that_never_mixes_changes_nothing():
+    batch = jax.device_put(Batch(pictures(4), np.eye(4, dtype=np.float32)))
+    for made, given in zip(jax.jit(cutmix(probability=0.0))(KEY, batch), batch, strict=True):
+        np.testing.assert_array_equal(made, given)
+    with pytest.raises(UserError) as error:
+        cutmix(probability=-0.1)
+    assert "cutmix: expected probability in [0, 1], got -0.1" in message(error)

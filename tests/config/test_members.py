@@ -205,7 +205,7 @@ def test_help_shows_the_flag_with_default_and_docstring(toys, capsys, flag):
         assert "toy is Toy Matching.\nThe defaults are its settings for small images." in out
         assert "--outer_learning_rate [0.1]" in out and "--distill_epochs" not in out
     else:
-        assert "dd, dm, dsa, frepo, gtn, kip, mtt, rcig, toy" in " ".join(out.split())
+        assert "dd, dm, dsa, frepo, gtn, idc, kip, mtt, rat, rcig, toy" in " ".join(out.split())
 
 
 def test_python_takes_the_option_of_a_chosen_member(toys):

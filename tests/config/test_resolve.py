@@ -149,13 +149,46 @@ def test_options_act_where_something_takes_them():
     assert "width" in dd and "width" not in act(learner="linear")
 
 
+def test_settings_of_rat_follow_from_its_steps_and_its_data_set():
+    large, small = Facts((28, 28, 1), 10), Facts((8, 8, 1), 10)
+    paper = resolve(Config(method="rat", dataset="mnist"), large)
+    assert (paper.backprop_last, paper.distill_epochs, paper.random_window) == (60, 200, True)
+    assert (paper.augment, paper.start, paper.relative_clip) == (("rotate",), "unit_noise", 2.0)
+    assert resolve(Config(method="rat", dataset="cifar10"), large).augment == ("flip", "rotate")
+    assert resolve(Config(method="rat", dataset="cifar10", augment=["crop"]), large).augment == ("crop",)
+    assert resolve(Config(method="rat", distill_epochs=10), small).backprop_last == 3
+    assert resolve(Config(method="rat", distill_epochs=10, backprop_last=7), small).backprop_last == 7
+    whole = resolve(Config(method="rat", gradient="unrolled"), small)
+    assert (whole.backprop_last, whole.random_window) == (None, False)
+    assert resolve(Config(gradient="truncated", distill_epochs=8), small).backprop_last == 4
+
+
+def test_settings_of_idc_follow_from_its_images_and_learners():
+    large, own = Facts((28, 28, 1), 10), lambda config: dict(config.own)
+    one = resolve(Config(method="idc"), large)
+    assert (one.decoder, one.images_per_class, one.outer_learning_rate) == ("multiformation", 4, 0.008)
+    assert own(one)["age_data"] == "real" and (own(one)["max_age"], own(one)["pool_size"]) == (800, 1)
+    ten = resolve(Config(method="idc", images_per_class=40, age_steps=32, num_learners=3), large)
+    assert ten.outer_learning_rate == pytest.approx(0.08)
+    assert (own(ten)["max_age"], own(ten)["pool_size"]) == (3200, 3)
+    assert ten.synthetic_batch_size is None
+    many = resolve(Config(method="idc", images_per_class=200, outer_learning_rate=0.5, pool_size=2), large)
+    assert (many.synthetic_batch_size, many.outer_learning_rate, own(many)["pool_size"]) == (128, 0.5, 2)
+    fresh = resolve(Config(method="idc", population="fresh"), large)
+    assert "age_data" not in own(fresh) and own(fresh)["factor"] == 2
+    assert own(resolve(Config(method="frepo"), large))["age_data"] == "synthetic"
+
+
 IMPLICIT, CONVEXIFIED = {"gradient": "implicit"}, {"gradient": "convexified"}
 
 
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
-        ({"method": "dx"}, "method: expected one of dc, dd, dm, dsa, frepo, gtn, kip, mtt, rcig, got 'dx'."),
+        (
+            {"method": "dx"},
+            "method: expected one of dc, dd, dm, dsa, frepo, gtn, idc, kip, mtt, rat, rcig, got 'dx'.",
+        ),
         ({"learner": "mpl"}, "learner: expected one of alexnet, convnet"),
         ({"population": "pool"}, "population: expected one of ages, experts, fixed, fixed_pretrained, fresh"),
         (
@@ -197,8 +230,8 @@ IMPLICIT, CONVEXIFIED = {"gradient": "implicit"}, {"gradient": "convexified"}
         ({"method": "dm", "matches": 3}, "no matches with population=fresh, got 3"),
         ({"method": "dm", "match_learning_rate": 0.1}, "no match_learning_rate with population=fresh"),
         ({"distance": "l2"}, "no distance with method=dd, got l2"),
-        ({"augment": ["crop"]}, "no augment with method=dd, got ['crop']"),
-        ({"augment_strength": 0.5}, "no augment_strength with method=dd, got 0.5"),
+        ({"method": "kip", "augment": ["crop"]}, "no augment with method=kip, got ['crop']"),
+        ({"method": "kip", "augment_strength": 0.5}, "no augment_strength with method=kip, got 0.5"),
         ({"method": "dc", "feature_layers": "all"}, "no feature_layers with method=dc, got all"),
         ({"method": "dc", "outer_momentum": 0.9, "outer_optimizer": "adam"}, "outer_optimizer=adam, got 0.9"),
         ({"method": "mtt", "population": "fresh"}, "experts with method=mtt and another population"),
@@ -206,7 +239,7 @@ IMPLICIT, CONVEXIFIED = {"gradient": "implicit"}, {"gradient": "convexified"}
         ({"method": "mtt", "validate_every": 2}, "no validate_every with method=mtt"),
         (
             {"method": "dm", "protocol": "as_distilled"},
-            "one of dc, dc_augmented, dsa, frepo, rcig with method=dm, which",
+            "one of dc, dc_augmented, dsa, idc, idc_unmixed, frepo, rcig, rat with method=dm, which",
         ),
         ({"pool": "x"}, "no pool with population=fresh"),
         ({"population": "fixed", "num_learners": 4}, "num_learners 1, since all of them are equal, got 4"),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from helpers import CLASSES, SHAPE, message, tiny_batch, tiny_data, tiny_net
 
+from jaxdistill.augment import DSA
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.reporting import listening
-from jaxdistill.core.types import Meta
+from jaxdistill.core.types import Batch, Meta
 from jaxdistill.data import from_arrays
 from jaxdistill.evaluation import (
     as_distilled,
@@ -94,6 +95,43 @@ def test_protocols_of_papers_with_free_labels():
     slower = with_step_size(published("rcig", 100), 0.01)
     assert float(slower.step_size) == pytest.approx(0.01) and slower.values["learning_rate"].max() <= 0.0101
     assert jax.eval_shape(published("rcig", 600, num_epochs=4).order, KEY).shape == (12, 200)
+
+
+def test_the_protocols_of_idc_and_rat():
+    plans = {name: published(name, 100) for name in ("idc", "idc_unmixed", "rat")}
+    idc = plans["idc"]
+    assert jax.eval_shape(idc.order, KEY).shape == (2000, 50)  # 1,000 epochs of two batches of at most 64
+    rates = np.asarray(idc.values["learning_rate"])
+    np.testing.assert_allclose(rates[[0, 1331, 1332, 1665, 1666, 1999]], np.repeat([1e-2, 2e-3, 4e-4], 2))
+    assert (idc.restart, idc.weight_decay, idc.loss) == (0, 5e-4, "cross_entropy")
+    assert (idc.mix is None, plans["idc_unmixed"].mix is None) == (False, True)
+    np.testing.assert_array_equal(plans["idc_unmixed"].values["learning_rate"], rates)
+    rat = plans["rat"]
+    assert jax.eval_shape(rat.order, KEY).shape == (1000, 100) and rat.augment is DSA.siamese
+    assert (rat.loss, rat.weight_decay, rat.mix) == ("cross_entropy", 0.0, None)
+    np.testing.assert_allclose(rat.values["learning_rate"], 1e-3)
+
+
+def test_a_protocol_mixes_images_and_labels_after_the_augmentation():
+    """The same in a program of all networks and one network after another."""
+    images, net = tiny_batch(6), tiny_net("linear")
+    params = jax.vmap(net.init)(jax.random.split(KEY, 1))
+    plan = few_steps(6, num_steps=3, batch_size=6)._replace(
+        augment=lambda key, x: x + 1, mix=lambda key, batch: Batch(-batch.x, batch.y[::-1])
+    )
+    by_hand = Batch(-(images.x + 1), images.y[::-1])
+    steps, batch_of, _ = training(net, plan, images, jnp.arange(6), KEY)
+    seen, rows = batch_of(jax.tree.map(lambda a: a[0], steps)), steps[0][0]
+    np.testing.assert_array_equal(seen.x, by_hand.x[rows])
+    np.testing.assert_array_equal(seen.y, images.y[rows][::-1])
+
+    def logits(net, params, test):
+        return net.apply(params, test.x)
+
+    arguments = (images, jnp.arange(6)[None], plan.values, images, KEY)
+    whole = evaluator(net, plan, measure=logits, strategy="vmap")(params, *arguments)
+    in_turn = evaluator(net, plan, measure=logits)(params, *arguments)
+    np.testing.assert_allclose(whole, in_turn, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("labels", ["probabilities", "free"])

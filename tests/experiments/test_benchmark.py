@@ -134,7 +134,7 @@ def test_torch_part_runs_where_it_is_asked_for(tmp_path, capsys):
     [
         (
             {"what": ["foo"]},
-            "one of chunk, conv, dtype, evaluation, generator",
+            "one of chunk, conv, decoders, dtype, evaluation, generator",
         ),
         ({"repeats": 0}, "repeats >= 1"),
         ({"rounds": 3}, "an option, got .rounds."),

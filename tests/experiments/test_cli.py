@@ -113,7 +113,7 @@ def test_flags_that_cannot_be_read_are_one_line(main, flags, says):
         (["--schedule=linear"], "schedule: expected one of constant, cosine, halving, got 'linear'."),
         (
             ["--method", "dx"],
-            "method: expected one of dc, dd, dm, dsa, frepo, gtn, kip, mtt, rcig, got 'dx'.",
+            "method: expected one of dc, dd, dm, dsa, frepo, gtn, idc, kip, mtt, rat, rcig, got 'dx'.",
         ),
     ],
 )

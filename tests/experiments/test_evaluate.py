@@ -102,7 +102,7 @@ BAD = [
     ({"learners": []}, "learners among"),
     (
         {"protocols": ["mtt"]},
-        "one of as_distilled, dc, dc_augmented, dsa, frepo, rcig, got 'mtt'",
+        "one of as_distilled, dc, dc_augmented, dsa, frepo, idc, idc_unmixed, rat, rcig, got 'mtt'",
     ),
     ({"num_learners": 0}, "num_learners >= 1, got 0"),
     ({"num_search_learners": 0}, "num_search_learners >= 1, got 0"),

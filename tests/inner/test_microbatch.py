@@ -161,7 +161,7 @@ def of_a_split(meta, params, real):
 def between_matches(meta, params, real):
     population = persistent(NET, TEACHER, matches=2, epochs=3, learning_rate=0.5)
     meta = jax.tree.map(lambda a: a.astype(jnp.float32), meta)  # as new networks are
-    return population.advance(population.init(KEY), meta, KEY).params
+    return population.advance(population.init(KEY), meta, None, KEY).params
 
 
 def in_evaluation(meta, params, real):

@@ -147,6 +147,35 @@ def test_the_clip_comes_before_adam():
     np.testing.assert_allclose(updates.teacher["x"], -1.0, rtol=1e-5)
 
 
+def test_a_relative_clip_is_by_the_average_of_the_norms_before():
+    """Norms 1, 4, 0 and 6: the average is 1, then 1, 1.3, 1.17 with a decay of 0.9."""
+    clip, meta = outer.clip_by_average_norm(2.0), Meta({"x": jnp.zeros(2)}, {"rate": jnp.zeros(1)})
+    state, update = clip.init(meta), jax.jit(clip.update)
+    found = []
+    for norm in (1.0, 4.0, 0.0, 6.0):
+        gradient = Meta({"x": jnp.asarray([0.48, 0.64]) * norm}, {"rate": jnp.asarray([0.6]) * norm})
+        clipped, state = update(gradient, state, meta)
+        np.testing.assert_allclose(  # the direction stays
+            clipped.teacher["x"], clipped.inner["rate"] / 0.6 * jnp.asarray([0.48, 0.64]), rtol=1e-5
+        )
+        found.append(float(clipped.inner["rate"][0]) / 0.6)
+    np.testing.assert_allclose(found, [1.0, 2.0, 0.0, 2 * 1.17], rtol=1e-5)
+    np.testing.assert_allclose(state.average, 0.9 * 1.17 + 0.1 * 6, rtol=1e-5)
+    for options in ({"factor": 0.0}, {"factor": 2.0, "decay": 1.0}):
+        with pytest.raises(UserError) as error:
+            outer.clip_by_average_norm(**options)
+        assert "clip_by_average_norm: expected" in message(error)
+
+
+def test_a_relative_clip_keeps_a_spike_out_of_sgd():
+    step = outer.outer_sgd(learning_rate=1.0, momentum=0.0, relative_clip=2.0)
+    meta = Meta({"x": jnp.zeros(1)}, {})
+    state = step.init(meta)
+    for size, moved in ((1.0, 1.0), (1e6, 2.0)):
+        updates, state = step.update(Meta({"x": jnp.asarray([size])}, {}), state, meta)
+        assert float(updates.teacher["x"][0]) == pytest.approx(-moved)
+
+
 def test_any_rule_of_optax_moves_what_is_learned():
     """RMSProp's first step has the size rate / sqrt(1 - decay), whatever the gradient."""
     step = outer.outer(optax.rmsprop, learning_rate=0.5, hyper_learning_rate=0.1, max_inner_learning_rate=2.0)

@@ -186,6 +186,39 @@ def test_training_for_a_traced_length_is_truncation_at_its_end():
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11), gradient, expected_gradient)
 
 
+def test_a_window_of_adam_is_autodiff_from_a_stopped_state():
+    """Two steps in the middle of five, from weights and averages that are constants."""
+    num_steps, window, length = 5, 2, 4
+    optimizer = adam(num_steps=num_steps, learning_rate=0.1, eps_root=1e-3)
+    generator = np.random.default_rng(5)
+    steps, start = jnp.asarray(generator.normal(size=(num_steps, 3))), jnp.asarray(generator.normal(size=3))
+    raw = to_float64(optimizer.init())
+
+    def by_hand(steps, raw):
+        rates = optimizer.values(raw)["learning_rate"]
+        params, state = start, optimizer.build({"learning_rate": rates[0]}).init(start)
+        for t in range(length):
+            if t == length - window:
+                params, state = jax.lax.stop_gradient((params, state))
+            rule = optimizer.build({"learning_rate": rates[t]})
+            updates, state = rule.update(jax.grad(bowl)(params, steps[t]), state, params)
+            params = params + updates
+        return jnp.sum(params**2)
+
+    def windowed(steps, raw, length):
+        values = optimizer.values(raw)
+        return jnp.sum(
+            train(bowl, start, steps, optimizer, values, backprop_last=window, length=length)[0] ** 2
+        )
+
+    expected = jax.jit(jax.value_and_grad(by_hand, (0, 1)))(steps, raw)
+    found = jax.jit(jax.value_and_grad(windowed, (0, 1)))(steps, raw, jnp.asarray(length))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-13), found, expected)
+    outside = np.r_[: length - window, length:num_steps]
+    np.testing.assert_array_equal(found[1][0][outside], 0)
+    assert np.abs(found[1][0][length - window : length]).min() > 0
+
+
 def test_a_random_window_ends_anywhere_and_calibrates_on_its_last_batch():
     num_steps, window = 4, 2
     net = tiny_net()

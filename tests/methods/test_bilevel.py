@@ -9,7 +9,7 @@ import optax
 import pytest
 from helpers import CLASSES, SHALLOW, SHAPE, message, same_bits, tiny_data, tiny_net, to_float64
 
-from jaxdistill.augment import dsa
+from jaxdistill.augment import Augmentation, dsa
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Batch, Data, InnerOptimizer, Population, Teacher
@@ -22,10 +22,12 @@ from jaxdistill.methods import METHODS
 from jaxdistill.methods.average import averaged
 from jaxdistill.methods.bilevel import bilevel
 from jaxdistill.methods.dd import dd
+from jaxdistill.methods.mtt import mtt
 from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.objectives.validation import validation
 from jaxdistill.populations.fixed import fixed
 from jaxdistill.populations.given import given
+from jaxdistill.teachers.decoders import DECODERS
 from jaxdistill.teachers.generator import generator
 from jaxdistill.teachers.images import images
 
@@ -52,7 +54,10 @@ def linear_method(num_learners=5, **options):
     population = Population(
         init=lambda key: {"count": jnp.zeros((), jnp.int32), "sum": jnp.zeros(2)},
         context=lambda state, bank, key, count: CONTEXTS[:count] * bank + state["count"],
-        advance=lambda state, meta, key: {"count": state["count"] + 1, "sum": state["sum"] + meta.teacher},
+        advance=lambda state, meta, real, key: {
+            "count": state["count"] + 1,
+            "sum": state["sum"] + meta.teacher,
+        },
     )
     return bilevel(
         teacher=Teacher(init=lambda key: jnp.ones(2), batches=lambda phi, key: phi, by_class=None),
@@ -156,6 +161,47 @@ def test_a_step_draws_anew_from_the_key_and_its_number(state, update):
         for key in (KEY, jax.random.key(1))
     }
     assert len(losses) == 6
+
+
+def test_an_augmentation_is_of_inner_steps_and_real_images_and_not_of_what_is_exported(method, state):
+    """Mirrored in zero: minus the gradient of mirrored images on mirrored data."""
+    mirrored = tiny_dd(augmentation=Augmentation(lambda key, x: -x, lambda key, x: x))
+    found, metrics = jax.jit(mirrored.gradient)(state, DATA, KEY)
+    minus = state._replace(meta=state.meta._replace(teacher={"x": -state.meta.teacher["x"]}))
+    data = DATA._replace(real=DATA.real._replace(pixels=-DATA.real.pixels))
+    expected, plain = jax.jit(method.gradient)(minus, data, KEY)
+    np.testing.assert_allclose(found.teacher["x"], -expected.teacher["x"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.inner["learning_rate"], expected.inner["learning_rate"], rtol=1e-5)
+    assert float(metrics["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-5)
+    np.testing.assert_array_equal(mirrored.synthesize(state, KEY).x[0], state.meta.teacher["x"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_trajectories_are_matched_through_a_decoder():
+    """The gradient of the latents is that of the images, carried back by the linear decoder."""
+    net = tiny_net("linear")
+    decoder = DECODERS["multiformation"](image_shape=SHAPE)
+    bank = jax.tree.map(lambda a: jnp.cumsum(jnp.ones((2, 30, *a.shape)), 1), net.init(KEY))
+    shared = {"image_shape": SHAPE, "num_classes": CLASSES, "distill_epochs": 2}
+    options = {"augmentation": None, "num_learners": 2}
+
+    def gradient_of(teacher):
+        method = mtt(net, teacher, **options)
+        return to_float64(jax.jit(method.init)(KEY)), jax.jit(method.gradient)
+
+    state, gradient = gradient_of(images(**shared, decoder=decoder))
+    latents = state.meta.teacher["latents"]
+    x, pull = jax.vjp(decoder.decode, latents)
+    decoded, plain = gradient_of(images(**shared))
+    decoded = decoded._replace(meta=decoded.meta._replace(teacher={"x": x[None]}))
+    data = Data(tiny_data(), bank)
+    (found, told), (expected, same) = (g(s, data, KEY) for g, s in ((gradient, state), (plain, decoded)))
+    assert float(told["loss"]) == pytest.approx(float(same["loss"]), rel=1e-10)
+    (by_hand,) = pull(expected.teacher["x"][0])
+    np.testing.assert_allclose(found.teacher["latents"]["images"], by_hand["images"], rtol=1e-8)
+    np.testing.assert_allclose(found.inner["learning_rate"], expected.inner["learning_rate"], rtol=1e-8)
+    assert np.abs(by_hand["images"]).min() > 0
 
 
 def test_two_times_three_steps_equal_six(method, state):

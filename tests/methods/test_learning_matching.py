@@ -13,7 +13,7 @@ from jaxdistill.learners import learner
 from jaxdistill.populations.fresh import fresh
 
 KEY = jax.random.key(0)
-METHODS = ("dd", "dc", "dsa", "dm", "mtt", "gtn")
+METHODS = ("dd", "dc", "dsa", "dm", "mtt", "gtn", "rat", "idc")
 
 
 @pytest.mark.slow

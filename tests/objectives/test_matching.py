@@ -63,6 +63,10 @@ def by_hand(distance, params, real, synthetic):
                     lengths = np.linalg.norm(a[:, unit]) * np.linalg.norm(b[:, unit])
                     total += 1 - a[:, unit] @ b[:, unit] / (lengths + 1e-6)
             continue
+        if distance.startswith("kernels"):  # no convolutions: both layers
+            apart = np.concatenate([(a - b).ravel() for a, b in zip(kernels, ours, strict=True)])
+            total += np.sum(np.abs(apart) if distance == "kernels_l1" else apart**2)
+            continue
         a, b = (np.concatenate([v.ravel() for v in parts]) for parts in (kernels + biases, ours + our_biases))
         if distance == "l2":
             total += np.sum((a - b) ** 2)
@@ -80,6 +84,15 @@ def test_gradient_matching_equals_the_formula_by_hand(distance):
     expected = by_hand(distance, params, real, TEACHER.by_class(meta.teacher, KEY))
     assert float(loss) == pytest.approx(expected, rel=1e-6) and expected > 1e-3
     assert metrics["loss"] == loss and -1 <= float(metrics["cosine"]) <= 1
+
+
+def test_distances_of_kernels_are_those_of_convolutions_where_there_are_any():
+    real = {"conv": np.full((1, 1, 2, 3), 0.5), "bias": np.ones(3), "dense": np.ones((4, 5))}
+    zero = jax.tree.map(np.zeros_like, real)
+    assert float(DISTANCES["kernels_l2"](real, zero)) == 6 * 0.25
+    assert float(DISTANCES["kernels_l1"](real, zero)) == 6 * 0.5
+    del real["conv"], zero["conv"]
+    assert float(DISTANCES["kernels_l2"](real, zero)) == float(DISTANCES["kernels_l1"](real, zero)) == 20
 
 
 @x64
@@ -237,7 +250,9 @@ def test_bad_choices_are_refused():
     small = {"batch_size": 2, "generator_width": 4, "generator_hidden": 5}
     few = generator(image_shape=SHAPE, num_classes=CLASSES, **small)
     refused = {
-        "one of cosine, l2, layerwise, got 'l1'": lambda: gradient_matching(NET, TEACHER, distance="l1"),
+        "one of cosine, kernels_l1, kernels_l2, l2, layerwise, got 'l1'": lambda: gradient_matching(
+            NET, TEACHER, distance="l1"
+        ),
         "one of all, last, got 'first'": lambda: distribution_matching(NET, TEACHER, layers="first"),
         "layers=last with a learner without embed_all": lambda: distribution_matching(
             NET._replace(embed_all=None), TEACHER, layers="all"

@@ -9,6 +9,7 @@ import pytest
 from helpers import CLASSES, images_teacher, message, tiny_batch, tiny_net, to_float64
 
 from jaxdistill.core.checks import UserError
+from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Meta, SolveInfo
 from jaxdistill.inner.losses import accuracy, cross_entropy
 from jaxdistill.objectives.validation import validation
@@ -32,6 +33,21 @@ def test_it_is_the_cross_entropy_of_what_the_solve_returns(x64):
     )
     to_real = jax.grad(lambda x: objective(jnp.zeros(()), params, real._replace(x=x), None, key)[0])
     np.testing.assert_array_equal(jax.jit(to_real)(real.x), 0)
+
+
+def test_the_real_batch_is_augmented_with_the_key_of_the_learner():
+    net, real = tiny_net("linear"), tiny_batch(6)
+    params = net.init(jax.random.key(0))
+
+    def noisy(key, x):
+        return x + jax.random.normal(key, ())
+
+    objective = jax.jit(validation(net, shift, augment=noisy))
+    keys = jax.random.split(jax.random.key(1))
+    losses = [float(objective(jnp.zeros(()), params, real, None, key)[0]) for key in keys]
+    added = [jax.random.normal(stream(key, "augment"), ()) for key in keys]
+    expected = [float(cross_entropy(net.apply(params, real.x + noise), real.y)) for noise in added]
+    assert losses == pytest.approx(expected, rel=1e-5) and abs(losses[0] - losses[1]) > 1e-3
 
 
 def test_other_losses_on_real_data_and_the_margin_of_labels(x64):

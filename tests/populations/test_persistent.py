@@ -30,7 +30,7 @@ def test_networks_are_trained_between_matches_and_replaced_after_the_last():
     )
     states = [state]
     for step in range(4):
-        state = advance(state, META, jax.random.key(step))
+        state = advance(state, META, None, jax.random.key(step))
         states.append(state)
     assert [int(s.matches) for s in states] == [0, 1, 2, 0, 1]
     batch = jax.tree.map(lambda a: a[0], TEACHER.batches(META.teacher, KEY))
@@ -42,7 +42,7 @@ def test_networks_are_trained_between_matches_and_replaced_after_the_last():
 def test_training_between_matches_is_gradient_descent_on_all_images():
     population = persistent(NET, TEACHER, matches=2, epochs=1, learning_rate=0.5, batch_size=256)
     state = jax.jit(population.init)(KEY)
-    after = jax.jit(population.advance)(state, META, KEY)
+    after = jax.jit(population.advance)(state, META, None, KEY)
     start = jax.tree.map(lambda a: a[0], state.params)
     batch = jax.tree.map(lambda a: a[0], TEACHER.batches(META.teacher, KEY))
     gradient = jax.jit(jax.grad(inner_loss(NET), argnums=1))(META, start, batch)
@@ -55,7 +55,7 @@ def test_training_between_matches_is_gradient_descent_on_all_images():
 
 def test_networks_of_one_match_are_fresh_ones():
     population, new = persistent(NET, TEACHER, matches=1, num_learners=2), fresh(NET)
-    state = population.advance(population.init(KEY), META, KEY)
+    state = population.advance(population.init(KEY), META, None, KEY)
     keys = jax.random.split(jax.random.fold_in(KEY, 0), 2)
     assert jax.tree.structure(state.params) == jax.tree.structure(new.context((), None, keys[0], 2))
     same_bits(population.context(state, None, KEY, 2), state.params)
@@ -74,7 +74,7 @@ def test_the_papers_schedule_by_images_per_class():
 def test_networks_see_augmented_images_between_matches():
     def states_after(augment):
         population = persistent(NET, TEACHER, matches=2, epochs=3, learning_rate=0.5, augment=augment)
-        return jax.jit(lambda meta: population.advance(population.init(KEY), meta, KEY).params)
+        return jax.jit(lambda meta: population.advance(population.init(KEY), meta, None, KEY).params)
 
     plain = states_after(None)
     mirrored = Meta(jax.tree.map(lambda x: -x, META.teacher), {})

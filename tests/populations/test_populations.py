@@ -29,7 +29,7 @@ def test_fresh_learners_are_new_at_every_key():
     rows = np.concatenate([kernels, np.asarray(others).reshape(4, -1)])
     distances = np.abs(rows[:, None] - rows[None]).max(-1)
     assert distances[~np.eye(8, dtype=bool)].min() > 1e-3
-    assert population.advance(state, Meta({}, {}), KEY) == state
+    assert population.advance(state, Meta({}, {}), None, KEY) == state
 
 
 @pytest.mark.parametrize("num_learners", [1, 3])
@@ -42,7 +42,7 @@ def test_a_fixed_learner_is_the_same_at_every_key(num_learners):
         contexts = jax.device_get(population.context(state, None, key, num_learners))
         for k in range(num_learners):
             same_bits(jax.tree.map(lambda a, k=k: a[k], contexts), state)
-    same_bits(population.advance(state, Meta({}, {}), KEY), state)
+    same_bits(population.advance(state, Meta({}, {}), None, KEY), state)
 
 
 def test_given_networks_are_those_of_every_step():
@@ -54,7 +54,7 @@ def test_given_networks_are_those_of_every_step():
     state = population.init(KEY)
     for key in (KEY, jax.random.key(5)):
         same_bits(population.context(state, None, key, 2), params)
-    same_bits(population.advance(state, Meta({}, {}), KEY), params)
+    same_bits(population.advance(state, Meta({}, {}), None, KEY), params)
     with pytest.raises(UserError) as error:
         population.context(state, None, KEY, 3)
     assert "num_learners = 2, the networks given, got 3" in message(error)

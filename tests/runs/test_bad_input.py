@@ -138,6 +138,13 @@ OPTIONS = [
     ({"outer_learning_rate": 0.0}, "outer_learning_rate > 0"),
     ({"outer_learning_rate": float("inf")}, "a finite outer_learning_rate, got inf"),
     ({"clip": -1.0}, "clip >= 0, got -1"),
+    ({"relative_clip": -1.0}, "relative_clip >= 0, got -1"),
+    ({"method": "rat", "backprop_last": 9}, "backprop_last in 1 ... 2 (inner steps), got 9"),
+    (
+        MATCHING | {"method": "idc", "age_data": "both"},
+        "age_data: expected one of real, synthetic, got 'both'",
+    ),
+    (MATCHING | {"method": "idc", "age_cutmix": 2.0}, "cutmix: expected probability in [0, 1], got 2.0"),
     ({"max_inner_learning_rate": -1.0}, "max_inner_learning_rate >= 0, got -1"),
     ({"weight_decay": -1e-3}, "weight_decay >= 0, got -0.001"),
     ({"weight_decay": float("nan")}, "a finite weight_decay, got nan"),
@@ -147,12 +154,15 @@ OPTIONS = [
     ({"full_data_epochs": -1}, "full_data_epochs >= 0, got -1"),
     (MATCHING | {"labels": "free"}, "labels=probabilities with method=dc, got labels=free"),
     (MATCHING | {"method": "dm", "labels": "free"}, "labels=probabilities with method=dm, got labels=free"),
-    (MATCHING | {"distance": "l3"}, "distance: expected one of cosine, l2, layerwise"),
+    (
+        MATCHING | {"distance": "l3"},
+        "distance: expected one of cosine, kernels_l1, kernels_l2, l2, layerwise",
+    ),
     (MATCHING | {"matches": 0}, "matches >= 1, got 0"),
     (MATCHING | {"match_learning_rate": 0.0}, "options: expected match_learning_rate > 0, got 0.0"),
     (
         MATCHING | {"protocol": "as_distilled"},
-        "one of dc, dc_augmented, dsa, frepo, rcig with method=dc, which",
+        "one of dc, dc_augmented, dsa, idc, idc_unmixed, frepo, rcig, rat with method=dc, which",
     ),
     (
         MATCHING | {"protocol": "papers"},

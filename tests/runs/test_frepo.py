@@ -90,7 +90,7 @@ def test_every_protocol_takes_them(whole):
     run = jd.load_run(whole[0])
     with pytest.raises(UserError) as error:
         run.score(protocol="as_distilled")
-    assert "frepo, rcig with gradient=closed_form, which trains no inner steps" in message(error)
+    assert "frepo, rcig, rat with gradient=closed_form, which trains no inner steps" in message(error)
     for name in set(PROTOCOLS) - {"as_distilled"}:
         plan = protocol_of(run, name)
         assert (plan.labels, plan.loss == "squared") == ("free", name in ("frepo", "rcig"))

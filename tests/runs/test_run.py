@@ -113,7 +113,9 @@ def test_a_run_is_scored(whole):
     assert len(whole.score(1).every) == 1
     with pytest.raises(UserError) as error:
         whole.score(1, protocol="papers")
-    assert "expected one of as_distilled, dc, dc_augmented, dsa, frepo, rcig, got 'papers'" in message(error)
+    assert "expected one of as_distilled, dc, dc_augmented, dsa, frepo, idc, idc_unmixed, rat, " in message(
+        error
+    )
 
 
 def test_without_a_folder_nothing_is_written(here, whole, monkeypatch, capsys):

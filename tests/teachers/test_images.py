@@ -7,7 +7,7 @@ import pytest
 from helpers import message
 
 from jaxdistill.core.checks import UserError
-from jaxdistill.teachers.images import images
+from jaxdistill.teachers.images import images, unit_noise
 
 SHAPE = (2, 2, 1)
 KEY = jax.random.key(0)
@@ -36,6 +36,12 @@ def test_noise_is_standard_normal_and_follows_its_key():
     again, other = (np.asarray(make(images_per_class=400).init(key)["x"]) for key in (KEY, jax.random.key(1)))
     np.testing.assert_array_equal(x, again)
     assert float(np.abs(x - other).max()) > 0.1
+
+
+def test_unit_noise_has_norm_one_and_no_direction():
+    x = np.asarray(unit_noise(jax.random.key(0), (3, 40, 4, 4, 2)))
+    np.testing.assert_allclose(np.sum(x**2, axis=(-3, -2, -1)), 1.0, rtol=1e-5)
+    assert abs(x.mean()) < 0.02 and 0.9 < np.std(x) * np.sqrt(32) < 1.1  # 3,840 numbers
 
 
 @pytest.mark.parametrize("distill_steps", [1, 2, 4])
