@@ -126,4 +126,5 @@ RECIPE = Recipe(
         "real_batch_size": 256,
     },
     protocol="rcig",
+    augments=False,
 )
