@@ -89,7 +89,7 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     num_candidates: int = option(24, "architectures to draw from the space", low=3)
     num_learners: int = option(3, "networks per architecture and kind of training", low=1)
     num_steps: int | None = option(
-        None, "few steps: this many (default: 32, or those that a run's method trains networks for)", low=1
+        None, "few steps: this many (default: 8, or those that a run's method trains networks for)", low=1
     )
     few_batch_size: int = option(
         16, "images per batch of a few steps, if the method trains no networks", low=1
@@ -115,6 +115,7 @@ DISTILLED = Config(
     depth=3,
     num_shapes=4,
     num_outer_steps=2000,
+    num_eval_learners=5,
     num_baseline_learners=0,
 )
 """The run that is distilled if none is given: for ConvNets of four random shapes."""
@@ -127,7 +128,7 @@ SHORT: dict[str, Any] = {
     "depth": 1,
 }
 """Its changed options in a trial run."""
-STEPS = 32
+STEPS = 8
 """Few steps, if the method trains no networks and nobody chose."""
 Row = dict[str, Any]
 
