@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from jaxdistill.core.checks import UserError, fail
-from jaxdistill.interop import kernel_to_torch
 
 TOLERANCE = 1e-3
 """Relative: float32 hypergradients through 10 steps, summed in different orders, agree to about 1e-5."""
@@ -39,6 +38,8 @@ def torch_weights(params: Mapping[str, Mapping[str, Any]]) -> list[np.ndarray]:
       Kernel and bias of each layer in turn: kernels [out, in, h, w] or [out, in], the first dense layer
       reading C, H, W.
     """
+    from jaxdistill.interop import kernel_to_torch  # it takes Flax
+
     channels = {"dense1": np.shape(params["conv2"]["bias"])[0]}
     arrays = []
     for layer in ("conv1", "conv2", "dense1", "dense2", "classifier"):

@@ -112,7 +112,7 @@ def test_margins_are_told_in_points():
         ({"learner": "mlp"}, "learner: linear there, mlp here"),
         (
             {"target": "three.npz"},
-            "here. The set that they were trained on and the one to distill need the same",
+            "here. The set of the networks and the set to distill need the same",
         ),
         ({"target": "nowhere.npz"}, "an .npz file"),
         ({"population": "fresh"}, "expected one of fixed_pretrained, pretrained, got 'fresh'"),

@@ -10,11 +10,12 @@ from helpers import CLASSES, images_teacher, message, tiny_batch, tiny_net, to_f
 
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.keys import stream
-from jaxdistill.core.types import Meta, SolveInfo
+from jaxdistill.core.types import Meta, Solve, SolveInfo
 from jaxdistill.inner.losses import accuracy, cross_entropy
 from jaxdistill.objectives.validation import validation
 
 
+@Solve
 def shift(meta, params, probe, key):
     """A solve that is easy to see through: parameters + meta."""
     return jax.tree.map(lambda p: p + meta, params), SolveInfo(jnp.asarray([3.0, 2.0]), {})
@@ -57,6 +58,7 @@ def test_other_losses_on_real_data_and_the_margin_of_labels(x64):
     labels = np.array([[0.1, 0.0, 0.0], [0.0, 0.5, 0.0]] * 3)
     meta = Meta({"x": jnp.zeros((1, 6, 4, 4, 1)), "y": labels[None]}, {"log_temperature": jnp.array([0.5])})
 
+    @Solve
     def still(meta, params, probe, key):
         return params, SolveInfo(jnp.asarray([0.0]), {})
 
@@ -86,7 +88,7 @@ def test_the_body_of_a_network_costs_no_backward_pass_where_the_head_alone_is_le
     net, real, key = tiny_net(depth=2), tiny_batch(6), jax.random.key(0)
     params, solve = (
         net.init(key),
-        lambda meta, params, probe, key: (meta(params), SolveInfo(jnp.zeros(1), {})),
+        Solve(lambda meta, params, probe, key: (meta(params), SolveInfo(jnp.zeros(1), {}))),
     )
     objective = validation(net, solve, microbatch=3)
 
