@@ -11,10 +11,9 @@ validation after these trainings: a few steps on the distilled images, as many o
 real images, and long training on real data, twice, with other networks. The second long training is the
 ceiling: no way can be expected to rank better. A run of a method that trains networks is used as it was
 learned, with its own steps; other step sizes are searched on validation. The table shows Spearman's and
-Kendall's rank correlation with the first long training, the time, and the
-test accuracy of the candidate that each training ranks first.
-The test set ranks nothing. Candidates are measured one after another; run the same command again to resume a
-search that was stopped.
+Kendall's rank correlation with the first long training, the time, and the test accuracy of the candidate that
+each training ranks first. The test set ranks nothing. Candidates are measured one after another; run the same
+command again to resume a search that was stopped.
 """
 
 import itertools
