@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core.checks import fail
-from jaxdistill.core.types import Array, Batch, Data, DistillState, Method, Metrics
+from jaxdistill.core.types import Array, Data, DistillState, Method, Metrics
 
 
 def averaged(method: Method, decay: float) -> Method:
@@ -19,7 +19,7 @@ def averaged(method: Method, decay: float) -> Method:
       decay: in (0, 1); 0.99 in RCIG.
 
     Returns:
-      The method; `synthesize` and `hyperparameters` are of the average, as is `DistillState.output`.
+      The method; `synthesize`, `hyperparameters`, `stored` and `DistillState.output` are of the average.
 
     Raises:
       UserError: a decay out of range.
@@ -47,12 +47,13 @@ def averaged(method: Method, decay: float) -> Method:
 
         return new._replace(average=jax.tree.map(moved, state.average, new.meta)), metrics
 
-    def synthesize(state: DistillState, key: Array) -> Batch:
-        return method.synthesize(state._replace(meta=state.output), key)
+    def of_output(state: DistillState) -> DistillState:
+        return state._replace(meta=state.output)
 
     return method._replace(
         init=init,
         update=update,
-        synthesize=synthesize,
-        hyperparameters=lambda state: method.hyperparameters(state._replace(meta=state.output)),
+        synthesize=lambda state, key: method.synthesize(of_output(state), key),
+        hyperparameters=lambda state: method.hyperparameters(of_output(state)),
+        stored=lambda state: method.stored(of_output(state)),
     )

@@ -23,14 +23,15 @@ STORING = {
     "budget": "ipc:1",
     "stored_as": "uint8",
     "start": "noise",
-    "outer_learning_rate": 1e-3,
+    "outer_learning_rate": 0.1,
+    "outer_ema": 0.9,
     "protocol": "dc",
 } | ALONE
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """(folder, result, what was printed) of a run that stores bases in 8 bits."""
+    """(folder, result, what was printed) of a run that stores the average of its bases in 8 bits."""
     path = tmp_path_factory.mktemp("stored") / "run"
     return path, *tiny_run(path, **STORING)
 
