@@ -177,7 +177,7 @@ def _within_budget(values: Values, chosen: Values, facts: Facts | None) -> Value
         facts.image_shape,
         facts.num_classes,
         stored_as=values["stored_as"],
-        soft_labels=values["soft_labels"],
+        learned_labels=values["soft_labels"] or values["labels"] == "free",
         **{name: value for name, value in chosen.items() if name in names},
     )
     if chosen.get("images_per_class", count) != count:

@@ -146,7 +146,7 @@ def images_within(
     num_classes: int,
     *,
     stored_as: str = "float32",
-    soft_labels: bool = False,
+    learned_labels: bool = False,
     **options: int | float | str | bool | None,
 ) -> int:
     """Images of a class that fit a budget.
@@ -157,7 +157,7 @@ def images_within(
       image_shape: (H, W, C).
       num_classes: number of classes.
       stored_as: as for `as_stored`.
-      soft_labels: whether labels are learned.
+      learned_labels: whether labels are learned.
       **options: of the decoder.
 
     Returns:
@@ -171,7 +171,7 @@ def images_within(
       29
     """
     return _images_within(
-        budget, decoder, image_shape, num_classes, stored_as, soft_labels, tuple(options.items())
+        budget, decoder, image_shape, num_classes, stored_as, learned_labels, tuple(options.items())
     )
 
 
@@ -182,10 +182,10 @@ def _images_within(
     image_shape: tuple[int, int, int],
     num_classes: int,
     stored_as: str,
-    soft_labels: bool,
+    learned_labels: bool,
     options: tuple[tuple[str, int | float | str | bool | None], ...],
 ) -> int:
-    budget = parse_budget(text, image_shape, num_classes, labels=soft_labels)
+    budget = parse_budget(text, image_shape, num_classes, labels=learned_labels)
     decoder = make(DECODERS, name, image_shape=image_shape, **dict(options))
 
     def cost(per_class: int) -> Stored:
@@ -193,7 +193,7 @@ def _images_within(
 
         def arrays() -> dict[str, Array]:
             found = stored_images(decoder, decoder.init(jax.random.key(0), count, None), stored_as)
-            labels = {"labels": jnp.zeros((count, num_classes))} if soft_labels else {}
+            labels = {"labels": jnp.zeros((count, num_classes))} if learned_labels else {}
             return found | as_stored(labels, stored_as)
 
         return counted(jax.eval_shape(arrays), decoder.bits)

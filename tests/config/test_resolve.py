@@ -11,6 +11,7 @@ from jaxdistill.core.checks import UserError
 from jaxdistill.core.registry import options_of
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import Facts
+from jaxdistill.teachers.storage import images_within
 
 SMALL, LARGE = Facts((16, 12, 1), 10), Facts((17, 17, 1), 10)
 
@@ -105,6 +106,18 @@ def test_settings_that_follow_from_others():
     assert values(resolved(method="dm"), "start", "population") == ["real", "fresh"]
     assert values(resolved(method="dc"), "start", "population") == ["noise", "persistent"]
     assert resolved(population="fixed").num_learners == 1
+
+
+def test_a_budget_counts_free_labels():
+    chosen = Config(method="frepo", decoder="bases", num_bases=8, budget="ipc:2")
+    free, fixed = (resolve(chosen.replace(labels=kind), SMALL) for kind in ("free", "probabilities"))
+    found = [
+        images_within(
+            "ipc:2", "bases", SMALL.image_shape, SMALL.num_classes, learned_labels=kind, num_bases=8
+        )
+        for kind in (True, False)
+    ]
+    assert [free.images_per_class, fixed.images_per_class] == found and found[0] != found[1]
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

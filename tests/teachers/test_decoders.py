@@ -142,7 +142,7 @@ def test_quantisation_is_as_fine_as_its_type(stored_as):
     ("budget", "name", "options", "expected"),
     [
         ("ipc:1", "none", {}, 1),
-        ("ipc:10", "none", {"soft_labels": True}, 10),
+        ("ipc:10", "none", {"learned_labels": True}, 10),
         ("ipc:1", "none", {"stored_as": "float16"}, 2),
         ("ipc:1", "bases", {"num_bases": 16}, 29),  # the numbers of the paper for MNIST
         ("scalars:7840", "bases", {"num_bases": 32}, 4),
