@@ -45,6 +45,7 @@ from jaxdistill.methods.bilevel import bilevel, num_inner_steps
 from jaxdistill.methods.recipe import PLAIN, Recipe, facts_of, settings_of
 from jaxdistill.methods.recipe import outer_optimizer as outer_optimizer_of
 from jaxdistill.populations.fresh import fresh
+from jaxdistill.teachers.storage import as_read
 
 
 def kip(
@@ -76,7 +77,7 @@ def kip(
       kernel_lambda: lambda relative to the mean of the kernel's diagonal.
 
     Returns:
-      The method. It learns no inner hyper-parameters; `predictor` is the kernel machine.
+      The method. It learns no inner hyper-parameters; `predictor` is the kernel machine of what is stored.
 
     Raises:
       UserError: an option out of range.
@@ -108,8 +109,11 @@ def kip(
     )
 
     def predictor(state: DistillState, key: Array) -> tuple[Learner, Params]:
-        fitted = jax.jit(lambda meta, key: solve(meta, machine.init(key), None, key)[0])
-        return machine, fitted(state.output, key)
+        def fitted(meta: Meta, key: Array) -> Params:
+            meta = meta._replace(teacher=as_read(teacher, meta.teacher))
+            return solve(meta, machine.init(key), None, key)[0]
+
+        return machine, jax.jit(fitted)(state.output, key)
 
     def check(state: DistillState, key: Array) -> None:
         images = jax.jit(method.synthesize)(state, key).x

@@ -48,6 +48,14 @@ def test_loss_and_gradient_are_those_of_the_dense_formula(labels, x64):
         np.testing.assert_allclose(gradient.teacher[name], right, rtol=0, atol=1e-8 * scale)
 
 
+def test_the_kernel_machine_is_fitted_to_the_images_that_are_stored():
+    method = kip(tiny_net(), images(image_shape=SHAPE, num_classes=CLASSES, stored_as="uint8"))
+    state = method.init(KEY)
+    _, params = method.predictor(state, KEY)
+    np.testing.assert_allclose(params.x, method.synthesize(state, KEY).x[0], atol=1e-6)
+    assert np.abs(params.x - state.meta.teacher["x"][0]).max() > 1e-3  # 8 bits
+
+
 @pytest.mark.slow
 def test_the_kernel_machine_of_a_run_is_tested(capsys, monkeypatch):
     monkeypatch.setattr(compare, "score", lambda *given: Score(0.5, 0.0, [0.5], 0))  # of networks
