@@ -225,13 +225,20 @@ def inner_optimizer(config: InnerOptions, num_steps: int) -> InnerOptimizer:
     return recipes.inner_optimizer(config.values(), num_steps)
 
 
+def operations(info: DatasetInfo) -> tuple[str, ...]:
+    """What Differentiable Siamese Augmentation does in a set: flip only if mirror images keep their class."""
+    return (*WITHOUT_FLIP, "flip") if MIRRORS.get(info.name) else WITHOUT_FLIP
+
+
+def published_augmentation(info: DatasetInfo) -> Augmentation:
+    """The augmentation of the papers' protocols on a set, whatever its images were distilled with."""
+    return _augmentation(operations(info), 1.0)
+
+
 def augmentation(config: Any, info: DatasetInfo) -> Augmentation | None:
     """The chosen operations, or all (flip only if mirror images keep their class); None if there are none."""
-    mirrors = MIRRORS.get(info.name)
-    names = config.augment
-    if names is None:
-        names = (*WITHOUT_FLIP, "flip") if mirrors else WITHOUT_FLIP
-    if "flip" in names and mirrors is False:
+    names = operations(info) if config.augment is None else config.augment
+    if "flip" in names and MIRRORS.get(info.name) is False:
         text = f"augment: flip mirrors images, and mirror images of {info.name} do not keep their class."
         warnings.warn(text, Caution, stacklevel=2)
     return _augmentation(tuple(names), config.augment_strength) if names else None

@@ -154,9 +154,7 @@ def _random_real(run: Run, baseline: Evaluation, name: str) -> Reference | None:
         return None
     progress.say("evaluating: random real images, step size searched on validation ...")
     count = per_class * classes
-    plans: Sequence[Protocol] = (
-        [paper_protocol(config, data.info, name, count)] if name != "as_distilled" else ()
-    )
+    plans: Sequence[Protocol] = [paper_protocol(data.info, name, count)] if name != "as_distilled" else ()
     if name == "as_distilled":
         equal_steps = epochs(
             count,

@@ -23,7 +23,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Batch, Learner
 from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.data.streaming import on_host
-from jaxdistill.evaluation import PUBLISHED, STEP_SIZES, Protocol, everything, published, score, tuned
+from jaxdistill.evaluation import PUBLISHED, STEP_SIZES, Protocol, everything, score, tuned
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.spec import check_fits, parse_learner
 from jaxdistill.runs.classes import class_counts, tested_unevenly
@@ -38,6 +38,7 @@ from jaxdistill.runs.given_images import (
     tell_start,
 )
 from jaxdistill.runs.networks import of_new_networks
+from jaxdistill.runs.protocols import paper_protocol
 from jaxdistill.runs.reference import reference, steps_of
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import mesh as meshes
@@ -213,7 +214,7 @@ def prepared(
     info = tested.info
     devices = meshes.layout(resolved.mesh, resolved.num_learners, len(tested.test.y), batch="the test images")
     batch = standardised(file, info)
-    plans = protocols_for(file, resolved.protocols, resolved.num_epochs)
+    plans = protocols_for(file, resolved.protocols, resolved.num_epochs, info)
     networks = _networks(learners, info)
     per_class = max(1, len(batch.y) // info.num_classes)
     if on_host(tested.train):
@@ -309,9 +310,9 @@ def _row(job: Prepared, name: str) -> dict[str, Any]:
     if job.real_per_class:
         names = [each for each, how in job.protocols.items() if how.name != "as_distilled"] or ["dc"]
         shown.say(f"{name}: random real images, {', '.join(names)} ...")
-        classes = job.data.info.num_classes
-        size = job.real_per_class * classes
-        papers = [published(each, size, num_epochs=chosen.num_epochs, num_classes=classes) for each in names]
+        info = job.data.info
+        size = job.real_per_class * info.num_classes
+        papers = [paper_protocol(info, each, size, num_epochs=chosen.num_epochs) for each in names]
         real = random_images(job.data, job.real_per_class)
         made = reference(
             f"{name}: random real images",

@@ -16,13 +16,13 @@ from jaxdistill.core.types import Batch
 from jaxdistill.data import DatasetInfo, Splits, standardise, to_pixels
 from jaxdistill.data.registry import NORMALISATION
 from jaxdistill.data.whitening import Whitening
-from jaxdistill.evaluation import Protocol, as_distilled, published
+from jaxdistill.evaluation import Protocol, as_distilled
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.source import source_of
 from jaxdistill.runs.distill import content_of
 from jaxdistill.runs.plan import splits
-from jaxdistill.runs.protocols import ORDERS, other_shuffle
+from jaxdistill.runs.protocols import ORDERS, other_shuffle, paper_protocol
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import Synthetic, read_synthetic, synthetic
@@ -192,7 +192,9 @@ def _whitened_alike(one: Whitening | None, other: Whitening | None) -> bool:
     return one is other or (one is not None and other is not None and one.agrees_with(other))
 
 
-def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None) -> dict[str, Protocol]:
+def protocols_for(
+    file: Synthetic, names: Sequence[str], num_epochs: int | None, info: DatasetInfo
+) -> dict[str, Protocol]:
     """The training protocols, by their names in the table.
 
     Of several batches `as_distilled` comes twice: with their order drawn at random, and not.
@@ -202,6 +204,7 @@ def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None)
       names: of protocols; without any `dc`, and `as_distilled` where the steps are known, or else `frepo` for
         free labels.
       num_epochs: of the papers' protocols; their own when None.
+      info: of the set that networks are tested on.
 
     Raises:
       UserError: `as_distilled` where the steps are not known; says what is missing.
@@ -211,13 +214,7 @@ def protocols_for(file: Synthetic, names: Sequence[str], num_epochs: int | None)
     own = ("frepo",) if file.kind == "free" else ()
     for name in names or (*(own if lacks else ("as_distilled",)), "dc"):
         if name != "as_distilled":
-            made[name] = published(
-                name,
-                len(file.labels),
-                num_epochs=num_epochs,
-                num_classes=max(1, file.labels.shape[1]),
-                labels=file.kind,
-            )
+            made[name] = paper_protocol(info, name, len(file.labels), num_epochs=num_epochs, labels=file.kind)
         elif lacks:
             expected = "order and step sizes with the images"
             raise fail("evaluate as_distilled", expected, lacks, "Use protocols=dc.")

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.augment import DSA
 from jaxdistill.config import build
 from jaxdistill.config.resolve import check_protocol
 from jaxdistill.config.table import Config
@@ -60,18 +59,33 @@ def protocol_of(run: Run, name: str | None = None) -> Protocol:
     if name == "as_distilled":
         return as_learned(run, run.order)
     config = run.config
-    plan = paper_protocol(config, run.data.info, name, len(run.synthetic.images))
-    plan = plan._replace(labels=config.labels)
+    plan = paper_protocol(run.data.info, name, len(run.synthetic.images), labels=config.labels)
     published_for = build.recipe(config).protocol_for(config.dataset)
     if not build.has_steps(config) or not {name, published_for} <= MATCHING.keys():
         return plan
     return with_step_size(plan, float(run.hyperparameters["learning_rate"][0]))  # learned for this training
 
 
-def paper_protocol(config: Config, info: DatasetInfo, name: str, count: int) -> Protocol:
-    """The training of one of the papers on `count` images, whose labels are probabilities."""
-    chosen = build.augmentation(config, info) or DSA
-    return published(name, count, augmentation=chosen, num_classes=info.num_classes)
+def paper_protocol(
+    info: DatasetInfo, name: str, count: int, *, num_epochs: int | None = None, labels: str = "probabilities"
+) -> Protocol:
+    """The training of one of the papers on images of a set; the same for every run, file and baseline.
+
+    Args:
+      info: of the set: its classes, and which operations its augmentation has.
+      name: one of `PUBLISHED`.
+      count: images.
+      num_epochs: passes over them; the paper's when None.
+      labels: their kind.
+    """
+    return published(
+        name,
+        count,
+        augmentation=build.published_augmentation(info),
+        num_epochs=num_epochs,
+        num_classes=info.num_classes,
+        labels=labels,
+    )
 
 
 def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Protocol:

@@ -8,6 +8,8 @@ import pytest
 from helpers import message
 
 import jaxdistill as jd
+from jaxdistill.augment import WITHOUT_FLIP
+from jaxdistill.config.build import operations, published_augmentation
 from jaxdistill.config.resolve import resolve
 from jaxdistill.core.checks import UserError
 from jaxdistill.runs import evaluate as module
@@ -15,6 +17,7 @@ from jaxdistill.runs.distill import content_of
 from jaxdistill.runs.evaluate import EvaluateOptions, prepared
 from jaxdistill.runs.given_images import content, protocols_for, standardised
 from jaxdistill.runs.protocols import protocol_of
+from jaxdistill.runs.reference import steps_of
 from jaxdistill.runtime.export import write_synthetic
 
 SHORT = {
@@ -146,9 +149,9 @@ def test_a_run_is_evaluated_as_its_file(run, mine, key, tmp_path):
 )
 def test_steps_that_are_not_known_cannot_be_repeated(run, unknown, says):
     file = content(run)._replace(**unknown)
-    assert list(protocols_for(file, (), None)) == ["dc"]
+    assert list(protocols_for(file, (), None, run.data.info)) == ["dc"]
     with pytest.raises(UserError) as error:
-        protocols_for(file, ("dc", "as_distilled"), None)
+        protocols_for(file, ("dc", "as_distilled"), None, run.data.info)
     assert f"order and step sizes with the images, got {says}. Use protocols=dc." in message(error)
 
 
@@ -175,6 +178,20 @@ def test_a_user_may_leave_classes_out(real, save):
     plan = prepared(file, "linear", EvaluateOptions(dataset="digits"))
     assert plan.images.y.shape == (12, 10) and not plan.images.y[:, 4:].any()
     assert list(plan.protocols) == ["dc"] and plan.real_per_class == 1
+
+
+def test_the_set_decides_what_a_protocol_is(digits, real, save):
+    """Its steps, also where a file has no labels, and its augmentation."""
+    file = content(save(x=np.repeat(real[0], 2, axis=0), y=np.repeat(real[1], 2)))
+    unlabelled = file._replace(labels=np.zeros((20, 0), np.float32))
+    for each in (file, unlabelled):
+        plans = protocols_for(each, ("dsa", "frepo"), None, digits.info)
+        assert steps_of(plans["frepo"]) == 1000  # two images per class
+        assert {plan.augment for plan in plans.values()} == {published_augmentation(digits.info).per_image}
+    mirrored = digits.info._replace(name="cifar10")
+    assert operations(mirrored) == (*WITHOUT_FLIP, "flip") and operations(digits.info) == WITHOUT_FLIP
+    (plan,) = protocols_for(file, ("dsa",), None, mirrored).values()
+    assert plan.augment is published_augmentation(mirrored).per_image
 
 
 def test_more_images_than_a_class_has_are_compared_with_no_real_ones(mine, save, capsys):

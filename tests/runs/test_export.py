@@ -113,7 +113,7 @@ def test_what_was_exported_is_read_again(to, file, tmp_path):
         np.testing.assert_array_equal(again.hyperparameters[name], value)
     told = {name: value for name, value in ours.metadata.items() if name != "scale"}
     assert again.metadata == told | {"scale": 255}
-    assert list(protocols_for(again, (), None)) == list(protocols_for(ours, (), None))
+    assert list(protocols_for(again, (), None, INFO)) == list(protocols_for(ours, (), None, INFO))
 
     (tmp_path / "there" / "distillation.json").write_text('{"white": 255}')
     with pytest.raises(
@@ -133,7 +133,7 @@ def test_without_an_order_there_is_none_in_the_steps(file, tmp_path):
 def test_hyperparameters_of_another_inner_optimizer_are_one_clear_line(tmp_path):
     path = written(tmp_path / "a.npz", inner=SGD | {"inner_optimizer": "adam"})
     with pytest.raises(UserError) as error:
-        protocols_for(read_synthetic(path), ("as_distilled",), None)
+        protocols_for(read_synthetic(path), ("as_distilled",), None, INFO)
     assert "expected hyper-parameters of adam, got hyper_momentum in the file" in message(error)
 
 

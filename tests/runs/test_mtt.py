@@ -12,6 +12,7 @@ from jaxdistill.core.checks import UserError
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.bank_training import ExpertOptions, train_experts
 from jaxdistill.runs.distill import distill
+from jaxdistill.runs.given_images import content, protocols_for
 from jaxdistill.runs.plan import planned
 from jaxdistill.runs.protocols import protocol_of
 from jaxdistill.runs.result import run_to_result
@@ -24,6 +25,7 @@ CROP = {"augment": ["crop"]}
 EXPERTS = NETWORK | CROP | {"num_experts": 2, "group_size": 1, "num_epochs": 4, "learning_rate": 0.5}
 MTT = NETWORK | CROP | {"method": "mtt", "start_epochs": 2, "expert_epochs": 2, "num_outer_steps": 5}
 MTT |= {"outer_learning_rate": 10.0, "num_learners": 1, "distill_epochs": 3, "real_batch_size": UNSET}
+MTT |= {"protocol": "dc"}  # 300 epochs; the paper's has 1000 and all operations
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,10 @@ def made(tmp_path_factory):
 
 def test_a_run_follows_experts_and_is_tested_with_its_step_size(made, tmp_path):
     run = distill(Config(**TINY | ALONE | MTT, experts=made), run_dir=tmp_path / "run", progress=False)
-    protocol, step_size = protocol_of(run), run.hyperparameters["learning_rate"][0]
+    protocol, step_size = protocol_of(run, "dsa"), run.hyperparameters["learning_rate"][0]
     assert protocol.name == "dsa" and protocol.values["learning_rate"][0] == step_size != 0.1
+    of_file = protocols_for(content(run), ("dsa",), None, run.data.info)["dsa"]
+    assert protocol.augment is of_file.augment  # whatever the experts were trained with
     assert len(run.plan.identity["experts_sha256"]) == 64 and "experts" not in run.plan.identity
     with np.load(tmp_path / "run/synthetic.npz") as file:
         np.testing.assert_allclose(file["hyper_learning_rate"], step_size)

@@ -51,7 +51,7 @@ def test_mtt_writes_images_and_labels_side_by_side(save, capsys):
     batch = standardised(found, INFO)
     np.testing.assert_array_equal(batch.x, LAST)  # our statistics of CIFAR-10 are the authors'
     np.testing.assert_array_equal(batch.y, np.eye(10)[shuffled])
-    assert list(protocols_for(found, (), None)) == ["dc"] and capsys.readouterr().out == ""
+    assert list(protocols_for(found, (), None, INFO)) == ["dc"] and capsys.readouterr().out == ""
 
 
 def test_datm_writes_logits(save):
