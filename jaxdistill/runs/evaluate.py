@@ -301,7 +301,7 @@ def _row(job: Prepared, name: str) -> dict[str, Any]:
         shown.say(f"{name}: synthetic images, {title} ...")
         searches = 0 if protocol.name == "as_distilled" else chosen.num_search_learners * len(rates)
         total = (searches + chosen.num_learners) * steps_of(protocol)
-        with shown.expecting(f"{name}: {title}", total, _shorter(chosen, [title])):
+        with shown.expecting(f"{name}: {title}", total, shorter(job, count, [protocol])):
             if protocol.name == "as_distilled":
                 cells[title] = score(evaluation, protocol, images, everything(count)).as_row()
             else:
@@ -322,7 +322,7 @@ def _row(job: Prepared, name: str) -> dict[str, Any]:
             data=job.data,
             step_sizes=rates,
             fresh=chosen.fresh_baselines,
-            shorter=_shorter(chosen, names),
+            shorter=shorter(job, size, papers),
         )
         best = made.found
         cells["random_real"] = best.score.as_row() | {
@@ -334,11 +334,12 @@ def _row(job: Prepared, name: str) -> dict[str, Any]:
     return cells
 
 
-def _shorter(chosen: EvaluateOptions, protocols: Sequence[str]) -> shown.Shorter | str:
-    """How to wait less for networks that are trained by these protocols."""
+def shorter(job: Prepared, count: int, protocols: Sequence[Protocol]) -> shown.Shorter | str:
+    """How to wait less for networks that are trained by these protocols on `count` images."""
     protocol, *others = protocols
     if others:
         return "a smaller num_epochs takes less"
-    if protocol not in PUBLISHED:
-        return shown.Shorter("num_learners", chosen.num_learners)
-    return shown.Shorter("num_epochs", chosen.num_epochs or (300 if protocol == "dc" else 1000))
+    if protocol.name not in PUBLISHED:
+        return shown.Shorter("num_learners", job.options.num_learners)
+    epoch = paper_protocol(job.data.info, protocol.name, count, num_epochs=1)
+    return shown.Shorter("num_epochs", max(1, steps_of(protocol) // steps_of(epoch)))

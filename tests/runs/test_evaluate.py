@@ -16,8 +16,9 @@ from jaxdistill.runs import evaluate as module
 from jaxdistill.runs.distill import content_of
 from jaxdistill.runs.evaluate import EvaluateOptions, prepared
 from jaxdistill.runs.given_images import content, protocols_for, standardised
-from jaxdistill.runs.protocols import protocol_of
+from jaxdistill.runs.protocols import paper_protocol, protocol_of
 from jaxdistill.runs.reference import steps_of
+from jaxdistill.runtime import progress
 from jaxdistill.runtime.export import write_synthetic
 
 SHORT = {
@@ -192,6 +193,17 @@ def test_the_set_decides_what_a_protocol_is(digits, real, save):
     assert operations(mirrored) == (*WITHOUT_FLIP, "flip") and operations(digits.info) == WITHOUT_FLIP
     (plan,) = protocols_for(file, ("dsa",), None, mirrored).values()
     assert plan.augment is published_augmentation(mirrored).per_image
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "passes"),
+    [("dc", 10, 300), ("dsa", 600, 1000), ("frepo", 600, 1666), ("rcig", 10, 1000), ("frepo", 10_000, 125)],
+)
+def test_advice_counts_the_passes_of_a_protocol(run, name, count, passes):
+    """5,000 steps in epochs of 3 batches, or of 40."""
+    job = prepared(run, "linear", EvaluateOptions())
+    plan = paper_protocol(run.data.info, name, count)
+    assert module.shorter(job, count, [plan]) == progress.Shorter("num_epochs", passes)
 
 
 def test_more_images_than_a_class_has_are_compared_with_no_real_ones(mine, save, capsys):
