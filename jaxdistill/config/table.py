@@ -575,7 +575,12 @@ class PoolOptions(Options):
 class SearchOptions(Options):
     title: ClassVar[str] = "evaluation"
     num_search_learners: int = option(5, "networks per candidate when a step size is searched", low=1)
-    step_sizes: tuple[float, ...] = option(STEP_SIZES, "step sizes to try for a baseline", above=0, some=True)
+    step_sizes: tuple[float, ...] = option(
+        STEP_SIZES,
+        "step sizes to try for a baseline (default: these for SGD, multiples of a protocol's own for Adam)",
+        above=0,
+        some=True,
+    )
     fresh_baselines: bool = option(
         False, "train on real images again instead of reading accuracies from the user's cache"
     )

@@ -13,7 +13,7 @@ from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import check_per_class
 from jaxdistill.evaluation.evaluate import evaluator, search
 from jaxdistill.evaluation.measures import correct_on
-from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol
+from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol, candidates
 from jaxdistill.evaluation.scores import Score, summarize, summarize_by_class
 
 SEMANTICS = 1
@@ -81,7 +81,8 @@ def tuned(
       protocols: those to choose from, at least one.
       images: [M, ...], what networks are trained on.
       subsets: which of them each network sees.
-      step_sizes: candidates, each tried under each protocol.
+      step_sizes: candidates, each tried under each protocol; `STEP_SIZES` stands for those that each
+        protocol has of its own.
 
     Returns:
       The score on test, the choice, and the validation accuracy of every candidate.
@@ -99,7 +100,7 @@ def tuned(
             found = run(params, images, rows, values, evaluation.validation, key)
             return summarize(found.accuracy, evaluation.validation.y.shape[1]).mean
 
-        choice, scores = search(step_sizes, on_validation)
+        choice, scores = search(candidates(protocol, step_sizes), on_validation)
         searched[protocol.name] = scores
         best.append((scores[choice], choice, protocol, run))
     _, step_size, protocol, run = max(best, key=lambda item: item[0])

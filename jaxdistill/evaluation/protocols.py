@@ -17,6 +17,11 @@ from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Augment, Batch, InnerOptimizer
 from jaxdistill.inner.optimizers import adam, sgd
 
+STEP_SIZES: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""What a baseline's step size is searched over, on validation, where nobody chooses others and SGD trains."""
+FACTORS = (1 / 3, 1, 3, 10)
+"""What it is searched over where Adam trains, relative to the protocol's own."""
+
 
 class Changes(NamedTuple):
     """What becomes of a batch before a step. Called as `(key, batch) -> batch`."""
@@ -54,6 +59,8 @@ class Protocol(NamedTuple):
     """The step whose step size stands for those of all."""
     mix: Mixing | None = None
     """Applied to every batch after that, images and labels."""
+    step_sizes: tuple[float, ...] = STEP_SIZES
+    """What its step size is searched over where nobody chooses others."""
 
     @property
     def changes(self) -> Changes | None:
@@ -64,6 +71,16 @@ class Protocol(NamedTuple):
     def step_size(self) -> Array:
         """The step size that a table names: scalar."""
         return self.values["learning_rate"][self.peak]
+
+
+def multiples(step_size: float) -> tuple[float, ...]:
+    """The candidates around a step size, `FACTORS` times it: of a training whose own scale is not SGD's."""
+    return tuple(factor * step_size for factor in FACTORS)
+
+
+def candidates(protocol: Protocol, step_sizes: Sequence[float]) -> Sequence[float]:
+    """The step sizes that are searched for a protocol: the chosen ones; its own in place of `STEP_SIZES`."""
+    return protocol.step_sizes if tuple(step_sizes) == STEP_SIZES else step_sizes
 
 
 def as_distilled(
@@ -220,6 +237,7 @@ def regression(
         augment=augment,
         loss=loss,
         peak=rising,
+        step_sizes=multiples(learning_rate),
     )
 
 
@@ -253,7 +271,8 @@ def pretraining(
     )
     rates = np.asarray(halved.values["learning_rate"])
     optimizer = adam(num_steps=len(rates), learning_rate=rates, b1=0.5, eps_root=1e-12, learned=())
-    return halved._replace(optimizer=optimizer, values=optimizer.values(optimizer.init()), restart=0)
+    values = optimizer.values(optimizer.init())
+    return halved._replace(optimizer=optimizer, values=values, restart=0, step_sizes=multiples(learning_rate))
 
 
 def few_steps(
@@ -419,7 +438,3 @@ def published(
         steps, per_class = UPDATES[name], max(1, num_images // num_classes)
         num_steps = steps[max(known for known in steps if known <= per_class)]
     return regression(num_images, num_steps=num_steps, name=name, **own)._replace(labels=labels)
-
-
-STEP_SIZES: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""What a baseline's step size is searched over, on validation."""

@@ -24,6 +24,7 @@ from jaxdistill.core.types import Batch, Learner
 from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.data.streaming import on_host
 from jaxdistill.evaluation import PUBLISHED, STEP_SIZES, Protocol, everything, score, tuned
+from jaxdistill.evaluation.protocols import candidates
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.spec import check_fits, parse_learner
 from jaxdistill.runs.classes import class_counts, tested_unevenly
@@ -136,7 +137,8 @@ def evaluate(
         and `as_distilled` where the steps are known, or else `frepo` for free labels.
       num_learners: networks that are tested, per cell of the table.
       num_search_learners: networks per step size of a search.
-      step_sizes: those that are searched.
+      step_sizes: those that are searched; by default those of each protocol, for `frepo` and `rcig` 1/3, 1,
+        3 and 10 times their own.
       fresh_baselines: whether networks are trained on random real images anew where the user's cache has the
         very numbers.
       num_epochs: of the papers' protocols; the paper's number of epochs or steps when None.
@@ -299,7 +301,8 @@ def _row(job: Prepared, name: str) -> dict[str, Any]:
     cells: dict[str, Any] = {"learner": name}
     for title, protocol in job.protocols.items():
         shown.say(f"{name}: synthetic images, {title} ...")
-        searches = 0 if protocol.name == "as_distilled" else chosen.num_search_learners * len(rates)
+        tried = 0 if protocol.name == "as_distilled" else len(candidates(protocol, rates))
+        searches = chosen.num_search_learners * tried
         total = (searches + chosen.num_learners) * steps_of(protocol)
         with shown.expecting(f"{name}: {title}", total, shorter(job, count, [protocol])):
             if protocol.name == "as_distilled":

@@ -25,6 +25,7 @@ from jaxdistill.core.types import Array, Batch, Meta, Params
 from jaxdistill.core.user_cache import user_cache
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import SEMANTICS, Evaluation, Protocol, Score, Subsets, Tuned, tuned
+from jaxdistill.evaluation.protocols import candidates
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.runs.plan import digest_standardised
 from jaxdistill.runtime import hosts, progress
@@ -76,7 +77,8 @@ def reference(
 
     def make() -> dict[str, Any]:
         lengths = [steps_of(protocol) for protocol in protocols]
-        searched = evaluation.search_learners * len(step_sizes) * sum(lengths)
+        trained = sum(len(candidates(p, step_sizes)) * n for p, n in zip(protocols, lengths, strict=True))
+        searched = evaluation.search_learners * trained
         with progress.expecting(name, searched + evaluation.num_learners * max(lengths), shorter):
             return _as_json(tuned(evaluation, protocols, images, subsets, step_sizes=step_sizes))
 
@@ -163,11 +165,18 @@ def identity(
         **setting(evaluation.key, data),
         "network": network,
         "protocols": trainings,
-        "step_sizes": [float(each) for each in step_sizes],
+        "step_sizes": _searched(protocols, step_sizes),
         "num_learners": evaluation.num_learners,
         "num_search_learners": evaluation.search_learners,
         "strategy": [evaluation.strategy, evaluation.learner_chunk],
     }
+
+
+def _searched(protocols: Sequence[Protocol], step_sizes: Sequence[float]) -> list[float] | list[list[float]]:
+    """The candidates: one list where all protocols have the chosen ones, otherwise a list for each."""
+    every = [[float(each) for each in candidates(protocol, step_sizes)] for protocol in protocols]
+    chosen = [float(each) for each in step_sizes]
+    return chosen if all(each == chosen for each in every) else every
 
 
 def setting(key: Array, data: Splits) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from jaxdistill.evaluation import (
     accuracy_on,
     epochs,
     everything,
+    published,
     random_of_each_class,
+    regression,
     score,
     search,
     summarize,
@@ -122,6 +124,21 @@ def test_the_test_split_selects_nothing(setting):
     assert found.score.mean < 0.1 and len(found.score.every) == 3
     assert [count for _, count in calls] == [3, 3]
     assert calls[0][0] != calls[1][0]  # other networks for the search than for the test
+
+
+def test_a_protocol_of_adam_is_searched_around_its_own_step_size(setting):
+    evaluation, _, _ = setting
+    images, subsets = Batch(tiny_data().x, tiny_data().y), random_of_each_class(tiny_data(), 2)
+    plan = regression(6, num_steps=2, learning_rate=0.02)
+
+    def searched(**chosen):
+        return set(tuned(evaluation, [plan], images, subsets, **chosen).searched["regression"])
+
+    assert set(plan.step_sizes) <= searched() and not {*STEP_SIZES} & searched()
+    assert searched(step_sizes=(0.5,)) == {0.5}
+    for rate, name in ((1e-4, "rcig"), (3e-4, "frepo")):
+        assert published(name, 10).step_sizes == pytest.approx((rate / 3, rate, 3 * rate, 10 * rate))
+    assert published("dc", 10).step_sizes == epochs(6, num_epochs=3).step_sizes == STEP_SIZES
 
 
 def test_a_score_searches_nothing(setting):

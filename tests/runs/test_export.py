@@ -197,7 +197,7 @@ def test_a_torch_file_comes_back(file, tmp_path, torch, capsys):
         np.testing.assert_array_equal(getattr(again, name), getattr(ours, name))
     assert again.metadata == ours.metadata and again.fixed_start
     jax.tree.map(np.testing.assert_array_equal, again.hyperparameters, ours.hyperparameters)
-    assert list(protocols_for(again, (), None)) == list(protocols_for(ours, (), None))
+    assert list(protocols_for(again, (), None, INFO)) == list(protocols_for(ours, (), None, INFO))
 
 
 def whitened(channels):

@@ -13,7 +13,15 @@ from helpers import CLASSES, SHAPE, tiny_data, tiny_net
 from jaxdistill.core.fingerprint import fingerprint
 from jaxdistill.core.types import Batch
 from jaxdistill.data import DatasetInfo, Splits
-from jaxdistill.evaluation import Evaluation, Score, Tuned, epochs, everything, random_of_each_class
+from jaxdistill.evaluation import (
+    STEP_SIZES,
+    Evaluation,
+    Score,
+    Tuned,
+    epochs,
+    everything,
+    random_of_each_class,
+)
 from jaxdistill.runs import reference as rows
 from jaxdistill.runs.networks import new_networks
 
@@ -107,6 +115,8 @@ def test_whatever_changes_the_number_makes_another_row(place, calls, monkeypatch
         partial(asked, net=net._replace(apply=lambda p, x: net.apply(p, x + 2 * noise))),
         partial(asked, net=net._replace(init=lambda key: net.init(jax.random.fold_in(key, 1)))),
         partial(asked, step_sizes=(0.1, 0.3)),
+        partial(asked, step_sizes=STEP_SIZES),
+        partial(asked, step_sizes=STEP_SIZES, plan=plan._replace(step_sizes=(0.1,))),
         partial(asked, subsets=random_of_each_class(DATA.train, 2)),
         partial(asked, subsets=random_of_each_class(DATA.train, 3)),
         partial(asked, key=jax.random.key(1)),
