@@ -43,7 +43,7 @@ from jaxdistill.evaluation import (
     evaluator,
     with_step_size,
 )
-from jaxdistill.runs.baselines import class_by_class, equal_steps, fits
+from jaxdistill.runs.baselines import class_by_class, fits, own_steps
 from jaxdistill.runs.compare import random_images, tested_on
 from jaxdistill.runs.distill import distilled, opened
 from jaxdistill.runs.networks import evaluations, num_unseen
@@ -205,7 +205,7 @@ def sets(run: Run, real: Splits, place: np.ndarray, per_class: int) -> dict[str,
       per_class: images of each class.
     """
     most = max(run.config.num_eval_learners, run.config.num_search_learners)
-    constant = equal_steps(run, place[run.order])[0]
+    constant = own_steps(run, place[run.order])[0]
     images, subsets = random_images(real, per_class)
     return {
         "distilled": Trained(as_learned(run, run.order), *seen(run, stream(run.key, "draws"), most)),

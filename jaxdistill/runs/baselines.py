@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.baselines import average_real, k_means, nearest_neighbors, optimized_real, random_real
-from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.table import SearchOptions
 from jaxdistill.core.checks import fail
@@ -21,7 +20,6 @@ from jaxdistill.evaluation import (
     Score,
     Subsets,
     Tuned,
-    as_distilled,
     as_they_are,
     correct_on,
     everything,
@@ -37,8 +35,8 @@ from jaxdistill.runs.plan import Plan
 from jaxdistill.runs.protocols import (
     ORDERS,
     as_learned,
+    equal_steps,
     in_other_order,
-    inner_training,
     other_order,
     protocol_of,
     seen,
@@ -98,7 +96,7 @@ def rows_of(
     training = protocol_of(run)
     protocols, how = [training._replace(labels="probabilities")], training.name
     if training.name == "as_distilled":
-        protocols, how = equal_steps(run, class_by_class(classes)[order]), "as distilled"
+        protocols, how = own_steps(run, class_by_class(classes)[order]), "as distilled"
     progress.say(f"distilled images: {distilled.num_learners} networks, {len(order)} steps ...")
     found = score(distilled, training, *seen(run, key, distilled.num_learners))
     rows = [_row("distilled", found, how) | neighbors([run.batch], run.data, options)]
@@ -189,22 +187,14 @@ def fits(plan: Plan, neighbors: Sequence[int] = (1,)) -> tuple[np.ndarray, int]:
     return classes, int(counts[0])
 
 
-def equal_steps(run: Run, order: np.ndarray) -> list[Protocol]:
+def own_steps(run: Run, order: np.ndarray) -> list[Protocol]:
     """The steps of a run on other images: with one step size for all, and with its own schedule to scale.
 
     Args:
       run: of a method that trains inner steps.
       order: [T, B], which of the other images each step is on.
     """
-    config = run.config
-    optimizer = build.inner_optimizer(config.replace(learned=()), build.num_inner_steps(config))
-    constant = as_distilled(
-        jnp.asarray(order),
-        optimizer,
-        optimizer.values(optimizer.init()),
-        weight_decay=config.weight_decay,
-        loss=inner_training(run)["loss"],
-    )
+    constant = equal_steps(run, lambda key: jnp.asarray(order, jnp.int32))
     scaled = as_learned(run, order)._replace(name="scaled schedule", labels="probabilities")
     return [constant._replace(name="one step size"), scaled]
 

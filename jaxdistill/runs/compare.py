@@ -31,8 +31,8 @@ from jaxdistill.runs.classes import class_counts, tested_unevenly
 from jaxdistill.runs.networks import evaluations
 from jaxdistill.runs.protocols import (
     ORDERS,
+    equal_steps,
     in_other_order,
-    inner_training,
     other_order,
     paper_protocol,
     protocol_name,
@@ -156,15 +156,9 @@ def _random_real(run: Run, baseline: Evaluation, name: str) -> Reference | None:
     count = per_class * classes
     plans: Sequence[Protocol] = [paper_protocol(data.info, name, count)] if name != "as_distilled" else ()
     if name == "as_distilled":
-        equal_steps = epochs(
-            count,
-            num_epochs=max(1, order.size // count),
-            batch_size=order.shape[1],
-            momentum=config.inner_momentum,
-            weight_decay=config.weight_decay,
-            name="equal steps",
-        )._replace(loss=inner_training(run)["loss"])
-        plans = [equal_steps, dc(count)]
+        passes = max(1, order.size // count)
+        shuffled = epochs(count, num_epochs=passes, batch_size=order.shape[1]).order
+        plans = [equal_steps(run, shuffled), dc(count)]
     return reference(
         "random real images",
         baseline,

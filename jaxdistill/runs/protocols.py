@@ -1,5 +1,6 @@
 """How networks are trained on the images of a run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from jaxdistill.evaluation import (
     published,
     with_step_size,
 )
-from jaxdistill.evaluation.protocols import MATCHING, PROTOCOLS
+from jaxdistill.evaluation.protocols import MATCHING, PROTOCOLS, STEP_SIZES, multiples
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.runs.networks import num_unseen, unseen_networks
 from jaxdistill.runs.run import Run, Synthetic
@@ -96,7 +97,7 @@ def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Pr
       order: [T, B], the images of each step.
       shuffle: as for `as_distilled`; that of the run's curriculum when None.
     """
-    return as_distilled(
+    plan = as_distilled(
         jnp.asarray(order),
         build.inner_optimizer(run.config, build.num_inner_steps(run.config)),
         run.method.hyperparameters(run.state),
@@ -104,6 +105,37 @@ def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Pr
         shuffle=CURRICULA[run.config.curriculum].shuffle if shuffle is None else shuffle,
         **inner_training(run),
     )
+    return plan._replace(step_sizes=_searched(run.config, float(plan.step_size)))
+
+
+def equal_steps(run: Run, order: Callable[[Array], Array]) -> Protocol:
+    """The inner training of a run on images that are not learned, with one step size for all steps.
+
+    Args:
+      run: of a method that trains inner steps.
+      order: key -> [T, B], which of the other images each step is on; their labels are probabilities.
+
+    Returns:
+      The protocol: optimiser, loss and weight decay of the run, and its temperature where that is learned.
+    """
+    config = run.config
+    optimizer = build.inner_optimizer(config.replace(learned=()), build.num_inner_steps(config))
+    plan = Protocol(
+        name="equal steps",
+        order=order,
+        optimizer=optimizer,
+        values=optimizer.values(optimizer.init()),
+        weight_decay=config.weight_decay,
+        restart=0,
+        augment=None,
+        step_sizes=_searched(config, config.inner_learning_rate),
+    )
+    return plan._replace(**(inner_training(run) | {"labels": "probabilities"}))
+
+
+def _searched(config: Config, step_size: float) -> tuple[float, ...]:
+    """Candidates for the step size of a run's own training on other images."""
+    return STEP_SIZES if config.inner_optimizer == "sgd" else multiples(step_size)
 
 
 def inner_training(run: Run) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from jaxdistill.config.table import Config
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Batch
 from jaxdistill.evaluation import Score, Tuned
-from jaxdistill.runs import baselines
+from jaxdistill.evaluation.protocols import STEP_SIZES, multiples
+from jaxdistill.runs import baselines, compare
 from jaxdistill.runs.baseline_files import draw
 from jaxdistill.runs.plan import planned
 from jaxdistill.runs.reference import Reference
@@ -60,11 +61,37 @@ def test_real_images_take_the_places_of_distilled_ones_of_their_class():
     assert sorted(place) == list(range(40))
     by_class = np.repeat(np.arange(10), 4)
     np.testing.assert_array_equal(by_class[place], classes)
-    one, scaled = baselines.equal_steps(run, place[run.order])
+    one, scaled = baselines.own_steps(run, place[run.order])
     for protocol in (one, scaled):
         np.testing.assert_array_equal(protocol.order(jax.random.key(0)), place[run.order])
     np.testing.assert_allclose(one.values["learning_rate"], 0.05)
     np.testing.assert_array_equal(scaled.values["learning_rate"], run.hyperparameters["learning_rate"])
+
+
+def test_equal_steps_are_those_of_the_run(monkeypatch):
+    """Its optimiser, loss and learned temperature, in both comparisons with real images."""
+    asked = []
+    monkeypatch.setattr(
+        compare, "reference", lambda name, evaluation, plans, *given, **more: asked.append(plans)
+    )
+
+    def plans(run):
+        compare._random_real(run, None, "as_distilled")
+        return [asked.pop()[0], *baselines.own_steps(run, run.order)]
+
+    run = started(inner_optimizer="adam", inner_learning_rate=1e-3, inner_loss="platt")
+    inner = run.state.meta.inner | {"log_temperature": jnp.full(1, 0.5)}
+    run.finished.state.meta.inner.update(inner)
+    gradient, now = {"w": jnp.full(2, 3.0)}, {"learning_rate": jnp.asarray(0.1)}
+    for plan in plans(run):
+        assert plan.temperature == pytest.approx(np.exp(-0.5)) and plan.labels == "probabilities"
+        transform = plan.optimizer.build(now)
+        moved, _ = transform.update(gradient, transform.init(gradient))
+        np.testing.assert_allclose(moved["w"], -0.1, rtol=1e-2)  # whatever the gradient
+        np.testing.assert_allclose(plan.step_sizes, multiples(1e-3), rtol=1e-4)
+    for plan in plans(started(inner_momentum=0.5, weight_decay=0.1)):
+        assert plan.step_sizes == STEP_SIZES and plan.weight_decay == 0.1 and plan.temperature == 1
+        np.testing.assert_array_equal(plan.values["momentum"], 0.5)
 
 
 @pytest.mark.parametrize(
