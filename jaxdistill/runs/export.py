@@ -89,7 +89,10 @@ def export(
     if to == "hf":
         formats.require_pyarrow("export hf")
     if to == "latents":
-        write_latents(path, _latents(images))
+        latents = _latents(images)
+        write_latents(path, latents)
+        with shown.silent(not progress):
+            _say_written(len(latents["classes"]), str(latents["dataset"]), path)
         return path
     source = _source(images)
     channels = source.file.pixels.shape[-1]
@@ -118,7 +121,9 @@ def _latents(images: Run | str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of a run's latents, or those in its folder."""
     if isinstance(images, Run):
         return latents_of(images)
-    path = Path(images).expanduser()
+    if not isinstance(images, str | os.PathLike):
+        raise fail("export", "images as a Run, its folder or its latents.npz", type(images).__name__)
+    path = as_path("export", images)
     path = path / "latents.npz" if path.is_dir() else path
     arrays = read_npz(path, f"export({Path(*path.parts[-2:])})")
     if "code" not in arrays:
@@ -176,9 +181,13 @@ def _scores(folder: Path | None) -> dict[str, Any] | None:
         raise fail("export", f"a readable {folder / 'result.json'}", error) from error
 
 
+def _say_written(count: int, dataset: str, path: Path) -> None:
+    shown.say(f"{count} images of {dataset}: {path}")
+
+
 def _say(file: Synthetic, path: Path, to: str) -> None:
     """Prints what was written, and notes about it."""
-    shown.say(f"{len(file.labels)} images of {file.metadata['dataset']}: {path}")
+    _say_written(len(file.labels), file.metadata["dataset"], path)
     if to != "torch":
         shown.say(f"note: pictures are rounded to 8 bits, {formats.pictures(file).clipped}")
     if to == "folder":

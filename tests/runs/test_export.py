@@ -386,6 +386,7 @@ def test_what_cannot_be_exported_is_one_line(file, tmp_path):
         (tmp_path / "none.npz", out, "npz", "no file of that name"),
         (tmp_path / "empty", out, "npz", "a folder of a finished run, with synthetic.npz, got"),
         (3, out, "npz", "images as a Run, its folder or its synthetic.npz, got int"),
+        (3, out, "latents", "images as a Run, its folder or its latents.npz, got int"),
         (
             wide_file,
             tmp_path / "out",
