@@ -185,7 +185,7 @@ def latents_of(run: Run) -> dict[str, np.ndarray]:
     if config.teacher != "images":
         raise fail("latents", "a run with teacher=images", f"teacher={config.teacher}")
     decoder = build.decoder(config, run.data, stream(run.key, "teacher start"))
-    return latents_arrays(run.stored, decoder, info, config.images_per_class)
+    return latents_arrays(run.stored, decoder, info, config.images_per_class, config.labels)
 
 
 def export(run: Run, directory: RunDir) -> None:

@@ -10,6 +10,9 @@ from tiny_runs import ALONE, tiny_run
 
 import jaxdistill as jd
 from jaxdistill.core.checks import UserError
+from jaxdistill.runtime.latents import latents_arrays, write_latents
+from jaxdistill.teachers.decoders.pixels import pixels
+from jaxdistill.teachers.storage import as_read
 
 STORING = {
     "method": "dm",
@@ -47,15 +50,17 @@ def test_a_result_says_what_was_stored_and_trained_on(stored):
     assert json.loads((path / "result.json").read_text())["bits_per_class"] == result["bits_per_class"]
 
 
-def test_numpy_decodes_the_images_that_are_evaluated(stored, tmp_path):
+def test_numpy_decodes_the_images_that_are_evaluated(stored, tmp_path, capsys):
     path, *_ = stored
-    jd.export(path, tmp_path / "copy.npz", to="latents", progress=False)
+    jd.export(path, tmp_path / "copy.npz", to="latents")
+    assert f"{stored[1]['images_trained_on']} images of digits: {tmp_path}" in capsys.readouterr().out
     for file in (path / "latents.npz", tmp_path / "copy.npz"):
         with np.load(file) as content, np.load(path / "synthetic.npz") as synthetic:
             found = {"path": file}
             exec(str(content["code"]), found)
             np.testing.assert_allclose(found["images"], synthetic["x_standardised"], atol=1e-4)
             np.testing.assert_array_equal(content["classes"], synthetic["y"])
+            np.testing.assert_array_equal(found["labels"], np.eye(10)[synthetic["y"]])
             pixels = (found["images"] * content["std"] + content["mean"]) * content["scale"]
             np.testing.assert_allclose(pixels, synthetic["x"], atol=2e-3)
             assert content["latents/bases"].dtype == np.uint8
@@ -63,6 +68,22 @@ def test_numpy_decodes_the_images_that_are_evaluated(stored, tmp_path):
     assert run.stored.scalars == stored[1]["scalars_stored"]
     made = run.method.synthesize(run.state, jax.random.key(0)).x
     np.testing.assert_allclose(made.reshape(run.batch.x.shape), run.batch.x, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"), [({"soft_labels": True}, "probabilities"), ({"labels": "free"}, "free")]
+)
+def test_numpy_decodes_learned_labels_of_each_kind(options, kind, tmp_path):
+    info = jd.load("digits").info
+    teacher = jd.images(image_shape=(8, 8, 1), num_classes=10, stored_as="uint8", **options)
+    phi = teacher.init(jax.random.key(0))
+    arrays = latents_arrays(teacher.stored(phi), pixels(image_shape=(8, 8, 1)), info, 1, kind)
+    write_latents(tmp_path / "latents.npz", arrays)
+    found = {"path": tmp_path / "latents.npz"}
+    exec(str(arrays["code"]), found)
+    expected = as_read(teacher, phi).value.y[0]
+    np.testing.assert_allclose(found["labels"], expected, atol=1e-5)
+    assert str(arrays["label_kind"]) == kind and (found["labels"].min() < 0) == (kind == "free")
 
 
 @pytest.mark.parametrize(
