@@ -65,4 +65,4 @@ def _dot(equation: Any) -> float:
 def _convolution(equation: Any) -> float:
     kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
     inputs = math.prod(size for axis, size in enumerate(kernel) if axis != numbers.rhs_spec[0])
-    return 2.0 * equation.outvars[0].aval.size * inputs / equation.params["batch_group_count"]
+    return 2.0 * equation.outvars[0].aval.size * inputs

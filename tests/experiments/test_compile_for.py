@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,15 @@ def test_operations_of_convolutions_and_their_gradients():
     assert both.flops == pytest.approx(3 * forward)
     networks = [jax.ShapeDtypeStruct((4, *each.shape), each.dtype) for each in (image, kernel)]
     assert work_of(jax.vmap(conv), *networks).flops == 4 * forward  # one convolution in groups
+    grouped = partial(
+        lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        batch_group_count=2,
+    )
+    many = jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32)
+    assert work_of(grouped, image, many).flops == 2 * (1 * 4 * 4 * 4) * 27  # two outputs for an image
 
 
 def test_every_method_and_gradient_is_a_program():
