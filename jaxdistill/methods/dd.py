@@ -15,6 +15,7 @@ drawn with replacement in place of shuffled epochs, and from the training set wi
 settings for small images have them, since ten images of 8x8 pixels diverge without.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -147,6 +148,10 @@ def dd(
         microbatch=microbatch,
     )
     if validate_every is not None:
+        if "keep_every" not in inspect.signature(solve).parameters:
+            made = solve.func if isinstance(solve, partial) else solve
+            got = f"{validate_every} with {getattr(made, '__name__', 'another solve')}"
+            raise fail("dd", "no validate_every, of unrolled gradients only", got)
         solve = partial(solve, keep_every=validate_every)
     student = teacher
     if inner_batch_size is not None:

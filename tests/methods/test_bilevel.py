@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import CLASSES, SHALLOW, SHAPE, message, same_bits, tiny_data, tiny_net, to_float64
+from helpers import (
+    CLASSES,
+    SHALLOW,
+    SHAPE,
+    images_teacher,
+    message,
+    same_bits,
+    tiny_data,
+    tiny_net,
+    to_float64,
+)
 
 from jaxdistill.augment import Augmentation, dsa
 from jaxdistill.core.checks import UserError
@@ -301,6 +311,14 @@ def test_a_caller_gives_the_very_real_batch(name):
     expected = by_itself(Data(tiny_data(), None))
     np.testing.assert_allclose(moving(lambda data, key: drawn)(other), expected, rtol=1e-4, atol=1e-5)
     assert np.abs(by_itself(other) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["dd", "frepo"])
+def test_losses_on_the_way_are_of_unrolled_gradients_alone(name):
+    options = {"solve": functools.partial(implicit, max_steps=5)} if name == "dd" else {}
+    with pytest.raises(UserError) as error:
+        METHODS[name].make(tiny_net("mlp"), images_teacher(), validate_every=1, **options)
+    assert "dd: expected no validate_every, of unrolled gradients only, got 1 with " in message(error)
 
 
 def test_the_average_is_that_of_its_definition():
