@@ -142,7 +142,7 @@ def outer(
       rule: rate -> transformation: `optax.adam`, `optax.rmsprop`, or a `functools.partial` of such a factory.
       learning_rate: a number or a schedule.
       hyper_learning_rate: of learned inner hyper-parameters, where it is another; 0 keeps them where they
-        start, which makes one program of all starts.
+        start, which makes one program of all starts, but for those with a rate in `learning_rates`.
       learning_rates: of single parts, which replace the other two: `images`, `labels`, `network` and `noise`
         of a generator, or an inner hyper-parameter such as `learning_rate`.
       clip: largest global norm of the hypergradient; None for no clip.
@@ -164,7 +164,7 @@ def outer(
     parts = []
     single = dict(learning_rates or {})
     if hyper_learning_rate == 0:
-        frozen = Meta(teacher=False, inner=True)
+        frozen = partial(_without_rate, single)
         parts.append(optax.masked(optax.set_to_zero(), frozen))  # before the clip: it is no part of the norm
         hyper_learning_rate = None
     if relative_clip is not None:
@@ -191,6 +191,13 @@ def outer(
     if np.isfinite([low, high]).any():
         parts.append(optax.masked(keep_in_range(low, high), step_sizes))
     return optax.chain(*parts)
+
+
+def _without_rate(single: Collection[str], meta: Meta) -> Meta:
+    """Which leaves are inner hyper-parameters without a rate of their own."""
+    return jax.tree.map_with_path(
+        lambda path, leaf: path[0].name == "inner" and part_of(path) not in single, meta
+    )
 
 
 def _labels(single: Collection[str], meta: Meta) -> Meta:

@@ -15,7 +15,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
-from jaxdistill.methods.outer import SMALLEST
+from jaxdistill.methods.outer import SMALLEST, parse_rates
 from jaxdistill.runs.classes import say_uneven
 from jaxdistill.runs.networks import only_network
 from jaxdistill.runs.plan import Plan, identity_from, planned
@@ -222,9 +222,9 @@ def say_start(plan: Plan, path: str | Path) -> None:
 
 def _bounds(config: Config) -> dict[str, Bound]:
     """The bounds of the learned step sizes, if any."""
-    if not build.recipe(config).trains or config.hyper_learning_rate == 0:
+    if not build.recipe(config).trains or "learning_rate" not in config.learned:
         return {}
-    if "learning_rate" not in config.learned:
+    if config.hyper_learning_rate == 0 and "learning_rate" not in parse_rates(config.outer_learning_rates):
         return {}
     low = SMALLEST if config.positive == "projected" else 0.0
     high = config.max_inner_learning_rate or math.inf

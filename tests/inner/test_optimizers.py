@@ -217,7 +217,7 @@ def test_single_parts_have_learning_rates_of_their_own():
         )
         updates, _ = optimizer.update(ones, optimizer.init(meta), meta)
         found = [-float(leaf[0]) for leaf in (*updates.teacher.values(), *updates.inner.values())]
-        assert found == [2.0, 0.5, expected, 0.0 if hyper == 0 else 0.25]
+        assert found == [2.0, 0.5, expected, 0.25]
     with pytest.raises(UserError) as error:
         optimizer.init(Meta({"x": jnp.ones(2)}, {}))
     assert "parts that are learned: images, got 'labels'" in message(error)
