@@ -121,12 +121,16 @@ def ruled_out(name: str, values: Mapping[str, Any]) -> str | None:
         value = values[other]
         return f"{other}={(','.join(map(str, value)) or 'none') if isinstance(value, tuple) else value}"
 
-    if name in WITHOUT_STEPS and values.get("gradient") in HEAD_SOLVED:
-        return None  # of a learned temperature
+    if name == "hyper_learning_rate" and "platt" in (values.get("inner_loss"), values.get("outer_loss")):
+        return None  # it is that of the learned temperature
     if name == "augment_strength" and "method" in values and values.get("augment") is None:
         return having("method", lambda method: not recipe_of(find(METHODS, method)).augments)
     if name in NEEDS:
         return having(*NEEDS[name])
+    if name == "label_margin" and values.get("labels") != "free":
+        return having("soft_labels", lambda learned: not learned)
+    if name == "inner_loss" and "population" in values and name not in taken("population", values):
+        return having("gradient", lambda gradient: gradient in HEAD_SOLVED)
     if name == "soft_labels" and "method" in values:
         return having("method", lambda method: not recipe_of(find(METHODS, method)).sees_labels)
     return None

@@ -5,7 +5,7 @@ from helpers import message
 
 from jaxdistill.config.option import UNSET, Options, option, options
 from jaxdistill.config.owners import HEAD_SOLVED
-from jaxdistill.config.resolve import KNOWN, acting, defaults, facts_before_loading, resolve
+from jaxdistill.config.resolve import KNOWN, acting, check_effects, defaults, facts_before_loading, resolve
 from jaxdistill.config.table import GRADIENTS, Config, DataOptions, SeedOptions
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.registry import options_of
@@ -106,6 +106,23 @@ def test_settings_that_follow_from_others():
     assert values(resolved(method="dm"), "start", "population") == ["real", "fresh"]
     assert values(resolved(method="dc"), "start", "population") == ["noise", "persistent"]
     assert resolved(population="fixed").num_learners == 1
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"gradient": "implicit", "outer_loss": "platt", "hyper_learning_rate": 0.1},
+        {"gradient": "closed_form", "outer_loss": "platt", "hyper_learning_rate": 0.1},
+        {"learned": ("momentum",), "hyper_learning_rate": 0.1},
+        {"label_margin": 0.5, "soft_labels": True},
+        {"method": "frepo", "label_margin": 0.5},
+        {"method": "frepo", "inner_loss": "cross_entropy"},  # of the pool
+        {"gradient": "closed_form", "inner_loss": "squared"},
+    ],
+    ids=lambda chosen: ",".join(chosen),
+)
+def test_an_option_that_acts_may_be_chosen(chosen):
+    check_effects(Config(**chosen), SMALL)
 
 
 def test_a_budget_counts_free_labels():

@@ -100,6 +100,9 @@ OPTIONS = [
         "no label_confidence with soft_labels=False, where it",
     ),
     ({"learned": [], "hyper_learning_rate": 0.1}, "no hyper_learning_rate with learned=none, where"),
+    (CLOSED | {"hyper_learning_rate": 0.1, "outer_loss": "squared"}, "no hyper_learning_rate with learned=n"),
+    ({"label_margin": 0.5}, "no label_margin with soft_labels=False, where"),
+    (CLOSED | {"inner_loss": "platt"}, "no inner_loss with gradient=closed_form, where"),
     (
         {"inner_momentum": 0.5, "learned": ["momentum"], "positive": "exp"},
         "no positive with learned=momentum",
