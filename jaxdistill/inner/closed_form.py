@@ -8,11 +8,9 @@ from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
 
 from jaxdistill.core.checks import at_least, fail, one_of
-from jaxdistill.core.keys import stream
 from jaxdistill.core.labels import targets
 from jaxdistill.core.types import (
     Array,
-    Batch,
     InnerLoss,
     InnerOptimizer,
     Learner,
@@ -23,6 +21,7 @@ from jaxdistill.core.types import (
     Teacher,
 )
 from jaxdistill.inner.losses import squared
+from jaxdistill.inner.whole_set import check_once, whole_set
 
 RIDGE_UNITS = ("trace", "images")
 """What `ridge` multiplies: the mean diagonal entry of the kernel (FRePo), or the number of images (RCIG)."""
@@ -78,7 +77,7 @@ def closed_form(
 
     def run(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Params, SolveInfo]:
         del probe
-        images = in_one_batch(teacher.batches(meta.teacher, stream(key, "teacher")))
+        images = whole_set(teacher, meta, key)
         features, y = learner.embed(params, images.x), targets("squared", teacher.labels, images.y)
         kernel, solved = ridge_regression(features, y, ridge=ridge, ridge_unit=ridge_unit)
         trained = with_classifier(calibrate(params, images.x), kernel, None)
@@ -120,15 +119,10 @@ def penalty(features: Array, *, ridge: float, ridge_unit: str) -> Array | float:
     return ridge * (jnp.sum(jnp.square(features)) / count if ridge_unit == "trace" else count)
 
 
-def in_one_batch(batches: Batch) -> Batch:
-    """The images of all batches, [T, B, ...] -> [T B, ...]."""
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
-
-
 def checked_classifier(
     where: str, learner: Learner, teacher: Teacher
 ) -> Callable[[Params, Array, Array | None], Params]:
-    """The learner's `with_classifier`; raises where it has none, or too few features.
+    """The learner's `with_classifier`; raises where it has none, too few features, or an image twice.
 
     Args:
       where: what solves for the classifier, for the error.
@@ -139,6 +133,7 @@ def checked_classifier(
     if with_classifier is None:
         expected = "a learner with a linear classifier (Learner.with_classifier)"
         raise fail(where, expected, "one without", "Or differentiate by gradient=implicit.")
+    check_once(where, teacher)
     key = jax.random.key(0)
 
     def shapes() -> tuple[Array, Params]:

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core.checks import above, one_of
-from jaxdistill.core.keys import stream
 from jaxdistill.core.labels import targets
 from jaxdistill.core.linalg import squared_norm, zeros_like
 from jaxdistill.core.types import (
@@ -25,12 +24,12 @@ from jaxdistill.core.types import (
 from jaxdistill.inner.closed_form import (
     RIDGE_UNITS,
     checked_classifier,
-    in_one_batch,
     penalty,
     ridge_regression,
 )
 from jaxdistill.inner.implicit import implicit
 from jaxdistill.inner.solvers import LinearSolver
+from jaxdistill.inner.whole_set import in_one_batch, whole_set
 from jaxdistill.learners.linearized import Linearized, head_and_body, linearized
 
 
@@ -133,7 +132,7 @@ def convexified(
 
     def run(meta: Meta, params: Params, probe: Probe | None, key: Array) -> tuple[Linearized, SolveInfo]:
         trained, info = body(meta, start(params), probe, key)
-        batch = in_one_batch(teacher.batches(meta.teacher, stream(key, "teacher")))
+        batch = whole_set(teacher, meta, key)
         _, _, kernel, _, solved = head(trained, batch)
         told = {"singular_kernels": 1 - solved.astype(kernel.dtype)}
         return trained._replace(head=kernel), info._replace(report=info.report | told)

@@ -2,14 +2,13 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
 
 from jaxdistill.core.checks import above, fail
-from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Learner, Meta, Params, Solve, SolveInfo, Teacher
+from jaxdistill.inner.whole_set import check_once, whole_set
 from jaxdistill.layers.infinite import Kernel
 
 
@@ -70,16 +69,16 @@ def kernel_ridge(teacher: Teacher, kernel: Kernel, *, ridge: float = 1e-6) -> So
       where the matrix is singular in the precision of the images, see `check_different`.
 
     Raises:
-      UserError: a ridge that is not above 0.
+      UserError: a ridge that is not above 0, or a teacher whose batches have an image twice.
 
     References: Nguyen, Chen & Lee 2021, "Dataset Meta-Learning from Kernel Ridge-Regression", equation 2.
     """
     above("kernel_ridge", "ridge", ridge, 0.0)
+    check_once("kernel_ridge", teacher)
 
     def run(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Support, SolveInfo]:
         del params, probe
-        batches = teacher.batches(meta.teacher, stream(key, "teacher"))
-        images = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
+        images = whole_set(teacher, meta, key)
         targets = centred(images.y, teacher.labels)
         gram = kernel(images.x, images.x)
         shift = ridge * jnp.trace(gram) / gram.shape[0]

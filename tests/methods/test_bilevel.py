@@ -313,6 +313,13 @@ def test_a_caller_gives_the_very_real_batch(name):
     assert np.abs(by_itself(other) - expected).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["frepo", "rcig", "kip"])
+def test_a_closed_form_sees_each_image_once(name):
+    with pytest.raises(UserError) as error:
+        METHODS[name].make(tiny_net("mlp"), images_teacher(distill_epochs=3))
+    assert "expected each of 6 images once, got 18 in all batches. Set distill_epochs to 1" in message(error)
+
+
 @pytest.mark.parametrize("name", ["dd", "frepo"])
 def test_losses_on_the_way_are_of_unrolled_gradients_alone(name):
     options = {"solve": functools.partial(implicit, max_steps=5)} if name == "dd" else {}
