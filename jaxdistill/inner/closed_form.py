@@ -105,12 +105,24 @@ def ridge_regression(
     dual = count <= size if dual is None else dual
     scale = penalty(features, ridge=ridge, ridge_unit=ridge_unit)
     matrix = jnp.matmul(features, features.T) if dual else jnp.matmul(features.T, features)
-    factor = cho_factor(matrix + scale * jnp.eye(matrix.shape[0], dtype=matrix.dtype), lower=True)
-    right = y if dual else features.T @ y
-    solution = cho_solve(factor, right)
-    solved = jnp.isfinite(factor[0]).all()
-    solution = jnp.where(solved, solution, 0.0)
+    solution, solved = regularized_solve(matrix, scale, y if dual else features.T @ y)
     return (features.T @ solution if dual else solution), solved
+
+
+def regularized_solve(matrix: Array, shift: Array | float, right: Array) -> tuple[Array, Array]:
+    """(matrix + shift I)^-1 right, by a Cholesky factorisation.
+
+    Args:
+      matrix: [n, n], symmetric.
+      shift: scalar.
+      right: [n, classes].
+
+    Returns:
+      (the solution [n, classes], whether there is a Cholesky factor); 0 where there is none.
+    """
+    factor = cho_factor(matrix + shift * jnp.eye(matrix.shape[0], dtype=matrix.dtype), lower=True)
+    solved = jnp.isfinite(factor[0]).all()
+    return jnp.where(solved, cho_solve(factor, right), 0.0), solved
 
 
 def penalty(features: Array, *, ridge: float, ridge_unit: str) -> Array | float:

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_factor, cho_solve
 
 from jaxdistill.core.checks import above, fail
 from jaxdistill.core.types import Array, Learner, Meta, Params, Solve, SolveInfo, Teacher
+from jaxdistill.inner.closed_form import regularized_solve
 from jaxdistill.inner.whole_set import check_once, whole_set
 from jaxdistill.layers.infinite import Kernel
 
@@ -65,8 +65,9 @@ def kernel_ridge(teacher: Teacher, kernel: Kernel, *, ridge: float = 1e-6) -> So
       ridge: relative to the mean of the diagonal, > 0.
 
     Returns:
-      The solve: (meta, any parameters, None, key) -> (`Support`, SolveInfo); the start plays no part. NaN
-      where the matrix is singular in the precision of the images, see `check_different`.
+      The solve: (meta, any parameters, None, key) -> (`Support`, SolveInfo); the start plays no part.
+      `singular_kernels` in its report is 1 where the matrix has no Cholesky factor in the precision of the
+      images; the weights are 0 there.
 
     Raises:
       UserError: a ridge that is not above 0, or a teacher whose batches have an image twice.
@@ -82,9 +83,10 @@ def kernel_ridge(teacher: Teacher, kernel: Kernel, *, ridge: float = 1e-6) -> So
         targets = centred(images.y, teacher.labels)
         gram = kernel(images.x, images.x)
         shift = ridge * jnp.trace(gram) / gram.shape[0]
-        weights = cho_solve(cho_factor(gram + shift * jnp.eye(gram.shape[0], dtype=gram.dtype)), targets)
+        weights, solved = regularized_solve(gram, shift, targets)
         loss = 0.5 * jnp.mean(jnp.square(gram @ weights - targets))
-        return Support(images.x, weights), SolveInfo(losses=loss[None], report={})
+        report = {"singular_kernels": 1 - solved.astype(loss.dtype)}
+        return Support(images.x, weights), SolveInfo(losses=loss[None], report=report)
 
     return Solve(run)
 

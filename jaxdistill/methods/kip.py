@@ -129,7 +129,8 @@ def _objective(machine: Learner, solve: Solve) -> Objective:
         fitted, info = solve(meta, params, probe, key)
         outputs = machine.apply(fitted, real.x)
         loss = 0.5 * jnp.mean(jnp.square(outputs - centred(real.y)))
-        return loss, {"loss": loss, "accuracy": accuracy(outputs, real.y), "inner_loss": info.losses[-1]}
+        metrics = {"loss": loss, "accuracy": accuracy(outputs, real.y), "inner_loss": info.losses[-1]}
+        return loss, metrics | info.report
 
     return objective
 

@@ -32,7 +32,8 @@ from jaxdistill.teachers import CURRICULA
 FAULTS = {
     "failed_solves": "A linear solve ended with NaN or a residual above 1: raise damping or weight_decay, "
     "train further (max_inner_steps), try linear_solver=gauss_newton_cg, or set on_failed_solve=skip.",
-    "singular_kernels": "The kernel of the images has no Cholesky factor: raise ridge, or widen the network.",
+    "singular_kernels": "The kernel of the images has no Cholesky factor: raise ridge (in kip "
+    "kernel_lambda), or widen the network.",
     "diverged_temperatures": "The temperature of platt went beyond e^10 or below e^-10: lower "
     "hyper_learning_rate, or take outer_loss=cross_entropy.",
 }

@@ -13,6 +13,7 @@ from jaxdistill.evaluation import Score
 from jaxdistill.layers.infinite import infinite_mlp
 from jaxdistill.methods.kip import kip
 from jaxdistill.runs import compare
+from jaxdistill.runs.distill import FAULTS
 from jaxdistill.runs.protocols import inner_training, protocol_of
 from jaxdistill.teachers.images import images
 
@@ -29,6 +30,7 @@ def test_loss_and_gradient_are_those_of_the_dense_formula(labels, x64):
     method = kip(tiny_net(), teacher, draw=lambda data, key: real, kernel_depth=2, kernel_lambda=1e-3)
     state = to_float64(method.init(KEY))
     gradient, metrics = jax.jit(method.gradient)(state, Data(tiny_data(), None), KEY)
+    assert metrics["singular_kernels"] == 0
     kernel = infinite_mlp("ntk", depth=2)
 
     @jax.jit
@@ -70,6 +72,16 @@ def test_the_kernel_machine_of_a_run_is_tested(capsys, monkeypatch):
     assert result["closed_form_validation_accuracy"] != result["closed_form_accuracy"]
     compare.show(result)
     assert "closed form, no network" in capsys.readouterr().out
+
+
+def test_a_singular_kernel_is_told():
+    """Equal images and hardly a ridge; the loss stays finite, so that a run names the fault."""
+    twice = jnp.ones((CLASSES, 2, *SHAPE))
+    teacher = images(image_shape=SHAPE, num_classes=CLASSES, images_per_class=2, start=twice)
+    method = kip(tiny_net(), teacher, draw=lambda data, key: tiny_batch(7), kernel_lambda=1e-30)
+    _, metrics = jax.jit(method.gradient)(method.init(KEY), Data(tiny_data(), None), KEY)
+    assert float(metrics["singular_kernels"]) == 1 and np.isfinite(metrics["loss"])
+    assert "kernel_lambda" in FAULTS["singular_kernels"]
 
 
 def test_equal_images_are_named(tmp_path):
