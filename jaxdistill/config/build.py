@@ -26,6 +26,7 @@ from jaxdistill.inner.accumulated import accumulated
 from jaxdistill.inner.closed_form import closed_form
 from jaxdistill.inner.convexified import convexified
 from jaxdistill.inner.implicit import implicit
+from jaxdistill.inner.kernel_ridge import check_different
 from jaxdistill.inner.solvers import LinearSolver, linear_solver
 from jaxdistill.inner.unrolled import unrolled
 from jaxdistill.learners import learner as make_learner
@@ -189,20 +190,10 @@ def start_images(config: Any, data: Splits, key: Array) -> Array | None:
         raise fail("teacher", expected, per_class, "Ask for fewer, or add --start=noise.")
     real = random_real(data.train, stream(key, "start"), per_class)
     if getattr(config, "gradient", None) in HEAD_SOLVED:
-        _check_distinct(np.asarray(real.x), config.gradient)
+        kind = f"start images with gradient={config.gradient}"
+        remedy = "change seed, or add --start=noise."
+        check_different("teacher", np.asarray(real.x), kind=kind, remedy=remedy)
     return real.x.reshape(info.num_classes, per_class, *info.image_shape)
-
-
-def _check_distinct(x: np.ndarray, gradient: str) -> None:
-    """Raises where two images are equal: their kernel is singular, and gradients keep them equal."""
-    _, first, group = np.unique(x.reshape(len(x), -1), axis=0, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[group.reshape(-1)] != np.arange(len(x)))
-    if again.size:
-        one, other = first[group.reshape(-1)[again[0]]], again[0]
-        expected = f"different start images with gradient={gradient}, whose kernel is otherwise singular"
-        raise fail(
-            "teacher", expected, f"equal images {one} and {other}", "Change seed, or add --start=noise."
-        )
 
 
 def batch_size(config: Any, info: DatasetInfo) -> int:
@@ -339,7 +330,7 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     network = mixed_precision(network, config.dtype)
     if config.linearized:
         if source(config).bank is not None or source(config).only_one:
-            expected = "population=fresh or persistent with linearized"
+            expected = "population=fresh, persistent or ages with linearized"
             raise fail("learner", expected, f"population={config.population}")
         network = linearized(network)
     names = taken("method", {"method": config.method})

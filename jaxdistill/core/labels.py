@@ -35,8 +35,18 @@ def centred(y: Array) -> Array:
 
     References: Zhou, Nezhadarya & Ba 2022, "Dataset Distillation using Neural Feature Regression".
     """
-    classes = y.shape[-1]
-    return math.sqrt(classes / 10) * (y - 1 / classes)
+    return math.sqrt(y.shape[-1] / 10) * zero_mean(y)
+
+
+def zero_mean(y: Array) -> Array:
+    """y - 1 / C: what kernel ridge regression predicts of probabilities.
+
+    Args:
+      y: [..., C] probabilities.
+
+    References: Nguyen, Chen & Lee 2021, "Dataset Meta-Learning from Kernel Ridge-Regression".
+    """
+    return y - 1 / y.shape[-1]
 
 
 def targets(loss: str, labels: str, y: Array) -> Array:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.checks import above, fail
+from jaxdistill.core.labels import zero_mean
 from jaxdistill.core.types import Array, Learner, Meta, Params, Solve, SolveInfo, Teacher
 from jaxdistill.inner.closed_form import regularized_solve
 from jaxdistill.inner.whole_set import check_once, whole_set
@@ -80,7 +81,7 @@ def kernel_ridge(teacher: Teacher, kernel: Kernel, *, ridge: float = 1e-6) -> So
     def run(meta: Meta, params: Params, probe: None, key: Array) -> tuple[Support, SolveInfo]:
         del params, probe
         images = whole_set(teacher, meta, key)
-        targets = centred(images.y, teacher.labels)
+        targets = images.y if teacher.labels == "free" else zero_mean(images.y)
         gram = kernel(images.x, images.x)
         shift = ridge * jnp.trace(gram) / gram.shape[0]
         weights, solved = regularized_solve(gram, shift, targets)
@@ -91,27 +92,21 @@ def kernel_ridge(teacher: Teacher, kernel: Kernel, *, ridge: float = 1e-6) -> So
     return Solve(run)
 
 
-def centred(y: Array, labels: str = "probabilities") -> Array:
-    """What the regression predicts: y - 1 / classes of probabilities, and free labels as they are.
-
-    Args:
-      y: [..., classes].
-      labels: one of `jaxdistill.core.labels.LABELS`.
-    """
-    return y if labels == "free" else y - 1 / y.shape[-1]
-
-
-def check_different(where: str, images: np.ndarray) -> None:
-    """Raises where two images are equal, which makes every kernel singular.
+def check_different(where: str, images: np.ndarray, *, kind: str = "images", remedy: str) -> None:
+    """Raises where two images are equal, which makes every kernel singular, and gradients keep them equal.
 
     Args:
       where: the method, for the error.
       images: [n, ...].
+      kind: what they are.
+      remedy: how to get others, as the end of a sentence.
     """
     flat = np.asarray(images).reshape(len(images), -1)
     _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
     twins = [f"{first[which[i]]} and {i}" for i in range(len(flat)) if first[which[i]] != i]
     if twins:
         shown = ", ".join(twins[:5]) + (", ..." if len(twins) > 5 else "")
-        remedy = "The kernel of equal images is singular: start from noise, or from other images."
-        raise fail(where, "images that differ from one another", f"equal images {shown}", remedy)
+        remedy = (
+            f"The kernel of equal images is singular: {remedy or 'start from noise, or from other images.'}"
+        )
+        raise fail(where, f"{kind} that differ from one another", f"equal images {shown}", remedy)

@@ -103,6 +103,12 @@ def squared(outputs: Array, labels: Array) -> Array:
     return 0.5 * jnp.mean(jnp.sum(jnp.square(outputs - labels), axis=-1))
 
 
+def without_temperature(where: str, loss: str) -> None:
+    """Raises for a loss with a learned temperature, of what is trained outside of the inner loop."""
+    if loss == "platt":
+        raise fail(where, "an inner_loss without a learned temperature", loss, "Take cross_entropy.")
+
+
 def label_margin(labels: Array, *, gap: float) -> Array:
     """Mean over images of max(0, gap - (t_1 - t_2)), t_1 and t_2 the largest entries of a label.
 

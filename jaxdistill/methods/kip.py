@@ -6,7 +6,7 @@
 | kernel K, of an infinitely wide fully connected network (FC) | `infinite_mlp` | layers/infinite.py |
 | (K_ss + lambda I)^-1 y_s, lambda = 1e-6 tr(K_ss) / n | `kernel_ridge` | inner/kernel_ridge.py |
 | L = 1/2 mean of (y_t - K_ts (K_ss + lambda I)^-1 y_s)^2 | `objective` | this file |
-| centred one-hot labels, or learned ones | `centred`, `labels=free` | inner/kernel_ridge.py |
+| centred one-hot labels, or learned ones | `zero_mean`, `labels=free` | core/labels.py |
 | Adam 0.04, 5,000 targets a step (authors' notebook) | `outer_adam`, `real_batch_size` | methods/outer.py |
 | W_std = sqrt 2, b_std = 0.1, one hidden layer (notebook) | `weight_variance`, `bias_variance` | this file |
 
@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdistill.core.labels import zero_mean
 from jaxdistill.core.types import (
     Array,
     Batch,
@@ -37,7 +38,7 @@ from jaxdistill.core.types import (
     Solve,
     Teacher,
 )
-from jaxdistill.inner.kernel_ridge import centred, check_different, kernel_machine, kernel_ridge
+from jaxdistill.inner.kernel_ridge import check_different, kernel_machine, kernel_ridge
 from jaxdistill.inner.losses import accuracy
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.layers.infinite import infinite_mlp
@@ -117,7 +118,8 @@ def kip(
 
     def check(state: DistillState, key: Array) -> None:
         images = jax.jit(method.synthesize)(state, key).x
-        check_different("kip", jax.device_get(images.reshape(-1, *images.shape[2:])))
+        flat = jax.device_get(images.reshape(-1, *images.shape[2:]))
+        check_different("kip", flat, remedy="start from noise, or from other images.")
 
     return method._replace(predictor=predictor, check=check)
 
@@ -128,7 +130,7 @@ def _objective(machine: Learner, solve: Solve) -> Objective:
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         fitted, info = solve(meta, params, probe, key)
         outputs = machine.apply(fitted, real.x)
-        loss = 0.5 * jnp.mean(jnp.square(outputs - centred(real.y)))
+        loss = 0.5 * jnp.mean(jnp.square(outputs - zero_mean(real.y)))
         metrics = {"loss": loss, "accuracy": accuracy(outputs, real.y), "inner_loss": info.losses[-1]}
         return loss, metrics | info.report
 

@@ -14,6 +14,7 @@ from jaxdistill.core.checks import above, at_least, fail, lookup, one_of
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Augment, Batch, Learner, Meta, Params, Population, Teacher
 from jaxdistill.inner.losses import inner_loss as inner_loss_of
+from jaxdistill.inner.losses import without_temperature
 from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.populations.source import Source
@@ -107,8 +108,7 @@ def ages(
     above("ages", "age_learning_rate", age_learning_rate, 0.0)
     if num_learners > pool_size:
         raise fail("ages", f"num_learners <= pool_size = {pool_size}", num_learners)
-    if inner_loss == "platt":
-        raise fail("ages", "an inner_loss without a learned temperature", inner_loss, "Take cross_entropy.")
+    without_temperature("ages", inner_loss)
     rule = lookup("ages age_optimizer", age_optimizer, AGE_OPTIMIZERS)(age_learning_rate)
     on_real = one_of("ages age_data", age_data, AGE_DATA) == "real"
     labels = "probabilities" if on_real else teacher.labels

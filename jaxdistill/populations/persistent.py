@@ -11,10 +11,12 @@ from jaxdistill.core.checks import above, at_least, fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.types import Array, Augment, Batch, Learner, Meta, Params, Population, Teacher
 from jaxdistill.inner.losses import inner_loss as inner_loss_of
+from jaxdistill.inner.losses import without_temperature
 from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
+from jaxdistill.inner.whole_set import whole_set
 from jaxdistill.populations.source import Source
 
 MATCH_SCHEDULES = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -82,10 +84,7 @@ def persistent(
         at_least("persistent", name, value, 1)
     at_least("persistent", "epochs", epochs, 0)
     above("persistent", "learning_rate", learning_rate, 0.0)
-    if inner_loss == "platt":
-        raise fail(
-            "persistent", "an inner_loss without a learned temperature", inner_loss, "Take cross_entropy."
-        )
+    without_temperature("persistent", inner_loss)
     loss = inner_loss_of(learner, loss=inner_loss, labels=teacher.labels)
     loss_of = in_parts(learner, partial(loss, Meta((), {})))
 
@@ -121,8 +120,7 @@ def persistent(
         def go_on() -> Persistent:
             if epochs == 0:
                 return state._replace(matches=state.matches + 1)
-            batches = teacher.batches(meta.teacher, stream(key, "teacher"))
-            images = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
+            images = whole_set(teacher, meta, key)
             keys = jax.random.split(stream(key, "order"), num_learners)
             mapped = over_learners(trained, strategy=strategy)
             return Persistent(mapped(state.params, keys, shared=(images,)), state.matches + 1)

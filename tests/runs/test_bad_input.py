@@ -227,7 +227,10 @@ def test_equal_images_to_start_from_are_named(tmp_path):
     np.savez(tmp_path / "mine.npz", **mine)
     chosen = TINY | CLOSED | {"width": 16, "start": "real", "run_dir": "run"}
     text = refused(tmp_path, **chosen, dataset="mine.npz")
-    assert "different start images with gradient=closed_form" in text and "equal images 0 and 1" in text
+    assert (
+        "start images with gradient=closed_form that differ from one another" in text
+        and "equal images 0 and 1" in text
+    )
 
 
 FAULTS = {

@@ -236,7 +236,7 @@ def test_a_run_for_linearised_networks_solves_for_the_tangent_and_tests_the_netw
     shapes = jax.eval_shape(plan.tested.init, plan.key)
     assert jax.tree.map(lambda a: a.shape, state.solver) == jax.tree.map(lambda a: (2, *a.shape), shapes)
     for chosen, says in (
-        ({"population": "fixed", "num_learners": 1}, "population=fresh or persistent with linearized"),
+        ({"population": "fixed", "num_learners": 1}, "population=fresh, persistent or ages with linearized"),
         ({"method": "dm"}, "no linearized with method=dm, got True. It trains no inner steps."),
     ):
         with pytest.raises(UserError) as error:
