@@ -88,7 +88,7 @@ class Options(Places, MapOptions, SeedOptions, DeviceOptions):
     num_candidates: int = option(24, "architectures to draw from the space", low=3)
     num_learners: int = option(3, "networks per architecture and kind of training", low=1)
     num_steps: int | None = option(
-        None, "few steps: this many (default: 8, or those that a run's method trains networks for)", low=1
+        None, "few steps: this many (default: 64, or those that a run's method trains networks for)", low=1
     )
     few_batch_size: int = option(
         16, "images per batch of a few steps, if the method trains no networks", low=1
@@ -127,7 +127,7 @@ SHORT: dict[str, Any] = {
     "depth": 1,
 }
 """Its changed options in a trial run."""
-STEPS = 8
+STEPS = 64
 """Few steps, if the method trains no networks and nobody chose."""
 Row = dict[str, Any]
 
