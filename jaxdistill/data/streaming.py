@@ -130,6 +130,7 @@ class Chunks:
     ):
         self.sharding = sharding
         self._arguments = (draw, dataset, key)
+        self._labels = np.asarray(dataset.y)
         self._step, self._num_steps, self._length = step, num_steps, length
         self._wide = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -144,9 +145,7 @@ class Chunks:
             rows = indices(draw, dataset, key, step, min(self._length, self._num_steps - step))
         if self.sharding is not None:
             rows = rows[..., own_images(self.sharding, rows.shape)]
-        classes = np.searchsorted(np.asarray(dataset.starts), rows, side="right") - 1
-        labels = np.eye(dataset.counts.shape[0], dtype=np.float32)[classes]
-        return np.asarray(dataset.pixels[rows]), labels
+        return np.asarray(dataset.pixels[rows]), self._labels[rows]
 
 
 def fetched(chunks: Chunks, table: Array | None) -> Iterator[Drawn]:

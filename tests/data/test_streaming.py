@@ -133,6 +133,18 @@ def test_a_process_reads_the_images_that_its_devices_hold(parts, own, mine, key,
     assert read[0].shape == (1, 3, len(own)) and pixels.shape == (1, 3, len(own), 8, 8, 1)
 
 
+def test_a_changed_label_goes_with_its_image(mine, key):
+    host = data.load(mine, data_memory=100).train
+    changed = host._replace(y=np.roll(host.y, 1, axis=0))  # the first image of each class has another label
+
+    def draw(real, key, step):
+        return data.sample_per_class(real, jax.random.fold_in(key, step), 8)
+
+    rows = indices(draw, host, key, 0, 2)
+    assert np.isin(host.starts, rows).any()
+    np.testing.assert_array_equal(Chunks(draw, changed, key, 0, 2, 2)[0][1], changed.y[rows])
+
+
 def test_processes_compare_images_on_the_host_in_blocks(mine, monkeypatch):
     told, read, get = [], [], HostImages.__getitem__
     monkeypatch.setattr(jax, "process_count", lambda: 2)
