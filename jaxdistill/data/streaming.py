@@ -66,13 +66,15 @@ def on_host(dataset: Dataset) -> bool:
     return isinstance(dataset.pixels, HostImages)
 
 
-def indices(draw: Draw, dataset: Dataset, key: Array, step: int, length: int) -> np.ndarray:
-    """[length, ...] int32: the images that these outer steps draw.
+def indices(draw: Draw, dataset: Dataset, key: Array, length: int) -> Callable[[int], np.ndarray]:
+    """First outer step -> [length, ...] int32: the images that `length` outer steps draw; compiled at once.
 
     A set whose images are their own numbers goes through the same function that draws images.
     """
-    drawn = _numbers(draw, dataset.pixels.shape[0], length)
-    return np.asarray(jax.jit(drawn)(dataset.starts, dataset.counts, key, jnp.int32(step)))
+    drawn = jax.jit(_numbers(draw, dataset.pixels.shape[0], length))
+    given = (dataset.starts, dataset.counts, key)
+    program = drawn.lower(*given, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+    return lambda step: np.asarray(program(*given, np.int32(step)))
 
 
 def _numbers(draw: Draw, count: int, length: int) -> Callable[[Array, Array, Array, Array], Array]:
@@ -129,23 +131,21 @@ class Chunks:
         sharding: Sharding | None = None,
     ):
         self.sharding = sharding
-        self._arguments = (draw, dataset, key)
-        self._labels = np.asarray(dataset.y)
-        self._step, self._num_steps, self._length = step, num_steps, length
-        self._wide = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+        self._pixels, self._labels = dataset.pixels, np.asarray(dataset.y)
+        self._chunks = [(at, min(length, num_steps - at)) for at in range(step, num_steps, length)]
+        sizes = {size for _, size in self._chunks}
+        self._indices = {size: indices(draw, dataset, key, size) for size in sizes}  # not in Grain's threads
 
     def __len__(self) -> int:
-        return -(-(self._num_steps - self._step) // self._length)
+        return len(self._chunks)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(images [length, ..., H, W, C], labels [length, ..., classes]) of a chunk, this process's part."""
-        draw, dataset, key = self._arguments
-        step = self._step + index * self._length
-        with jax.enable_x64(self._wide):  # threads of Grain have JAX's defaults
-            rows = indices(draw, dataset, key, step, min(self._length, self._num_steps - step))
+        step, size = self._chunks[index]
+        rows = self._indices[size](step)
         if self.sharding is not None:
             rows = rows[..., own_images(self.sharding, rows.shape)]
-        return np.asarray(dataset.pixels[rows]), self._labels[rows]
+        return self._pixels[rows], self._labels[rows]
 
 
 def fetched(chunks: Chunks, table: Array | None) -> Iterator[Drawn]:

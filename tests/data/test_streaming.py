@@ -92,7 +92,7 @@ def test_indices_are_those_that_are_drawn(mine, key):
     def draw(real, key, step):
         return data.sample_per_class(real, jax.random.fold_in(key, step), 4)
 
-    found = indices(draw, host, key, 5, 2)
+    found = indices(draw, host, key, 2)(5)
     assert found.shape == (2, 3, 4)
     for i, step in enumerate((5, 6)):
         np.testing.assert_array_equal(on_device.pixels[found[i]], draw(on_device, key, step).x)
@@ -140,9 +140,22 @@ def test_a_changed_label_goes_with_its_image(mine, key):
     def draw(real, key, step):
         return data.sample_per_class(real, jax.random.fold_in(key, step), 8)
 
-    rows = indices(draw, host, key, 0, 2)
+    rows = indices(draw, host, key, 2)(0)
     assert np.isin(host.starts, rows).any()
     np.testing.assert_array_equal(Chunks(draw, changed, key, 0, 2, 2)[0][1], changed.y[rows])
+
+
+def test_no_chunk_traces_the_draw_again(mine, key):
+    host, traced = data.load(mine, data_memory=100).train, []
+
+    def draw(real, key, step):
+        traced.append(step)
+        return data.sample_per_class(real, jax.random.fold_in(key, step), 4)
+
+    chunks = Chunks(draw, host, key, 0, 5, 2)
+    before = len(traced)
+    assert [len(chunks[i][1]) for i in range(len(chunks))] == [2, 2, 1]
+    assert len(traced) == before > 0
 
 
 def test_processes_compare_images_on_the_host_in_blocks(mine, monkeypatch):
