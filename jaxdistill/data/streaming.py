@@ -158,5 +158,5 @@ def fetched(chunks: Chunks, table: Array | None) -> Iterator[Drawn]:
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
     where = chunks.sharding
     put = jnp.asarray if where is None else partial(jax.make_array_from_process_local_data, where)
-    for pixels, labels in grain.MapDataset.source(chunks).to_iter_dataset(ahead):
-        yield Drawn(put(pixels), put(labels), table)
+    batches = grain.MapDataset.source(chunks).to_iter_dataset(ahead)
+    return (Drawn(put(pixels), put(labels), table) for pixels, labels in batches)

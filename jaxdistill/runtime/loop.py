@@ -58,7 +58,8 @@ class Finished(NamedTuple):
 
     state: DistillState
     seconds: float
-    """Time in outer steps, of all starts of this run, compilation apart."""
+    """Time in outer steps and in waiting for images on the host, of all starts of this run, compilation
+    apart."""
     compile_seconds: float
     """Time to compile (or to read from the cache) at this start; 0 if nothing was left to do."""
     program_bytes: int
@@ -178,13 +179,15 @@ def distill(
         if devices is not None:
             state = mesh.placed(state, mesh.state_shardings(devices, state))
 
+        began = time.perf_counter()
         streamed = _streamed(method, data.real, key, step, num_steps, length, devices)
+        compile_seconds = 0.0 if streamed is None or step == num_steps else time.perf_counter() - began
         given = (data if streamed is None else data._replace(real=None), key)
         if devices is not None:
             given = mesh.placed(given, mesh.whole_everywhere(devices))
         where = None if streamed is None else streamed.sharding
         chunks, compiled = [compiled_chunk(each, devices, where) for each in methods], {}
-        compile_seconds, told = 0.0, False
+        told = False
         skipped = hosts.from_primary(lambda: skipped_before(rows, step))
         stop, stalls = stack.enter_context(caught_signals()), Stalls(bounds or {})
         progress = stack.enter_context(Progress(num_steps, step, label))
@@ -202,7 +205,9 @@ def distill(
 
         while step < num_steps and not hosts.signal_of_all(stop):
             which, size = _drawn(key, step, len(methods)), min(length, num_steps - step)
+            began = time.perf_counter()
             now = given if streamed is None else (given[0]._replace(real=next(streamed.batches)), given[1])
+            took = time.perf_counter() - began
             if (which, size) not in compiled:
                 began = time.perf_counter()
                 with mesh.spread(devices):
@@ -210,7 +215,7 @@ def distill(
                 compile_seconds += time.perf_counter() - began
             began = time.perf_counter()
             new, metrics, finite = jax.block_until_ready(compiled[which, size](state, *now))
-            took = time.perf_counter() - began
+            took += time.perf_counter() - began
             spent += took
             metrics = jax.device_get(metrics)
             most, where = min(MOST_SKIPPED, num_steps), {"faults": faults or {}, "remedy": remedy}

@@ -2,6 +2,7 @@
 
 import mmap
 import zlib
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from jaxdistill.core.checks import UserError
 from jaxdistill.data import dataset, streaming
 from jaxdistill.data.streaming import Chunks, HostImages, drawn_shape, indices, on_host
 from jaxdistill.runs.plan import splits
-from jaxdistill.runtime import hosts
+from jaxdistill.runtime import hosts, loop
 
 pytest.importorskip("grain")
 SMALL = {"num_outer_steps": 7, "chunk_length": 3, "num_learners": 2, "full_data_epochs": 0, "progress": False}
@@ -41,6 +42,20 @@ def test_a_run_on_the_host_has_the_bits_of_one_on_the_device(method, mine, monke
     assert on_host(there.data.train) and not on_host(here.data.train)
     same_bits(there.state, here.state)
     assert there.plan.identity == here.plan.identity
+
+
+def test_the_time_of_a_run_has_the_wait_for_images(mine, monkeypatch):
+    clock, fetch = [0.0], loop.fetched
+
+    def slow(*given):
+        for each in fetch(*given):
+            clock[0] += 10
+            yield each
+
+    monkeypatch.setattr(loop, "fetched", slow)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    run = jd.distill(**SMALL | {"method": "dm", "dataset": mine}, data_memory="1kB")
+    assert run.finished.seconds == 30 and run.finished.compile_seconds == 0  # three chunks
 
 
 @pytest.mark.slow
