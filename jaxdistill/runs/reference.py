@@ -35,8 +35,8 @@ from jaxdistill.runtime.profile import environment
 
 OF_A_RUN = ("commit", "python")
 """Parts of the environment that change no number, or that `SEMANTICS` stands for."""
-_digests: list[tuple[weakref.ref, weakref.ref, str]] = []
-"""Of the last set: (its training images, its test images, digest)."""
+_digests: list[tuple[list[weakref.ref], str]] = []
+"""Of the last set: (images and labels of each of its parts, digest)."""
 
 
 class Reference(NamedTuple):
@@ -247,11 +247,12 @@ def training_of(protocol: Protocol, data: Splits) -> dict[str, Any] | None:
 
 def _digest(data: Splits) -> str:
     """Of every image and label; once for a set that is used again and again."""
-    for train, test, digest in _digests:
-        if train() is data.train.x and test() is data.test.x:
+    arrays = [each for part in data[:3] for each in (part.pixels, part.y)]
+    for known, digest in _digests:
+        if all(one() is other for one, other in zip(known, arrays, strict=True)):
             return digest
     digest = digest_standardised(data)
-    _digests[:] = [(weakref.ref(data.train.x), weakref.ref(data.test.x), digest)]
+    _digests[:] = [([weakref.ref(each) for each in arrays], digest)]
     return digest
 
 

@@ -142,6 +142,20 @@ def test_whatever_changes_the_number_makes_another_row(place, calls, monkeypatch
     assert len(set(place.iterdir())) == len(calls) == len(changed) + 4
 
 
+@pytest.mark.parametrize("changed", ["train", "validation", "test"])
+def test_a_digest_is_of_the_very_images_and_labels_of_every_part(changed, monkeypatch):
+    table = jnp.linspace(0.0, 1.0, 256)[:, None].repeat(SHAPE[-1], 1)
+    made, digest = [], rows.digest_standardised
+    monkeypatch.setattr(rows, "digest_standardised", lambda data: (made.append(data), digest(data))[1])
+    pixels = jnp.zeros(DATA.train.pixels.shape, jnp.uint8)  # .x is a new array each time
+    data = DATA._replace(train=DATA.train._replace(pixels=pixels, table=table))
+    first = rows._digest(data)
+    assert rows._digest(data) == first and len(made) == 1
+    part = getattr(data, changed)
+    for other in (part._replace(pixels=part.pixels + 1), part._replace(y=part.y[::-1])):
+        assert rows._digest(data._replace(**{changed: other})) not in (first, rows._digest(data))
+
+
 def test_a_network_that_calls_python_is_not_kept(place, calls):
     net = tiny_net("linear")
 
