@@ -49,7 +49,9 @@ FULL_RATES = (3e-4, 1e-3, 3e-3)
 @options
 class Options(Config, BaselineOptions):
     title: ClassVar[str] = "adaptation"
-    left_out: ClassVar[tuple[str, ...]] = ("dataset", "image_size", "pool_dataset", "num_baseline_learners")
+    left_out: ClassVar[tuple[str, ...]] = (
+        *("dataset", "image_size", "data_memory", "pool_dataset", "num_baseline_learners"),
+    )
     source: str = option("mnist", "the set that the networks of the pool were trained on")
     target: str = option("usps", "the set to distill, as --dataset of experiments.distill")
     population: str = option(

@@ -62,6 +62,7 @@ Row = dict[str, Any]
 @options
 class Options(Config):
     title: ClassVar[str] = "analyses"
+    left_out: ClassVar[tuple[str, ...]] = ("data_memory",)
     analyses: tuple[str, ...] = option(tuple(POINTS), "the analyses to run", some=True, known=tuple(POINTS))
     steps: tuple[int, ...] = option((1, 2, 5, 10), "numbers of distinct batches to compare", some=True, low=1)
     epochs: tuple[int, ...] = option((1, 2, 5, 10, 20), "numbers of epochs to compare", some=True, low=1)

@@ -66,7 +66,7 @@ Row = dict[str, Any]
 class Options(Config):
     title: ClassVar[str] = "attack"
     left_out: ClassVar[tuple[str, ...]] = (
-        *("protocol", "num_baseline_learners", "full_data_epochs", "fresh_baselines"),
+        *("protocol", "num_baseline_learners", "full_data_epochs", "fresh_baselines", "data_memory"),
     )
     attack_class: int = option(0, "K, number of the class to be mistaken for the target class", low=0)
     target_class: int = option(1, "J, number of the target class", low=0)

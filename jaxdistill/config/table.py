@@ -27,6 +27,13 @@ class Places(Options):
     title: ClassVar[str] = "data"
     data_dir: str | None = option(None, "folder of prepared data sets (default: the user's cache folder)")
     manual_dir: str | None = option(None, "folder of the original files of the set, instead of a download")
+
+
+@options
+class StreamingOptions(Options):
+    """Where training images lie, for scripts that need no more of them at once than a batch."""
+
+    title: ClassVar[str] = "data"
     data_memory: str | None = option(
         None, "memory limit for training images, such as 2GB; a larger set stays on the host or the disk"
     )
@@ -670,6 +677,7 @@ class HostOptions(Options):
 @options
 class Config(
     DataOptions,
+    StreamingOptions,
     TeacherOptions,
     LearnerOptions,
     InnerOptions,
@@ -696,7 +704,7 @@ PLACES = (
     "run_dir",
     "data_dir",
     "manual_dir",
-    "data_memory",
+    *StreamingOptions.options(),
     "experts",
     "pool",
     "fresh_baselines",

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Sharding
 
-from jaxdistill.core.checks import needs
+from jaxdistill.core.checks import fail, needs
 from jaxdistill.core.types import Array, Batch, Dataset, Drawn
 from jaxdistill.data.mapped import forget
 
@@ -64,6 +64,12 @@ class HostImages:
 def on_host(dataset: Dataset) -> bool:
     """Whether the images of a set are on the host."""
     return isinstance(dataset.pixels, HostImages)
+
+
+def check_on_device(dataset: Any, where: str) -> None:
+    """Raises if a data set has images on the host, for what needs all of them on the device."""
+    if isinstance(dataset, Dataset) and on_host(dataset):
+        raise fail(where, "training images on the device", "images on the host", "Leave data_memory out.")
 
 
 def indices(draw: Draw, dataset: Dataset, key: Array, length: int) -> Callable[[int], np.ndarray]:

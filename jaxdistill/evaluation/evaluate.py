@@ -15,6 +15,7 @@ from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.reporting import report
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import sample
+from jaxdistill.data.streaming import check_on_device
 from jaxdistill.evaluation.in_turn import OF_THE_LOSS, TRAINING, in_turn, loss_of
 from jaxdistill.evaluation.measures import Measure, accuracy_on
 from jaxdistill.evaluation.protocols import Protocol
@@ -50,7 +51,11 @@ def as_they_are(
 
     Returns:
       [K] accuracies, or [K, ...] of what `measure` gives.
+
+    Raises:
+      UserError: `real` has images on the host.
     """
+    check_on_device(real, "as_they_are")
 
     @jax.jit
     def tested(params: Params, test: Dataset | Batch, real: Dataset) -> Array:

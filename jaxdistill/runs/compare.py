@@ -10,6 +10,7 @@ from jaxdistill.config.owners import HEAD_SOLVED
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Dataset, Meta, Params, Teacher
 from jaxdistill.data import Splits
+from jaxdistill.data.streaming import check_on_device
 from jaxdistill.evaluation import (
     Evaluation,
     Protocol,
@@ -181,11 +182,13 @@ def enough_real(data: Splits, per_class: int) -> bool:
 
 def random_images(data: Splits, per_class: int) -> tuple[Batch, Subsets]:
     """(the training images, which of them each network sees): new random ones of every class for each."""
+    check_on_device(data.train, "random real images")
     return Batch(data.train.x, data.train.y), random_of_each_class(data.train, per_class)
 
 
 def all_images(data: Splits) -> tuple[Batch, Subsets]:
     """(the training images, which of them each network sees): all of them."""
+    check_on_device(data.train, "all real images")
     return Batch(data.train.x, data.train.y), everything(len(data.train.y))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.config.option import option, options
-from jaxdistill.config.table import PLACES, DataOptions, Places, ReadingOptions
+from jaxdistill.config.table import PLACES, Config, Places, ReadingOptions, StreamingOptions
 from jaxdistill.core.checks import UserError, fail, lookup
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.registry import options_of
@@ -43,7 +43,7 @@ C = TypeVar("C", bound="TestedOnOptions")
 
 
 @options
-class TestedOnOptions(ReadingOptions):
+class TestedOnOptions(ReadingOptions, StreamingOptions):
     """Options of the real data; options that are not chosen are those in the file of the run."""
 
     title: ClassVar[str] = "data"
@@ -116,9 +116,9 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
     if name != file.metadata.get("dataset", name):  # what was said of the file's set is not said of another
         saved = {n: v for n, v in saved.items() if n in OF_ANY_SET}
     reading = {n: v for n, v in saved.items() if v is not None} | _reading(chosen)
-    places = {name: getattr(chosen, name) for name in Places.options()}
+    places = {name: getattr(chosen, name) for name in (*Places.options(), *StreamingOptions.options())}
     try:
-        data = splits(DataOptions(dataset=name, **places, **reading))
+        data = splits(Config(dataset=name, **places, **reading))
     except UserError as error:
         if chosen.dataset is not None:
             raise

@@ -19,7 +19,16 @@ from jaxdistill.config.option import UNSET, Options
 from jaxdistill.config.owners import brought
 from jaxdistill.config.resolve import acting, check_effects, facts_before_loading, filled, resolve
 from jaxdistill.config.saved import DIGESTS, config_from
-from jaxdistill.config.table import CADENCE, FREE, OWN_NETWORK, PLACES, Config, DataOptions, ReadingOptions
+from jaxdistill.config.table import (
+    CADENCE,
+    FREE,
+    OWN_NETWORK,
+    PLACES,
+    Config,
+    DataOptions,
+    ReadingOptions,
+    StreamingOptions,
+)
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.platform import choices, platform, precision
@@ -181,7 +190,8 @@ def planned(
 def splits(config: DataOptions) -> Splits:
     """The data set that the options name, on the device; the same in every process of a run."""
     chosen = config.chosen()
-    reading = {name: chosen[name] for name in ReadingOptions.options() if name in chosen}
+    names = (*ReadingOptions.options(), *StreamingOptions.options())
+    reading = {name: chosen[name] for name in names if name in chosen}
     if reading.get("data_memory") is not None:
         reading["data_memory"] = parse_bytes(reading["data_memory"], "data_memory")
     with progress.counting():
@@ -303,7 +313,7 @@ def _check_beside_data(chosen: Config, opening: bool) -> None:
     """Raises where options name or change another data set beside the given one."""
     if "dataset" in chosen.chosen():
         raise fail("distill", "either data or dataset", "both")
-    table = {} if opening else ReadingOptions.options()
+    table = {} if opening else ReadingOptions.options() | StreamingOptions.options()
     for name, option in table.items():
         if chosen.chosen().get(name, option.default) != option.default:
             raise fail("distill", f"no {name} beside data", getattr(chosen, name))

@@ -1,5 +1,6 @@
 """Training images that stay on the host."""
 
+import importlib
 import mmap
 import zlib
 from types import SimpleNamespace
@@ -7,12 +8,15 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from helpers import tiny_net
 
 import jaxdistill as jd
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import dataset, streaming
 from jaxdistill.data.streaming import Chunks, HostImages, drawn_shape, indices, on_host
+from jaxdistill.evaluation import as_they_are
+from jaxdistill.runs.compare import all_images, random_images
 from jaxdistill.runs.plan import splits
 from jaxdistill.runtime import hosts, loop
 
@@ -211,3 +215,23 @@ def test_images_are_tested_without_random_real_ones(mine, tmp_path):
         num_epochs=1, protocols=["dc"], step_sizes=[0.1], progress=False,
     )  # fmt: skip
     assert "random_real" not in found["rows"][0]
+
+
+def test_scripts_that_train_on_all_images_have_no_data_memory(mine, key):
+    names = (
+        "adapt analyses attack baselines distill equal_time evaluate experts few_step nas pretrain scaling"
+    )
+    scripts = {name: importlib.import_module(f"experiments.{name}").Options for name in names.split()}
+    assert [name for name, each in scripts.items() if "data_memory" in each.options()] == [
+        "distill",
+        "evaluate",
+    ]
+    host = data.load(mine, data_memory=100)
+    net = tiny_net("linear")
+    for use in (
+        lambda: random_images(host, 1),
+        lambda: all_images(host),
+        lambda: as_they_are(net, jax.vmap(net.init)(key[None]), host.test, host.train, key),
+    ):
+        with pytest.raises(UserError, match="expected training images on the device, got images on the host"):
+            use()
