@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.data.arrays import DAMAGED
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.trees import Entry
 
@@ -63,7 +64,7 @@ def read_cache(folder: Path) -> Raw | None:
             cautions=tuple(about["cautions"]),
             **arrays,
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (*DAMAGED, KeyError, TypeError):
         return None  # it is only a cache, and is written anew
 
 

@@ -197,6 +197,13 @@ def test_the_cache_is_found_again_until_a_file_changes(tmp_path, monkeypatch):
     for path in (tmp_path / "cache").rglob("about.json"):
         path.write_text("{")
     assert load(root, tmp_path).info == changed.info
+    (about,) = (path for path in (tmp_path / "cache").rglob("about.json") if path.read_text() != "{")
+    for path in [*about.parent.glob("*.npy")]:
+        content = path.read_bytes()
+        for kept in (0, 5, 100, len(content) - 1):  # nothing, and a part of the name, header and values
+            path.write_bytes(content[:kept])
+            assert load(root, tmp_path).info == changed.info
+            assert path.read_bytes() == content
 
 
 def test_the_digest_is_that_of_the_files_whatever_is_made_of_them(tmp_path):
