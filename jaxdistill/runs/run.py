@@ -187,6 +187,7 @@ def load_run(
     dataset: str | None = None,
     data_dir: str | None = None,
     manual_dir: str | None = None,
+    data_memory: str | None = None,
     pool: str | None = None,
     inner_loop: bool = False,
     progress: bool = True,
@@ -199,7 +200,7 @@ def load_run(
         by its name.
       learner: the network of a run that was distilled for a `Learner` of the user's own.
       dataset: where the data lie, for a run of a user's own images.
-      data_dir, manual_dir: as for `jd.distill`.
+      data_dir, manual_dir, data_memory: as for `jd.distill`.
       pool: where the pre-trained networks are that the run drew from.
       progress: whether to show notes about the run.
       inner_loop: whether only a run of a method that trains inner steps will do.
@@ -228,7 +229,7 @@ def load_run(
     config = config_from(saved, str(file))
     if inner_loop and not build.has_steps(config):
         raise fail(where, "a run of a method that trains inner steps", f"{config.method} in {path}")
-    chosen = config.replace(data_dir=data_dir, manual_dir=manual_dir)
+    chosen = config.replace(data_dir=data_dir, manual_dir=manual_dir, data_memory=data_memory)
     own_data = "dataset_sha256" in saved
     if own_data and data is None and dataset is None and saved["dataset"] not in DATASETS:
         raise fail(where, f"the data of {path}: data=SPLITS, or dataset=PATH", "none")

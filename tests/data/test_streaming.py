@@ -73,6 +73,13 @@ def test_a_run_on_the_host_is_resumed_and_goes_on_the_same(mine, tmp_path, monke
     same_bits(jd.distill(**chosen, run_dir=tmp_path / "run").state.meta, whole.state.meta)
 
 
+def test_a_run_on_the_host_is_opened_as_one(mine, tmp_path):
+    run = jd.distill(**SMALL | {"method": "dm", "dataset": mine}, data_memory="1kB", run_dir=tmp_path / "run")
+    opened = jd.load_run(tmp_path / "run", dataset=mine, data_memory="1kB", progress=False)
+    assert on_host(opened.data.train)
+    same_bits(opened.state, run.state)
+
+
 def test_host_images_are_rows_of_an_array(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (20, 2, 2, 1), np.uint8)
     np.save(tmp_path / "x.npy", x)
