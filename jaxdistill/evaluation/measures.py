@@ -94,8 +94,7 @@ def _share_right(
         finite = jnp.all(jnp.isfinite(logits))
         return jax.tree.map(lambda a: jnp.where(finite, a, jnp.nan), share(logits, batch.y))
 
-    batch = over_data(Batch(dataset.x, dataset.y))
-    return _mean_over(learner, params, right, microbatch, batch)
+    return _mean_over(learner, params, right, microbatch, dataset)
 
 
 def confusion_on(
@@ -119,13 +118,22 @@ def confusion_on(
         found = batch.y.T @ taken_for / batch.y.shape[0]
         return jnp.where(jnp.all(jnp.isfinite(logits)), found, jnp.nan)
 
-    batch = over_data(Batch(dataset.x, dataset.y))
-    return _mean_over(learner, params, shares, microbatch, batch)
+    return _mean_over(learner, params, shares, microbatch, dataset)
 
 
 def _mean_over(
-    learner: Learner, params: Params, function: Callable[[Batch], Any], microbatch: int, batch: Batch
+    learner: Learner,
+    params: Params,
+    function: Callable[[Batch], Any],
+    microbatch: int,
+    dataset: Dataset | Batch,
 ) -> Any:
-    """Mean of a function over a split, at most `microbatch` images at a time."""
-    fitting = images_at_a_time(learner, lambda p, part: learner.apply(p, part.x), params, batch)
-    return mean_of_parts(function, min(microbatch, fitting), batch)
+    """Mean of a function over a split, at most `microbatch` images at a time; only those become floats."""
+    stored = over_data(Batch(dataset.pixels if isinstance(dataset, Dataset) else dataset.x, dataset.y))
+
+    def seen(part: Batch) -> Batch:
+        return part._replace(x=dataset.standardised(part.x)) if isinstance(dataset, Dataset) else part
+
+    shapes = jax.eval_shape(seen, stored)
+    fitting = images_at_a_time(learner, lambda p, part: learner.apply(p, part.x), params, shapes)
+    return mean_of_parts(lambda part: function(seen(part)), min(microbatch, fitting), stored)

@@ -23,7 +23,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Batch, Learner
 from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.data.streaming import on_host
-from jaxdistill.evaluation import PUBLISHED, STEP_SIZES, Protocol, everything, score, tuned
+from jaxdistill.evaluation import PUBLISHED, STEP_SIZES, Protocol, Subsets, everything, score, tuned
 from jaxdistill.evaluation.protocols import candidates
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.spec import check_fits, parse_learner
@@ -242,7 +242,8 @@ def evaluated(job: Prepared) -> dict[str, Any]:
     """Trains and tests the networks, and returns the result of `evaluate`."""
     meshes.say_devices(job.devices)
     with meshes.spread(job.devices):
-        rows = [_row(job, name) for name in job.learners]
+        real = random_images(job.data, job.real_per_class) if job.real_per_class else None
+        rows = [_row(job, name, real) for name in job.learners]
     result = {"rows": rows, "config": job.config, "environment": profile.environment()}
     return result | {"class_counts": class_counts(job.data)}
 
@@ -293,7 +294,7 @@ def _networks(learners: Learners, info: DatasetInfo) -> dict[str, Learner]:
     return made
 
 
-def _row(job: Prepared, name: str) -> dict[str, Any]:
+def _row(job: Prepared, name: str, real: tuple[Batch, Subsets] | None) -> dict[str, Any]:
     """One architecture's row: every protocol, and random real images under the best of the papers'."""
     chosen, images = job.options, job.images
     evaluation = of_new_networks(job.learners[name], job.data, chosen, chosen.num_learners)
@@ -310,13 +311,12 @@ def _row(job: Prepared, name: str) -> dict[str, Any]:
             else:
                 best = tuned(evaluation, [protocol], images, everything(count), step_sizes=rates)
                 cells[title] = best.score.as_row() | {"step_size": best.step_size}
-    if job.real_per_class:
+    if real is not None:
         names = [each for each, how in job.protocols.items() if how.name != "as_distilled"] or ["dc"]
         shown.say(f"{name}: random real images, {', '.join(names)} ...")
         info = job.data.info
         size = job.real_per_class * info.num_classes
         papers = [paper_protocol(info, each, size, num_epochs=chosen.num_epochs) for each in names]
-        real = random_images(job.data, job.real_per_class)
         made = reference(
             f"{name}: random real images",
             evaluation,

@@ -35,7 +35,7 @@ from jaxdistill.core.platform import choices, platform, precision
 from jaxdistill.core.types import Array, Data, Dataset, Learner, Method
 from jaxdistill.data import DatasetInfo, Splits, load
 from jaxdistill.data.origin import origin_of
-from jaxdistill.data.streaming import HostImages, on_host
+from jaxdistill.data.streaming import BLOCK, HostImages, on_host
 from jaxdistill.learners.spec import check_fits
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import budget
@@ -283,11 +283,12 @@ def digest_standardised(data: Splits) -> str:
 
 
 def _images_of(part: Dataset) -> Iterator[Array]:
-    """Its standardised images, in blocks where they are on the host."""
-    if isinstance(part.pixels, HostImages):
-        yield from (part.standardised(jnp.asarray(block)) for block in part.pixels.blocks())
-    else:
-        yield part.x
+    """Its standardised images, in blocks where they are 8-bit integers."""
+    if part.table is None:
+        yield part.pixels
+        return
+    for start in range(0, len(part.y), BLOCK):
+        yield part.standardised(jnp.asarray(part.pixels[np.arange(start, min(start + BLOCK, len(part.y)))]))
 
 
 def learner_digest(learner: Learner, info: DatasetInfo) -> str:

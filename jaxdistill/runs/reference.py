@@ -199,7 +199,7 @@ def network_of(evaluation: Evaluation, data: Splits, subsets: Subsets) -> list[s
     """Fingerprints of where networks come from, what they compute, and which images they see."""
     learner, draws = evaluation.learner, (evaluation.contexts, evaluation.search_contexts)
     image, label = (
-        jax.ShapeDtypeStruct((1, *a.shape[1:]), jnp.float32) for a in (data.train.x, data.train.y)
+        jax.ShapeDtypeStruct((1, *a.shape[1:]), jnp.float32) for a in (data.train.pixels, data.train.y)
     )
     key = jax.random.key(0)
 
@@ -222,7 +222,7 @@ def training_of(protocol: Protocol, data: Splits) -> dict[str, Any] | None:
     """A protocol's fields, its functions by their fingerprints and its values by their digest."""
     key = jax.random.key(0)
     now = {name: jax.ShapeDtypeStruct((), value.dtype) for name, value in protocol.values.items()}
-    image = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *data.train.pixels.shape[1:]), jnp.float32)
 
     def update(now: dict[str, Array], gradient: Params) -> Any:
         transform = protocol.optimizer.build(now)

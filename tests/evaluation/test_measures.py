@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny_data, tiny_net
+from helpers import SHAPE, same_bits, tiny_data, tiny_net
 
 from jaxdistill.data import sample
 from jaxdistill.evaluation import (
@@ -76,3 +76,17 @@ def test_classes_of_networks_that_diverged_and_classes_without_images():
     net, data = tiny_net("linear"), tiny_data()
     broken = jax.tree.map(lambda a: a.at[..., 0].set(jnp.nan), net.init(KEY))
     assert all(np.isnan(each).all() for each in correct_on(net, broken, data))
+
+
+@pytest.mark.parametrize("measure", [correct_on, confusion_on])
+def test_only_the_images_of_a_part_become_floats(measure):
+    net, table = tiny_net("linear"), jnp.linspace(-1.0, 1.0, 256)[:, None].repeat(SHAPE[-1], 1)
+    floats, params = tiny_data(), net.init(KEY)
+    pixels = jax.random.bits(KEY, floats.pixels.shape, jnp.uint8)
+    bytes_ = floats._replace(pixels=pixels, table=table)
+    whole = floats._replace(pixels=bytes_.x)
+    found = measure(net, params, bytes_, microbatch=5)
+    same_bits(found, measure(net, params, whole, microbatch=5))
+    program = str(jax.make_jaxpr(lambda data: measure(net, params, data, microbatch=5))(bytes_))
+    shape = ",".join(map(str, pixels.shape))
+    assert f"u8[{shape}]" in program and f"f32[{shape}]" not in program

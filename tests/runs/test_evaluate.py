@@ -14,7 +14,7 @@ from jaxdistill.config.resolve import resolve
 from jaxdistill.core.checks import UserError
 from jaxdistill.runs import evaluate as module
 from jaxdistill.runs.distill import content_of
-from jaxdistill.runs.evaluate import EvaluateOptions, prepared
+from jaxdistill.runs.evaluate import EvaluateOptions, evaluated, prepared
 from jaxdistill.runs.given_images import content, protocols_for, standardised
 from jaxdistill.runs.protocols import paper_protocol, protocol_of
 from jaxdistill.runs.reference import steps_of
@@ -119,6 +119,14 @@ def test_networks_are_rows_by_their_names(run):
     assert names(["mlp:width=4:depth=1", net, "linear"]) == ["mlp:width=4:depth=1", "own", "linear"]
     assert names({"mine": net, "line": "linear"}) == ["mine", "line"]
     assert names("linear") == ["linear"] and names(net) == ["own"]
+
+
+def test_all_networks_share_one_copy_of_the_real_images(run, monkeypatch):
+    given = []
+    monkeypatch.setattr(module, "_row", lambda job, name, *real: given.append(real) or {"learner": name})
+    job = prepared(run, ["mlp:width=4:depth=1", "linear"], EvaluateOptions())
+    evaluated(job)
+    assert [real[0][0].x is given[0][0][0].x for real in given] == [True, True]
 
 
 def test_a_run_is_evaluated_as_its_file(run, mine, key, tmp_path):

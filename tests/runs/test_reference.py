@@ -11,7 +11,7 @@ import pytest
 from helpers import CLASSES, SHAPE, tiny_data, tiny_net
 
 from jaxdistill.core.fingerprint import fingerprint
-from jaxdistill.core.types import Batch
+from jaxdistill.core.types import Batch, Dataset
 from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.evaluation import (
     STEP_SIZES,
@@ -154,6 +154,16 @@ def test_a_digest_is_of_the_very_images_and_labels_of_every_part(changed, monkey
     part = getattr(data, changed)
     for other in (part._replace(pixels=part.pixels + 1), part._replace(y=part.y[::-1])):
         assert rows._digest(data._replace(**{changed: other})) not in (first, rows._digest(data))
+
+
+def test_an_identity_makes_no_set_float(monkeypatch):
+    monkeypatch.setattr(Dataset, "x", property(lambda self: pytest.fail("all images as floats")))
+    table = jnp.ones((256, SHAPE[-1]))
+    train = DATA.train._replace(pixels=DATA.train.pixels.astype("uint8"), table=table)
+    net, plan = tiny_net("linear"), epochs(6, num_epochs=2)
+    evaluation = Evaluation(net, new_networks(net), DATA.validation, DATA.test, KEY, 2, 1)
+    data = DATA._replace(train=train)
+    assert rows.identity(evaluation, [plan], everything(6), data=data, step_sizes=(0.1,)) is not None
 
 
 def test_a_network_that_calls_python_is_not_kept(place, calls):
