@@ -151,7 +151,7 @@ class Chunks:
         rows = self._indices[size](step)
         if self.sharding is not None:
             rows = rows[..., own_images(self.sharding, rows.shape)]
-        return self._pixels[rows], self._labels[rows]
+        return np.asarray(self._pixels[rows]), self._labels[rows]
 
 
 def fetched(chunks: Chunks, table: Array | None) -> Iterator[Drawn]:

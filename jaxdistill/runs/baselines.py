@@ -14,6 +14,7 @@ from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset
 from jaxdistill.data import Splits, check_per_class
+from jaxdistill.data.streaming import check_on_device
 from jaxdistill.evaluation import (
     Evaluation,
     Protocol,
@@ -170,9 +171,10 @@ def fits(plan: Plan, neighbors: Sequence[int] = (1,)) -> tuple[np.ndarray, int]:
       may have moved to another class since.
 
     Raises:
-      UserError: classes with different numbers of images, more of them than real images, or more neighbours
-        than images.
+      UserError: training images on the host, classes with different numbers of images, more of them than real
+        images, or more neighbours than images.
     """
+    check_on_device(plan.data.train, "baselines")
     state = jax.jit(plan.method.init)(plan.key)
     _, labels, _ = dedupe(jax.jit(plan.method.synthesize)(state, stream(plan.key, "export")))
     classes = labels.argmax(axis=1)

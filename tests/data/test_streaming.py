@@ -16,6 +16,7 @@ from jaxdistill.core.checks import UserError
 from jaxdistill.data import dataset, streaming
 from jaxdistill.data.streaming import Chunks, HostImages, drawn_shape, indices, on_host
 from jaxdistill.evaluation import as_they_are
+from jaxdistill.runs.baselines import fits
 from jaxdistill.runs.compare import all_images, random_images
 from jaxdistill.runs.plan import splits
 from jaxdistill.runtime import hosts, loop
@@ -78,6 +79,8 @@ def test_a_run_on_the_host_is_opened_as_one(mine, tmp_path):
     opened = jd.load_run(tmp_path / "run", dataset=mine, data_memory="1kB", progress=False)
     assert on_host(opened.data.train)
     same_bits(opened.state, run.state)
+    with pytest.raises(UserError, match="baselines: expected training images on the device"):
+        fits(opened.plan)
 
 
 def test_host_images_are_rows_of_an_array(tmp_path):
