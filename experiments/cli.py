@@ -64,6 +64,8 @@ def main(run: Callable[[C], Any], cls: type[C], doc: str | None, argv: Sequence[
         _run(run, config)
         signals.end()
     except Exception:  # a bug keeps its traceback
+        if number := signals.stopped():  # raised by what the signal tore down
+            hosts.leave(128 + number)
         if not hosts.joined():
             raise
         hosts.settle()

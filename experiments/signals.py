@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from typing import Any
 
 from experiments.start import leave_at_once
@@ -49,7 +50,14 @@ def stop(number: int, frame: Any) -> None:
 
     _handled.append(number)
     end()
+    sys.unraisablehook = threading.excepthook = lambda about: None
+    warnings.simplefilter("ignore")  # an event loop that is torn down has nothing to add to the line
     leave(_line(number), 128 + number)
+
+
+def stopped() -> int | None:
+    """The signal that ends this process; None if there was none."""
+    return _handled[-1] if _handled else None
 
 
 def _line(number: int) -> str:

@@ -81,6 +81,8 @@ def content(images: Images) -> Synthetic:
         raise fail("evaluate", expected, f"the run folder {folder}", remedy)
     if (folder / METADATA).is_file():
         return read_export(folder)
+    if folder.is_dir():
+        raise fail("evaluate", expected, f"{images}, a folder without {METADATA}")
     return read_torch(folder) if folder.suffix in SUFFIXES else read_synthetic(folder)
 
 

@@ -29,7 +29,7 @@ from jaxdistill.config.table import (
     ReadingOptions,
     StreamingOptions,
 )
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import fail, needs
 from jaxdistill.core.keys import stream
 from jaxdistill.core.platform import choices, platform, precision
 from jaxdistill.core.types import Array, Data, Dataset, Learner, Method
@@ -171,11 +171,13 @@ def planned(
     arguments = Data(changed.train, None if bank is None else bank.given)
     if on_host(changed.train):
         _check_on_host(config)
+        if not opening:
+            needs("data_memory", "grain", "grain", "grain, which fetches images ahead")
     if config.gradient == "auto" and how.trains:
-        needs = partial(
+        bytes_of = partial(
             _bytes_of, data=changed, arguments=arguments, network=network, key=key, devices=devices
         )
-        config = budget.within_budget(chosen, facts, needs, progress.say)
+        config = budget.within_budget(chosen, facts, bytes_of, progress.say)
     networks = build.shapes(config, changed.info) if config.num_shapes else [network]
     methods = [build.method(config, changed, each, stream(key, "teacher start")) for each in networks]
     if not opening:  # a method that does not trace starts no run

@@ -4,14 +4,17 @@ import importlib
 import os
 import re
 import signal
+import sys
+import threading
 import types
+import warnings
 
 import jax
 import pytest
 from conftest import CACHE
 from tiny_runs import ROOT, command
 
-from experiments import cli, distill
+from experiments import cli, distill, signals
 from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import resolve
@@ -41,10 +44,13 @@ def main(monkeypatch, capsys):
     """Calls `cli.main` with flags: (exit code, the options or what stdout has, the lines of stderr)."""
     monkeypatch.setenv("JAXDISTILL_HUGE_PAGES", "0")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", CACHE)
+    for module, name in ((sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # a signal silences them
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*flags, run=None, cls=distill.Options, doc=distill.__doc__):
         seen = []
+        monkeypatch.setattr(signals, "_handled", [])
         try:
             cli.main(run or seen.append, cls, doc, ["prog", *flags])
             code = 0
@@ -53,7 +59,8 @@ def main(monkeypatch, capsys):
         out, err = capsys.readouterr()
         return code, seen[0] if seen else out, err.splitlines()
 
-    yield call
+    with warnings.catch_warnings():
+        yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

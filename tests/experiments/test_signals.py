@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 
 import pytest
 from conftest import CACHE
 from tiny_runs import ROOT, TINY
 
-from experiments import signals, start
+from experiments import cli, signals, start
 from experiments.cli import as_flags
+from experiments.distill import Options as DistillOptions
 from jaxdistill.runtime import signals as caught
 
 INT = int(signal.SIGINT)
@@ -22,6 +25,7 @@ def watched(monkeypatch, capsys):
     """What the thread does about signals that arrive: (exit codes, lines of standard error)."""
     codes = []
     monkeypatch.setattr(signals, "GRACE", 0.0)
+    monkeypatch.setattr(signals, "_handled", [])
     monkeypatch.setattr(os, "_exit", codes.append)
 
     def watch(*numbers):
@@ -67,6 +71,25 @@ def test_a_signal_while_a_script_imports_or_ends_leaves_at_once(monkeypatch, cap
     monkeypatch.setattr(os, "_exit", codes.append)
     start.leave_at_once(signal.SIGTERM)
     assert codes == [143] and capfd.readouterr().err == "stopped by SIGTERM\n"
+
+
+def test_what_a_signal_tears_down_adds_nothing_to_its_line(monkeypatch, capsys):
+    """Such as an event loop of Orbax, which raises another error in the place of the exit."""
+    for module, name in ((sys, "unraisablehook"), (threading, "excepthook"), (signals, "_handled")):
+        monkeypatch.setattr(module, name, [] if name == "_handled" else getattr(module, name))
+    monkeypatch.setattr(signals, "listen", lambda: None)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def run(options):
+        try:
+            signals.stop(INT, None)
+        finally:
+            warnings.warn("coroutine was never awaited", RuntimeWarning, stacklevel=1)
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as left:
+        cli.main(run, DistillOptions, "doc", ["script"])
+    assert left.value.code == 130 and capsys.readouterr().err == "stopped by SIGINT\n"
 
 
 @pytest.mark.slow

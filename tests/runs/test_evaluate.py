@@ -263,6 +263,8 @@ def test_bad_input_is_one_line(run, mine, real, tmp_path, untrained):
     expected = "evaluate: expected images as a Run or the path of an .npz, a .pt or an exported folder, got "
     text = refused(tmp_path)
     assert text.startswith(f"{expected}the run folder {tmp_path}.")
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path / 'empty'}, a folder without distillation.json" in refused(tmp_path / "empty")
     assert f"Take {tmp_path / 'synthetic.npz'}; in Python jd.load_run opens the folder." in text
     assert f"{expected}ndarray. numpy.savez(path, x=..., y=...)" in refused(real[0])
     for arguments, options, says in (
