@@ -8,7 +8,7 @@ its help in one place.
 from typing import ClassVar
 
 from jaxdistill.config.option import Options, option, options
-from jaxdistill.evaluation.protocols import STEP_SIZES
+from jaxdistill.evaluation.protocol import STEP_SIZES
 
 STARTS = ("noise", "unit_noise", "real")
 GRADIENTS = ("unrolled", "truncated", "accumulated", "implicit", "closed_form", "convexified", "auto")

@@ -22,10 +22,9 @@ from jaxdistill.evaluation.evaluate import (
 )
 from jaxdistill.evaluation.fair_scores import augmentation_robust_score, label_robust_score
 from jaxdistill.evaluation.measures import accuracy_on, confusion_on, correct_on, top_k_on
+from jaxdistill.evaluation.protocol import STEP_SIZES, Protocol
 from jaxdistill.evaluation.protocols import (
     PUBLISHED,
-    STEP_SIZES,
-    Protocol,
     as_distilled,
     dc,
     epochs,

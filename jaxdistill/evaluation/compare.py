@@ -13,7 +13,7 @@ from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import check_per_class
 from jaxdistill.evaluation.evaluate import evaluator, search
 from jaxdistill.evaluation.measures import correct_on
-from jaxdistill.evaluation.protocols import STEP_SIZES, Protocol, candidates
+from jaxdistill.evaluation.protocol import STEP_SIZES, Protocol, candidates
 from jaxdistill.evaluation.scores import Score, summarize, summarize_by_class
 
 SEMANTICS = 1

@@ -18,7 +18,7 @@ from jaxdistill.data import sample
 from jaxdistill.data.streaming import check_on_device
 from jaxdistill.evaluation.in_turn import OF_THE_LOSS, TRAINING, in_turn, loss_of
 from jaxdistill.evaluation.measures import Measure, accuracy_on
-from jaxdistill.evaluation.protocols import Protocol
+from jaxdistill.evaluation.protocol import Protocol
 from jaxdistill.inner.over_learners import by_turns, gathered, over_data, over_learners
 from jaxdistill.inner.train import train
 

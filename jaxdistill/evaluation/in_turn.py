@@ -19,7 +19,7 @@ from jaxdistill.core.labels import targets
 from jaxdistill.core.platform import compiled_quickly
 from jaxdistill.core.reporting import report
 from jaxdistill.core.types import Array, Batch, Dataset, InnerOptimizer, Learner, Meta, Params
-from jaxdistill.evaluation.protocols import Changes, Protocol
+from jaxdistill.evaluation.protocol import Changes, Protocol
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.train import Carry, step_of

@@ -5,7 +5,7 @@ A protocol is chosen before the test set is seen, and the FINAL iterate is what 
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,74 +13,10 @@ import numpy as np
 
 from jaxdistill.augment import DSA, Augmentation, Mixing, cutmix, dc_evaluation
 from jaxdistill.core.checks import at_least, fail, one_of
-from jaxdistill.core.keys import at_step, stream
-from jaxdistill.core.types import Array, Augment, Batch, InnerOptimizer
+from jaxdistill.core.keys import at_step
+from jaxdistill.core.types import Array, Augment, InnerOptimizer
+from jaxdistill.evaluation.protocol import Protocol, multiples
 from jaxdistill.inner.optimizers import adam, sgd
-
-STEP_SIZES: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""What a baseline's step size is searched over, on validation, where nobody chooses others and SGD trains."""
-FACTORS = (1 / 3, 1, 3, 10)
-"""What it is searched over where Adam trains, relative to the protocol's own."""
-
-
-class Changes(NamedTuple):
-    """What becomes of a batch before a step. Called as `(key, batch) -> batch`."""
-
-    augment: Augment | None
-    mix: Mixing | None
-
-    def __call__(self, key: Array, batch: Batch) -> Batch:
-        if self.augment is not None:
-            batch = batch._replace(x=self.augment(key, batch.x))
-        return batch if self.mix is None else self.mix(stream(key, "mix"), batch)
-
-
-class Protocol(NamedTuple):
-    """One way to train on a set of N images for T steps."""
-
-    name: str
-    order: Callable[[Array], Array]
-    """key -> [T, B] int32, the images of each step, indices into the N."""
-    optimizer: InnerOptimizer
-    values: dict[str, Array]
-    """The optimiser's hyper-parameters, each [T] or [1]; `learning_rate` among them."""
-    weight_decay: float
-    restart: int
-    """The step at which the optimiser's state starts anew; 0 for never."""
-    augment: Augment | None
-    """Applied to every batch."""
-    loss: str = "cross_entropy"
-    """What training lowers: `cross_entropy` or `squared`."""
-    labels: str = "probabilities"
-    """The kind of labels that it is given; what its loss takes of them says `jaxdistill.core.labels`."""
-    temperature: float = 1.0
-    """What logits are divided by."""
-    peak: int = 0
-    """The step whose step size stands for those of all."""
-    mix: Mixing | None = None
-    """Applied to every batch after that, images and labels."""
-    step_sizes: tuple[float, ...] = STEP_SIZES
-    """What its step size is searched over where nobody chooses others."""
-
-    @property
-    def changes(self) -> Changes | None:
-        """What becomes of every batch; None for nothing."""
-        return None if self.augment is None and self.mix is None else Changes(self.augment, self.mix)
-
-    @property
-    def step_size(self) -> Array:
-        """The step size that a table names: scalar."""
-        return self.values["learning_rate"][self.peak]
-
-
-def multiples(step_size: float) -> tuple[float, ...]:
-    """The candidates around a step size, `FACTORS` times it: of a training whose own scale is not SGD's."""
-    return tuple(factor * step_size for factor in FACTORS)
-
-
-def candidates(protocol: Protocol, step_sizes: Sequence[float]) -> Sequence[float]:
-    """The step sizes that are searched for a protocol: the chosen ones; its own in place of `STEP_SIZES`."""
-    return protocol.step_sizes if tuple(step_sizes) == STEP_SIZES else step_sizes
 
 
 def as_distilled(

@@ -106,7 +106,5 @@ def check_different(where: str, images: np.ndarray, *, kind: str = "images", rem
     twins = [f"{first[which[i]]} and {i}" for i in range(len(flat)) if first[which[i]] != i]
     if twins:
         shown = ", ".join(twins[:5]) + (", ..." if len(twins) > 5 else "")
-        remedy = (
-            f"The kernel of equal images is singular: {remedy or 'start from noise, or from other images.'}"
-        )
-        raise fail(where, f"{kind} that differ from one another", f"equal images {shown}", remedy)
+        why = f"The kernel of equal images is singular: {remedy}"
+        raise fail(where, f"{kind} that differ from one another", f"equal images {shown}", why)

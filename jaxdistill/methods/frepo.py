@@ -23,13 +23,14 @@ Settings for small images: a ConvNet without norm, a larger outer rate, RCIG's r
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from jaxdistill.core.types import Learner, Method, Teacher
+from jaxdistill.core.types import Learner, Method, Solve, Teacher
 from jaxdistill.inner.closed_form import closed_form
 from jaxdistill.methods.dd import dd
-from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe, settings_of
-from jaxdistill.populations.ages import ages
+from jaxdistill.methods.headed import headed
+from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe, Settings
 
 
 @functools.wraps(dd, assigned=(), updated=())  # its signature is that of `dd`
@@ -54,16 +55,12 @@ def frepo(learner: Learner, teacher: Teacher, **options: Any) -> Method:
 
     References: Zhou, Nezhadarya & Ba 2022, "Dataset Distillation using Neural Feature Regression".
     """
-    recipe = options.get("recipe") or RECIPE
-    named = ("num_learners", "inner_loss")
-    chosen = settings_of(recipe, teacher, **{name: options.get(name) for name in named})
-    if options.get("population") is None:
-        pool = {name: chosen[name] for name in named}
-        options["population"] = ages(learner, teacher, **pool, strategy=options.get("strategy", "auto"))
-    if options.get("solve") is None:
-        head = {name: chosen[name] for name in ("ridge", "ridge_unit")}
-        options["solve"] = functools.partial(closed_form, learner=learner, **head)
-    return dd(learner, teacher, **{**options, "recipe": recipe})
+
+    def solve(settings: Settings) -> Callable[..., Solve]:
+        head = {name: settings[name] for name in ("ridge", "ridge_unit")}
+        return functools.partial(closed_form, learner=learner, **head)
+
+    return headed(learner, teacher, solve, options, recipe=RECIPE)
 
 
 RECIPE = Recipe(

@@ -30,13 +30,14 @@ Settings for small images: a smaller ConvNet, fewer steps, a larger outer rate.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from jaxdistill.core.types import Learner, Method, Teacher
+from jaxdistill.core.types import Learner, Method, Solve, Teacher
 from jaxdistill.inner.convexified import convexified
 from jaxdistill.methods.dd import dd
-from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe, settings_of
-from jaxdistill.populations.ages import ages
+from jaxdistill.methods.headed import headed
+from jaxdistill.methods.recipe import PLAIN, TRAINING, Recipe, Settings
 
 POOL = ("pool_size", "max_age_steps", "age_learning_rate")
 """The settings of the population that differ from its defaults."""
@@ -64,18 +65,12 @@ def rcig(learner: Learner, teacher: Teacher, **options: Any) -> Method:
 
     References: Loo, Hasani, Lechner & Rus 2023, "Dataset Distillation with Convexified Implicit Gradients".
     """
-    recipe = options.get("recipe") or RECIPE
-    named = ("num_learners", "inner_loss")
-    chosen = settings_of(recipe, teacher, **{name: options.get(name) for name in named})
-    if options.get("population") is None:
-        pool = {name: chosen[name] for name in (*named, *POOL)}
-        options["population"] = ages(learner, teacher, **pool, strategy=options.get("strategy", "auto"))
-    if options.get("solve") is None:
-        head = {name: chosen[name] for name in ("ridge", "ridge_unit")}
-        options["solve"] = functools.partial(
-            convexified, learner=learner, **head, clip=chosen["implicit_clip"]
-        )
-    return dd(learner, teacher, **{**options, "recipe": recipe})
+
+    def solve(settings: Settings) -> Callable[..., Solve]:
+        head = {name: settings[name] for name in ("ridge", "ridge_unit")}
+        return functools.partial(convexified, learner=learner, **head, clip=settings["implicit_clip"])
+
+    return headed(learner, teacher, solve, options, recipe=RECIPE, pool=POOL)
 
 
 RECIPE = Recipe(

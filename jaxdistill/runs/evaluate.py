@@ -24,7 +24,7 @@ from jaxdistill.core.types import Batch, Learner
 from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.data.streaming import on_host
 from jaxdistill.evaluation import PUBLISHED, STEP_SIZES, Protocol, Subsets, everything, score, tuned
-from jaxdistill.evaluation.protocols import candidates
+from jaxdistill.evaluation.protocol import candidates
 from jaxdistill.learners import LEARNERS
 from jaxdistill.learners.spec import check_fits, parse_learner
 from jaxdistill.runs.classes import class_counts, tested_unevenly

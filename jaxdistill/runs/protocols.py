@@ -23,7 +23,8 @@ from jaxdistill.evaluation import (
     published,
     with_step_size,
 )
-from jaxdistill.evaluation.protocols import MATCHING, PROTOCOLS, STEP_SIZES, multiples
+from jaxdistill.evaluation.protocol import STEP_SIZES, multiples
+from jaxdistill.evaluation.protocols import MATCHING, PROTOCOLS
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.runs.networks import num_unseen, unseen_networks
 from jaxdistill.runs.run import Run, Synthetic

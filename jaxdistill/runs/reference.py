@@ -25,7 +25,7 @@ from jaxdistill.core.types import Array, Batch, Meta, Params
 from jaxdistill.core.user_cache import user_cache
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import SEMANTICS, Evaluation, Protocol, Score, Subsets, Tuned, tuned
-from jaxdistill.evaluation.protocols import candidates
+from jaxdistill.evaluation.protocol import candidates
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.runs.plan import digest_standardised
 from jaxdistill.runtime import hosts, progress

@@ -12,7 +12,7 @@ from jaxdistill.config.table import Config
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Batch
 from jaxdistill.evaluation import Score, Tuned
-from jaxdistill.evaluation.protocols import STEP_SIZES, multiples
+from jaxdistill.evaluation.protocol import STEP_SIZES, multiples
 from jaxdistill.runs import baselines, compare
 from jaxdistill.runs.baseline_files import draw
 from jaxdistill.runs.plan import planned
