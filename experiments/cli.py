@@ -1,6 +1,7 @@
 """The command line of every experiment: flags from a class of options, one-line errors, exit codes."""
 
 import os
+import shutil
 import sys
 import textwrap
 import traceback
@@ -24,6 +25,8 @@ from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.runtime import progress
 
 INDENT = " " * 6
+NARROWEST, WIDEST = 30, 96
+"""Columns of the help text; as many as the terminal has in between."""
 VERSIONS = ("jaxdistill", "jax", "jaxlib", "flax", "optax", "commit", "prng", "x64")
 """Fields of the environment that have to be equal in all processes of a run."""
 OF_ONE = ("process_id", "data_dir", "manual_dir")
@@ -254,9 +257,10 @@ def _short(cls: type[Options], values: Mapping[str, Any]) -> list[str]:
 def _lines(option: Option, values: Mapping[str, Any]) -> list[str]:
     value = values.get(option.name, option.default)
     text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+    width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
     default = "" if text in (None, "") else f" [{text}]"
     known = f": {', '.join(option.names)}" if option.names else ""
     return [
         f"  --{'[no]' if option.kind is bool else ''}{option.name}{default}",
-        *textwrap.wrap(option.help + known, 96, initial_indent=INDENT, subsequent_indent=INDENT),
+        *textwrap.wrap(option.help + known, width, initial_indent=INDENT, subsequent_indent=INDENT),
     ]

@@ -147,7 +147,7 @@ def run(chosen: Options) -> dict[str, Any]:
         experiment="equal_time",
         chosen=chosen_of(chosen),
         free_fields=("checkpoint_every",),
-        upgrade=lambda saved: identity_from(saved, Options, data, pinned),
+        upgrade=lambda saved, file: identity_from(saved, file, Options, data, pinned),
     ) as directory:
         progress.say(
             f"{len(cells)} distillations of {options.time_limit:g} s each: {options.learner} on "

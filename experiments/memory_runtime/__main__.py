@@ -58,7 +58,7 @@ def run(chosen: Options) -> dict[str, Any]:
         pinned,
         experiment="memory_runtime",
         chosen=chosen_of(chosen),
-        upgrade=lambda saved: identity_from(saved, Options, data, pinned),
+        upgrade=lambda saved, file: identity_from(saved, file, Options, data, pinned),
     ) as directory:
         progress.say(
             f"memory and time of a hypergradient: {options.learner} on {data.info.name}, "

@@ -329,7 +329,7 @@ def _saved(
         identity,
         experiment=kind.script,
         chosen=chosen_of(setting.chosen),
-        upgrade=lambda saved: identity_from(saved, type(options), setting.data, identity),
+        upgrade=lambda saved, file: identity_from(saved, file, type(options), setting.data, identity),
     )
     what = f"{total} {kind.noun} on {info.name}: {options.learner}, {options.num_epochs} epochs"
     with directory:

@@ -82,6 +82,19 @@ def bank_option(config: Config) -> str | None:
     return None if bank is None else KINDS[bank].option
 
 
+def network_of_bank(config: Config) -> Choices:
+    """The network that the folder of networks of a run was made with; nothing without a readable folder."""
+    option = bank_option(config)
+    place = None if option is None else getattr(config, option)
+    if place is None:
+        return {}
+    try:
+        saved = json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))["config"]
+        return {n: saved[n] for n in ("learner", *LEARNER_OPTIONS) if saved.get(n) is not None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # `load_bank` says what is wrong
+
+
 def load_bank(
     config: Config, learner: Learner, info: DatasetInfo, dataset_sha256: str | None = None
 ) -> Bank | None:

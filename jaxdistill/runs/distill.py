@@ -113,7 +113,7 @@ def opened(plan: Plan, path: str | Path) -> RunDir:
         experiment=plan.experiment,
         chosen=chosen_of(plan.chosen),
         free_fields=FREE,
-        upgrade=lambda saved: identity_from(saved, Config, plan.data, plan.identity),
+        upgrade=lambda saved, file: identity_from(saved, file, Config, plan.data, plan.identity),
     )
     for note in directory.notes:
         shown.say(f"note: {note}")

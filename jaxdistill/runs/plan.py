@@ -39,11 +39,12 @@ from jaxdistill.data.streaming import BLOCK, HostImages, on_host
 from jaxdistill.learners.spec import check_fits
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import budget
-from jaxdistill.runs.banks import Bank, bank_digest, bank_option, load_bank
+from jaxdistill.runs.banks import Bank, bank_digest, bank_option, load_bank, network_of_bank
 from jaxdistill.runtime import hosts, mesh, progress
 from jaxdistill.runtime.loop import compiled_chunk
 from jaxdistill.runtime.memory import parse_bytes, total_bytes
 from jaxdistill.runtime.metrics import require_tensorboard
+from jaxdistill.runtime.rundir import check_folder
 
 READING = tuple(name for name in ReadingOptions.options() if name not in PLACES)
 """The options of how a data set is read."""
@@ -139,13 +140,18 @@ def planned(
     if not opening:
         check_effects(chosen, expected)
     config = resolve(chosen, expected)  # wrong options raise before data are loaded
+    chosen_network = _with_network_of_bank(chosen, config)
+    config = resolve(chosen_network, expected)
+    if config.run_dir is not None and not opening:
+        check_folder(config.run_dir)
     given = splits(chosen) if data is None else data
     own_data = (data is not None and origin is None) or bool(given.info.digest)
     if own_data:
         chosen = chosen.replace(dataset=given.info.name)
+        chosen_network = chosen_network.replace(dataset=given.info.name)
     facts = Facts.of(given.info)
     if facts != expected:
-        config = resolve(chosen, facts)
+        config = resolve(chosen_network, facts)
     key = jax.random.key(config.seed)
     batch_size = config.real_batch_size if "real_batch_size" in acting(config) else None
     if config.tensorboard:
@@ -189,6 +195,14 @@ def planned(
     return Plan(chosen, config, identity, changed, network, tested, bank, methods, key, devices, experiment)
 
 
+def _with_network_of_bank(chosen: Config, config: Config) -> Config:
+    """The chosen options, with those of the network that trained networks have where none was chosen."""
+    there = network_of_bank(config)
+    if chosen.chosen().get("learner", there.get("learner")) != there.get("learner"):
+        return chosen
+    return chosen.replace(**{**there, **chosen.chosen()})
+
+
 def splits(config: DataOptions) -> Splits:
     """The data set that the options name, on the device; the same in every process of a run."""
     chosen = config.chosen()
@@ -226,12 +240,13 @@ def script_identity(config: Options, data: Splits) -> dict[str, Any]:
 
 
 def identity_from(
-    saved: Mapping[str, Any], cls: type[Options], data: Splits, present: Mapping[str, Any]
+    saved: Mapping[str, Any], where: str, cls: type[Options], data: Splits, present: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The identity that an older version saved, as this version would have saved it.
 
     Args:
       saved: every option, null if nobody chose it, and further parts of the identity.
+      where: the file that it is in, for errors.
       cls: the class of its options.
       data: its images.
       present: the identity that this version saves; names the parts that are no options, and `data`.
@@ -249,7 +264,7 @@ def identity_from(
         others |= {name: present[name] for name in ("dataset_sha256",) if name in present}
         options |= {name: present[name] for name in ("dataset", *READING) if name in present}
     facts = Facts.of(data.info)
-    return identity_of(filled(config_from(options, "config.json", cls), facts)) | others
+    return identity_of(filled(config_from(options, where, cls), facts)) | others
 
 
 def numbers_of(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from jaxdistill.runs.compare import compared
 from jaxdistill.runs.distill import distilled, opened, say_start
 from jaxdistill.runs.plan import Plan, default_run_dir, identity_from, numbers_of, planned
 from jaxdistill.runs.run import Run
-from jaxdistill.runtime import mesh, profile
+from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.rundir import RunDir
 
 COSTS = ("compile_seconds", "program_bytes", "all_bytes")
@@ -34,6 +34,7 @@ def run_to_result(chosen: Config) -> dict[str, Any]:
         whole = directory.synthetic.exists()  # what is gone is written again from the checkpoint
         fresh = plan.config.fresh_baselines
         if whole and not fresh and result is not None and _is_of(result, plan, plan.config.num_outer_steps):
+            progress.say("note: this run has ended; the table is that of its result.json")
             return result
         return _result(distilled(plan, directory), directory, result)
 
@@ -92,5 +93,5 @@ def _is_of(result: dict[str, Any], plan: Plan, step: int) -> bool:
     if result.get("outer_steps") != step:
         return False
     if saved.keys() != now.keys() or saved.get("dataset_sha256") != now.get("dataset_sha256"):
-        saved = identity_from(saved, Config, plan.data, now)
+        saved = identity_from(saved, "result.json", Config, plan.data, now)
     return numbers_of(saved) == numbers_of(now)

@@ -120,7 +120,7 @@ def open_run(
     experiment: str,
     chosen: Mapping[str, Any] | None = None,
     free_fields: Collection[str] = (),
-    upgrade: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
+    upgrade: Callable[[dict[str, Any], str], Mapping[str, Any]] | None = None,
 ) -> RunDir:
     """Starts a run in `path`, or resumes the run that is there if it is the same.
 
@@ -131,8 +131,8 @@ def open_run(
       chosen: the part of the config that the user chose, to tell how the run was started.
       free_fields: names that may differ from the run already there (cadence of logs and the like);
         a nested one is written `outer.inner`. The new values replace the old ones in `config.json`.
-      upgrade: from a config that an older version saved, with other options, to what this version would have
-        saved.
+      upgrade: from a config that an older version saved, with other options, and the path of its file to what
+        this version would have saved.
 
     Returns:
       The open run; use it in a `with` statement.
@@ -155,24 +155,47 @@ def open_run(
     return opened[0] if opened else RunDir(directory, None, [])
 
 
+def check_folder(path: str | os.PathLike) -> None:
+    """Raises if `open_run` could not write to `path`; makes nothing.
+
+    Raises:
+      UserError: a file, a directory of something else, or no permission.
+    """
+    directory = as_path("open_run", path).absolute()
+    try:
+        if directory.exists():
+            _check_content(directory, path)
+        nearest = next(place for place in (directory, *directory.parents) if place.exists())
+    except OSError as error:
+        raise _unusable(path, error) from error
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        code = errno.EACCES if nearest.is_dir() else errno.ENOTDIR
+        raise _unusable(path, OSError(code, os.strerror(code)))
+
+
+def _check_content(directory: Path, path: Any) -> None:
+    """Raises if a directory holds something other than a run."""
+    others = [item.name for item in directory.iterdir() if not _own_leftover(item.name)]
+    if others and "config.json" not in others:
+        raise fail(
+            "open_run",
+            "a new or empty directory, or one that holds a run (config.json)",
+            f"{path} with {', '.join(sorted(others)[:3])} in it",
+            "Choose another directory.",
+        )
+
+
 def _open(
     directory: Path,
     path: Any,
     plain: dict[str, Any],
     about: dict[str, Any],
     free_fields: Collection[str],
-    upgrade: Callable[[dict[str, Any]], Mapping[str, Any]] | None,
+    upgrade: Callable[[dict[str, Any], str], Mapping[str, Any]] | None,
 ) -> RunDir:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        others = [item.name for item in directory.iterdir() if not _own_leftover(item.name)]
-        if others and "config.json" not in others:
-            raise fail(
-                "open_run",
-                "a new or empty directory, or one that holds a run (config.json)",
-                f"{path} with {', '.join(sorted(others)[:3])} in it",
-                "Choose another directory.",
-            )
+        _check_content(directory, path)
         lock = (directory / "lock").open("ab+", buffering=0)
     except OSError as error:
         raise _unusable(path, error) from error
@@ -212,7 +235,7 @@ def _settle(
     about: dict[str, Any],
     free: Collection[str],
     path: Any,
-    upgrade: Callable[[dict[str, Any]], Mapping[str, Any]] | None,
+    upgrade: Callable[[dict[str, Any], str], Mapping[str, Any]] | None,
 ) -> list[str]:
     """Writes `config.json`, or compares with the existing one; returns notes about the environment."""
     now = atomic.jsonable(profile.environment())
@@ -229,7 +252,7 @@ def _settle(
         raise fail("open_run", expected, f"one of experiments.{experiment}", "Choose another directory.")
     other_names = started.keys() != config.keys() or any(started.get(n) != config.get(n) for n in DIGESTS)
     if upgrade is not None and (experiment is None or other_names):
-        started = atomic.jsonable(upgrade(started), nonfinite=str)
+        started = atomic.jsonable(upgrade(started, str(file)), nonfinite=str)
     changes = _differences(started, config)
     pinned = {name: pair for name, pair in changes.items() if not _is_free(name, free)}
     if pinned:

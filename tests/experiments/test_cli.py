@@ -212,6 +212,13 @@ def test_every_script_has_both_helps(main, name):
     assert set(flags.findall(short)) <= module.Options.options().keys()
 
 
+def test_help_is_as_wide_as_the_terminal(main, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = main("--helpfull", doc="A script.")
+    described = [line for line in out.splitlines() if line.startswith(cli.INDENT)]
+    assert max(map(len, described)) <= 40
+
+
 def test_help_of_a_set_of_unknown_size_names_both_kinds_of_defaults(main):
     assert "experiments.adapt" in SCRIPTS and "experiments.study.search" in SCRIPTS
     adapt = importlib.import_module("experiments.adapt")

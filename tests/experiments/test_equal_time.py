@@ -127,7 +127,7 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
     older = dict.fromkeys(("damping", "inner_tolerance", "matches", "augment", "nystrom_rank"))
     older |= {"distance": "layerwise", "by_class": True, "on_failed_solve": "skip", "weight_decay": 0.01}
     saved = {name: value for name, value in now.items() if name not in older} | older
-    assert identity_from(saved, Options, splits(Options(dataset="digits")), now) == now
+    assert identity_from(saved, "config.json", Options, splits(Options(dataset="digits")), now) == now
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
     """It had null where nobody chose, and options that changed nothing."""
     now = identity_of(options_of())
     saved = now | {"matches": None, "match_epochs": None, "batch_size": None, "architecture": "upsampling"}
-    assert identity_from(saved, Options, splits(options_of()), now) == now
+    assert identity_from(saved, "config.json", Options, splits(options_of()), now) == now
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tiny_runs import TINY
 from experiments import distill
 from jaxdistill.config.option import UNSET
 from jaxdistill.core.checks import UserError
+from jaxdistill.runs import plan
 
 
 @pytest.fixture(autouse=True)
@@ -275,7 +276,10 @@ def test_files_that_are_not_there_or_not_whole(tmp_path):
     assert "train-images" in text
 
 
-def test_run_directories_that_cannot_be(tmp_path):
+def test_run_directories_that_cannot_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        plan, "load", lambda *_, **options: pytest.fail("it loads the data before it says so")
+    )
     (tmp_path / "file").write_text("mine")
     assert "a directory to write to" in refused(tmp_path, **TINY, run_dir="file/run")
     (tmp_path / "thesis").mkdir()

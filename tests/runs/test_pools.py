@@ -62,6 +62,16 @@ def test_a_default_that_is_spelled_out_is_the_same_network(pool):
     assert "activation: relu there, tanh here" in message(error)
 
 
+def test_a_run_has_the_network_of_its_pool(pool):
+    options = {name: value for name, value in RUN.items() if name not in NETWORK}
+    plan = planned(Config(**options, pool=pool), opening=True)
+    assert {name: getattr(plan.config, name) for name in NETWORK} == NETWORK
+    assert "width" not in plan.chosen.chosen()  # the user did not choose it
+    with pytest.raises(UserError) as error:
+        planned(Config(**options, pool=pool, width=16), opening=True)
+    assert "width: 8 there, 16 here" in message(error) and "depth" not in message(error).split(".")[0]
+
+
 def test_a_run_is_tested_on_networks_held_out(pool, tmp_path):
     distill(Config(**TINY | RUN, pool=pool), run_dir=tmp_path / "run", progress=False)
     run = load_run(tmp_path / "run", pool=pool)

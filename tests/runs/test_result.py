@@ -129,6 +129,7 @@ def test_a_finished_run_is_shown_again(finished, monkeypatch):
     times = {item: item.stat().st_mtime_ns for item in path.rglob("*") if item.name != "lock"}
     again, shown = tiny_run(path)
     assert again == before
+    assert "note: this run has ended; the table is that of its result.json" in shown
     assert shown.splitlines()[-7:] == printed.splitlines()[-7:]  # the table and the line below it
     cadence, _ = tiny_run(path, checkpoint_every=10)
     assert cadence == before
