@@ -5,7 +5,7 @@ through training (all steps kept, remat, truncated) and by the implicit function
 cost that needs no inner steps: by gradient matching, or by a ridge regression as the last layer of the
 network (`closed_form`) or of the linearised network (`convexified`)?
 
-    python -m experiments.memory_runtime                        digits, tanh MLP, 3 minutes on 2 cores
+    python -m experiments.memory_runtime                        digits, tanh MLP, 4 minutes on 2 cores
     python -m experiments.memory_runtime --flagfile=experiments/presets/memory_mnist.cfg --manual_dir=FOLDER
 
 A row per estimator, T and K learners has the memory of the compiled program, the peak memory of a separate

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def distillation(options: Options, name: str, num_steps: int) -> Config:
     named = ESTIMATORS[name]
     names = (Config.options().keys() | options.own.keys()) - {"num_learners", "run_dir"}
     kept = {name: value for name, value in taken_by(named, options).items() if name in names}
-    inner = {"distill_epochs": num_steps, "learned": (), "per_step": False}
+    inner: dict[str, Any] = {"distill_epochs": num_steps, "learned": (), "per_step": False}
     if named["gradient"] in HEAD_SOLVED:
         inner = {"implicit_clip": False} if named["gradient"] == "convexified" else {}
     if named["gradient"] == "truncated":
