@@ -3,13 +3,15 @@
 Question: for the same images, learner and evaluator, which way of differentiating training distills best
 in the same time, and at what memory?
 
-    python -m experiments.equal_time                            digits, 10 images, about 15 minutes on 2 cores
+    python -m experiments.equal_time                            digits, 10 images, about 17 minutes on 2 cores
     python -m experiments.equal_time --flagfile=experiments/presets/equal_time_mnist.cfg --manual_dir=FOLDER
 
 Each contender distills for `--time_limit` once per candidate step size, in a folder under RUN_DIR. The best
 candidate on validation is tested with its own training: T steps, or, for implicit gradients, training with
-momentum 0.9 to the tolerance. The script first measures how many outer steps fit the time. All contenders
-have the same weight decay, since implicit gradients need some. Expected, digits, preset equal_time_digits:
+momentum 0.9 to the tolerance. `closed_form` and `convexified` have no inner steps but a ridge regression as
+the last layer; they have one candidate, tested by the `frepo` protocol. The script first measures how many
+outer steps fit the time. All contenders with inner steps have the same weight decay, since implicit gradients
+need some. Expected, digits, preset equal_time_digits:
 unrolled with learned step sizes 92%, conjugate gradients 93%, the identity 88%. Run the same command again to
 resume a comparison that was stopped.
 """
@@ -26,7 +28,7 @@ from experiments import cli
 from experiments.measure import Row, outer_steps
 from jaxdistill.config.gradients import IMPLICIT, NAMED, Named, check_used, taken_by
 from jaxdistill.config.option import option, options
-from jaxdistill.config.owners import BY_GRADIENT
+from jaxdistill.config.owners import BY_GRADIENT, HEAD_SOLVED
 from jaxdistill.config.resolve import filled
 from jaxdistill.config.saved import chosen_of
 from jaxdistill.config.table import (
@@ -57,8 +59,9 @@ CONTENDERS: dict[str, Named] = {
     "unrolled": {**NAMED["unrolled"], "learned": ("learning_rate",)},
     "unrolled_fixed": NAMED["unrolled_fixed"],
     **IMPLICIT,
+    **{name: NAMED[name] for name in HEAD_SOLVED},
 }
-"""`unrolled` learns its step sizes; `unrolled_fixed` keeps them."""
+"""`unrolled` learns its step sizes; `unrolled_fixed` keeps them. A ridge regression has no inner steps."""
 VARIED = ("gradient", "learned", "linear_solver", "inner_learning_rate", "num_outer_steps", "distill_epochs")
 """Options of a distillation that the comparison chooses."""
 
@@ -78,7 +81,7 @@ class Options(
     title: ClassVar[str] = "comparison"
     left_out = (*VARIED, *BY_GRADIENT["auto"], *BY_GRADIENT["truncated"], "inner_batch_size", "tensorboard")
     contenders: tuple[str, ...] = option(
-        ("unrolled", "unrolled_fixed", "cg", "gauss_newton_cg", "neumann", "identity"),
+        ("unrolled", "unrolled_fixed", "cg", "gauss_newton_cg", "neumann", "identity", *HEAD_SOLVED),
         "ways to differentiate training",
         known=tuple(CONTENDERS),
         some=True,
@@ -102,9 +105,9 @@ class Options(
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Facts | None) -> Mapping[str, Any]:
-        """All have the weight decay that implicit gradients need; the momentum is each contender's own."""
+        """The weight decay that implicit gradients need, and the ridge of RCIG; momenta differ."""
         shared = {"weight_decay": 0.01, "on_failed_solve": "skip", "full_data_epochs": 0}
-        return shared | {"inner_momentum": None}
+        return shared | {"inner_momentum": None, "ridge": 5e-4, "ridge_unit": "images"}
 
 
 SMOKE = {
@@ -136,7 +139,7 @@ def run(chosen: Options) -> dict[str, Any]:
     cells = {
         (name, rate): cell(chosen, name, rate, options.unrolled_steps)
         for name in options.contenders
-        for rate in options.inner_learning_rates
+        for rate in rates(name, options)
     }
     for config in cells.values():
         planned(config)  # bad input raises before any run starts
@@ -170,38 +173,56 @@ def run(chosen: Options) -> dict[str, Any]:
     return result
 
 
+def rates(name: str, options: Options) -> tuple[float | None, ...]:
+    """The step sizes of a contender's inner loop to choose from; None alone where it has no inner steps."""
+    return (None,) if CONTENDERS[name]["gradient"] in HEAD_SOLVED else options.inner_learning_rates
+
+
 def check_contenders(chosen: Options, options: Options) -> None:
     """Raises if an option was chosen that none of the contenders takes."""
     compared = {name: CONTENDERS[name] for name in options.contenders}
     check_used("equal_time", "a contender", chosen, compared)
-    steps, default = options.unrolled_steps, Options.options()["unrolled_steps"].default
-    if steps != default and all(each["gradient"] == "implicit" for each in compared.values()):
-        raise fail("equal_time", "a contender that takes unrolled_steps", ", ".join(compared))
+    gradients = {each["gradient"] for each in compared.values()}
+    idle = {
+        "unrolled_steps": "unrolled" not in gradients,
+        "inner_learning_rates": gradients <= {*HEAD_SOLVED},
+    }
+    for name in idle:
+        if idle[name] and getattr(options, name) != Options.options()[name].default:
+            raise fail("equal_time", f"a contender that takes {name}", ", ".join(compared))
 
 
-def cell(chosen: Options, name: str, rate: float, unrolled_steps: int) -> Config:
+def cell(chosen: Options, name: str, rate: float | None, unrolled_steps: int) -> Config:
     """The distillation of one candidate, the number of outer steps left open."""
     contender = CONTENDERS[name]
     names = Config.options().keys() | chosen.own.keys()
     kept = {n: v for n, v in taken_by(contender, chosen).items() if n in names and v is not None}
     if contender["gradient"] == "unrolled":
         kept["distill_epochs"] = unrolled_steps
-    return Config(**kept, **contender, inner_learning_rate=rate).replace(num_baseline_learners=0)
+    if rate is not None:
+        kept["inner_learning_rate"] = rate
+    return Config(**kept, **contender).replace(num_baseline_learners=0)
 
 
-def place_of(directory: RunDir, name: str, rate: float) -> str:
+def stem_of(name: str, rate: float | None) -> str:
+    """The name of a candidate's files."""
+    return name if rate is None else f"{name}-{rate:g}"
+
+
+def place_of(directory: RunDir, name: str, rate: float | None) -> str:
     """The folder of a candidate's distillation."""
-    return str(directory.path / f"{name}-{rate:g}")
+    return str(directory.path / stem_of(name, rate))
 
 
-def candidate(directory: RunDir, name: str, rate: float, config: Config, time_limit: float) -> Row:
+def candidate(directory: RunDir, name: str, rate: float | None, config: Config, time_limit: float) -> Row:
     """Distills one candidate for the time limit; how many outer steps that is, is measured once and kept."""
-    file = directory.path / "plans" / f"{name}-{rate:g}.json"
+    file = directory.path / "plans" / f"{stem_of(name, rate)}.json"
     row = {"contender": name, "inner_learning_rate": rate}
     if not file.exists():
         directory.write_json(file, fitting(config, time_limit))
     row |= json.loads(file.read_text())
-    progress.say(f"\n{name}, step size {rate:g}: {row['num_outer_steps']} outer steps")
+    title = name if rate is None else f"{name}, step size {rate:g}"
+    progress.say(f"\n{title}: {row['num_outer_steps']} outer steps")
     place = place_of(directory, name, rate)
     try:
         found = distilled(config, row["num_outer_steps"], place)
@@ -209,7 +230,7 @@ def candidate(directory: RunDir, name: str, rate: float, config: Config, time_li
         raise
     except (UserError, *OUT_OF_MEMORY) as error:
         text = " ".join(str(error).split())
-        progress.say(f"{name}, step size {rate:g}: {text}")
+        progress.say(f"{title}: {text}")
         return row | {"note": text}
     last = read_metrics(Path(place) / "metrics.jsonl")[-1]
     shown = ("inner_gradient", "residual", "cosine", "skipped")
@@ -253,7 +274,10 @@ def best(name: str, candidates: Sequence[Row]) -> Row:
 
 
 def baseline(
-    directory: RunDir, cells: Mapping[tuple[str, float], Config], rows: Sequence[Row], num_learners: int
+    directory: RunDir,
+    cells: Mapping[tuple[str, float | None], Config],
+    rows: Sequence[Row],
+    num_learners: int,
 ) -> dict[str, Any]:
     """Random real images under the evaluator of the first contender that was distilled."""
     done = [row for row in rows if "note" not in row]
@@ -278,7 +302,7 @@ def show(result: dict[str, Any]) -> None:
                 row["contender"],
                 f"{100 * row['test_mean']:.1f}",
                 f"{100 * row['test_std']:.1f}",
-                f"{row['inner_learning_rate']:g}",
+                "-" if row["inner_learning_rate"] is None else f"{row['inner_learning_rate']:g}",
                 row["num_outer_steps"],
                 f"{row['seconds']:.0f}",
                 f"{row['program_bytes'] / 2**20:.1f}",

@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxdistill as jd
 from jaxdistill.config import build
-from jaxdistill.config.gradients import NAMED
+from jaxdistill.config.gradients import NAMED, of_method
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.table import Config
 from jaxdistill.core.types import Learner, Method, Params
@@ -105,8 +105,7 @@ def _gradients(platform: str) -> dict[str, Program]:
     return {
         f"{method}/{gradient}": Program("gradients", {"method": method, **options} | _plain(method, gradient))
         for method in sorted(METHODS)
-        if recipe_of(METHODS[method]).trains
-        for gradient, options in NAMED.items()
+        for gradient, options in of_method(method).items()
         if gradient != "unrolled"
     }
 

@@ -18,7 +18,7 @@ from helpers import CLASSES, fixed_sgd, images_teacher, message, tiny_data, tiny
 
 import jaxdistill as jd
 from jaxdistill.config import build
-from jaxdistill.config.gradients import NAMED
+from jaxdistill.config.gradients import of_method
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.table import Config
 from jaxdistill.core.checks import UserError
@@ -186,8 +186,7 @@ def rows():
     """Every method with every gradient that it takes: a name and the options."""
     found = {}
     for method in sorted(METHODS):
-        trains = recipe_of(METHODS[method]).trains
-        for gradient, options in NAMED.items() if trains else [("", {})]:
+        for gradient, options in (of_method(method) or {"": {}}).items():
             found[f"{method} {gradient}".strip()] = {"method": method, **options}
     return found
 

@@ -1,9 +1,11 @@
 """Measure memory and time of one hypergradient: unrolled training against implicit differentiation.
 
 Question: how do memory, time and accuracy of a hypergradient grow with the T inner steps, by backpropagation
-through training (all steps kept, remat, truncated) and by the implicit function theorem?
+through training (all steps kept, remat, truncated) and by the implicit function theorem? And what does one
+cost that needs no inner steps: by gradient matching, or by a ridge regression as the last layer of the
+network (`closed_form`) or of the linearised network (`convexified`)?
 
-    python -m experiments.memory_runtime                        digits, tanh MLP, 3 minutes on 2 cores
+    python -m experiments.memory_runtime                        digits, tanh MLP, 4 minutes on 2 cores
     python -m experiments.memory_runtime --flagfile=experiments/presets/memory_mnist.cfg --manual_dir=FOLDER
 
 A row per estimator, T and K learners has the memory of the compiled program, the peak memory of a separate
@@ -11,7 +13,8 @@ process, the compile time, the time per hypergradient (median; the estimators ta
 relative error against the exact hypergradient (float64, inner problem solved to a relative gradient of 1e-8),
 or against a long unroll if the network is not smooth. Implicit estimators train for exactly T steps; their
 time includes two products with the Hessian for the reported diagnostics. The memory of unrolled estimators
-includes the batch T times.
+includes the batch T times. Estimators without inner steps minimise another loss, so they have no cosine; they
+are measured once, for every T.
 Expected: unrolled memory linear in T, remat below, implicit flat; implicit by conjugate gradients at T = 100
 faster than unrolled, its cosine above 0.99. Run the same command again to resume a comparison that was
 stopped.
@@ -23,7 +26,7 @@ from typing import Any
 from experiments import cli
 from experiments.memory_runtime.cells import measured
 from experiments.memory_runtime.estimators import estimator, problem
-from experiments.memory_runtime.options import ESTIMATORS, MATCHING, SMOKE, Options
+from experiments.memory_runtime.options import ESTIMATORS, SMOKE, Options
 from experiments.memory_runtime.report import report, show
 from experiments.tables import as_csv
 from jaxdistill.config.gradients import check_used
@@ -47,7 +50,7 @@ def run(chosen: Options) -> dict[str, Any]:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves a GPU's memory to the processes
     chosen = chosen.with_smoke(SMOKE)
     options = resolve(chosen)
-    compared = {name: ESTIMATORS[name] for name in options.estimators if name != MATCHING}
+    compared = {name: ESTIMATORS[name] for name in options.estimators}
     check_used("memory_runtime", "an estimator", chosen, compared)
     data = splits(options)
     for name in options.estimators:  # bad input raises before any measurement

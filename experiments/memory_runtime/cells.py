@@ -2,14 +2,14 @@
 
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 
 from experiments.measure import Program, Row, compiled, no_compile_cache, timed
 from experiments.memory_runtime.estimators import Problem, estimator, problem
-from experiments.memory_runtime.options import MATCHING, Options
+from experiments.memory_runtime.options import WITHOUT_STEPS, Options
 from experiments.memory_runtime.processes import in_processes
 from experiments.memory_runtime.reference import Reference, compare, reference
 from jaxdistill.core.platform import present
@@ -28,6 +28,7 @@ def measured(options: Options, data: Splits, directory: RunDir) -> Iterator[Row]
     """Rows cell by cell; a cell (K, T) that was measured before is read."""
     for num_learners in sorted(set(options.num_learners)):
         shared: list[tuple[Problem, Reference | None]] = []
+        before: list[Row] = []
         for num_steps in sorted(set(options.inner_steps)):
             file = directory.path / "cells" / f"K{num_learners}-T{num_steps}.json"
             if not file.exists():
@@ -38,12 +39,21 @@ def measured(options: Options, data: Splits, directory: RunDir) -> Iterator[Row]
                         progress.say(f"K = {num_learners}: reference: {exact.name}")
                     shared.append((made, exact))
                 progress.say(f"K = {num_learners}, T = {num_steps}: measuring ...")
-                directory.write_json(file, cell(options, data, *shared[0], num_steps))
-            yield from json.loads(file.read_text())
+                same = [row | {"T": num_steps} for row in before if row["estimator"] in WITHOUT_STEPS]
+                directory.write_json(file, cell(options, data, *shared[0], num_steps, same))
+            before = json.loads(file.read_text())
+            yield from before
 
 
-def cell(options: Options, data: Splits, made: Problem, exact: Reference | None, num_steps: int) -> list[Row]:
-    """A row per estimator, for one T and K."""
+def cell(
+    options: Options,
+    data: Splits,
+    made: Problem,
+    exact: Reference | None,
+    num_steps: int,
+    same: Sequence[Row] = (),
+) -> list[Row]:
+    """A row per estimator, for one T and K; `same` are those of a smaller T that hold for this one too."""
     num_learners = jax.tree.leaves(made.contexts)[0].shape[0]
     shared = {
         "learner": options.learner,
@@ -57,8 +67,11 @@ def cell(options: Options, data: Splits, made: Problem, exact: Reference | None,
         name: {"estimator": name, "K": num_learners, "T": num_steps, "note": "", **shared}
         for name in options.estimators
     }
+    known = {row["estimator"]: row for row in same}
+    rows |= known
     programs: dict[str, Program] = {}
-    for name, row in rows.items():
+    for name in [name for name in rows if name not in known]:
+        row = rows[name]
         step = estimator(name, options, data, made, num_steps)
         program = _compiled(step, made, row)
         if program is not None:
@@ -78,8 +91,8 @@ def cell(options: Options, data: Splits, made: Problem, exact: Reference | None,
                 del programs[name]
                 continue
             rows[name] |= {n: float(reported[n]) for n in SHOWN if n in reported}
-            if name == MATCHING:
-                continue  # the gradient of another loss
+            if name in WITHOUT_STEPS:
+                continue
             if exact is not None:
                 rows[name]["reference"] = exact.name
             if exact is not None and exact.gradient is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import lax
 from experiments.memory_runtime.options import ESTIMATORS, MATCHING, Options
 from jaxdistill.config import build
 from jaxdistill.config.gradients import taken_by
+from jaxdistill.config.owners import HEAD_SOLVED
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.table import Config
 from jaxdistill.core.keys import stream
@@ -28,7 +29,7 @@ from jaxdistill.core.types import (
     Teacher,
 )
 from jaxdistill.data import Splits, sample
-from jaxdistill.inner.losses import inner_loss
+from jaxdistill.inner.losses import inner_loss, without_temperature
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.objectives.gradient_matching import gradient_matching
 from jaxdistill.objectives.validation import validation
@@ -56,7 +57,8 @@ def problem(options: Options, data: Splits, num_learners: int) -> Problem:
     """The problem of resolved options, for K learners."""
     key = jax.random.key(options.seed)
     learner = build.learner(options, data.info)
-    loss = inner_loss(learner, weight_decay=options.weight_decay)
+    without_temperature("memory_runtime", options.inner_loss)
+    loss = inner_loss(learner, loss=options.inner_loss, weight_decay=options.weight_decay)
     meta = Meta(teacher(options, data).init(stream(key, "teacher")), {})
     contexts = lax.map(learner.init, jax.random.split(stream(key, "learners"), num_learners))
     real = sample(data.train, stream(key, "real"), options.real_batch_size)
@@ -69,12 +71,15 @@ def distillation(options: Options, name: str, num_steps: int) -> Config:
     Args:
       options: resolved.
       name: of the estimator; any but `gradient_matching`.
-      num_steps: T. Implicit gradients train for exactly so many steps, whatever the tolerance.
+      num_steps: T. Implicit gradients train for exactly so many steps, whatever the tolerance. A ridge
+        regression has no steps; the gradient by a linearised network is not clipped.
     """
     named = ESTIMATORS[name]
     names = (Config.options().keys() | options.own.keys()) - {"num_learners", "run_dir"}
     kept = {name: value for name, value in taken_by(named, options).items() if name in names}
-    inner = {"distill_epochs": num_steps, "learned": (), "per_step": False}
+    inner: dict[str, Any] = {"distill_epochs": num_steps, "learned": (), "per_step": False}
+    if named["gradient"] in HEAD_SOLVED:
+        inner = {"implicit_clip": False} if named["gradient"] == "convexified" else {}
     if named["gradient"] == "truncated":
         inner["backprop_last"] = min(options.backprop_last, num_steps)
     if named["gradient"] == "implicit":
@@ -105,14 +110,16 @@ def estimator(
             made.learner, teacher(options, data), inner_loss=made.loss, by_class=False
         )
         return mean_gradient(objective, None, options)
-    return hypergradient(made.learner, solve(name, options, data, made, num_steps), options)
+    loss = distillation(options, name, num_steps).outer_loss
+    return hypergradient(made.learner, solve(name, options, data, made, num_steps), options, loss=loss)
 
 
 def hypergradient(
-    learner: Learner, solve: Solve, options: Options
+    learner: Learner, solve: Solve, options: Options, *, loss: str = "cross_entropy"
 ) -> Callable[[Meta, Params, Batch, Array], tuple[Params, Metrics]]:
     """(meta, contexts, real, key) -> (hypergradient by phi, reports), means over K; to be compiled."""
-    return mean_gradient(validation(learner, solve, microbatch=options.microbatch), solve, options)
+    objective = validation(learner, solve, loss=loss, microbatch=options.microbatch)
+    return mean_gradient(objective, solve, options)
 
 
 def mean_gradient(

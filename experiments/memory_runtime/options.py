@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from jaxdistill.config.gradients import NAMED, Named
 from jaxdistill.config.option import option, options
-from jaxdistill.config.owners import BY_GRADIENT
+from jaxdistill.config.owners import BY_GRADIENT, HEAD_SOLVED
 from jaxdistill.config.table import (
     DataOptions,
     ImplicitOptions,
@@ -20,20 +20,25 @@ UNROLLED = ("unrolled", "unrolled_step", "unrolled_sqrt", "truncated")
 MATCHING = "gradient_matching"
 ESTIMATORS: dict[str, Named] = {
     **{name: named for name, named in NAMED.items() if name != "unrolled_fixed"},
-    MATCHING: {},
+    MATCHING: {"gradient": MATCHING},
 }
 """By backpropagation: with all steps stored, remat step, remat sqrt, through the last steps alone, or with
 the weights detached between steps (without momentum). By the implicit function theorem, with each linear
-solver. Gradient matching, of all classes at once, minimises another loss and trains no inner steps; only its
-memory and time are compared."""
+solver. By a ridge regression as the last layer, of the network as it is (`closed_form`) or linearised
+(`convexified`). By gradient matching, of all classes at once."""
+WITHOUT_STEPS = (MATCHING, *HEAD_SOLVED)
+"""Estimators without inner steps: the same for every T. Their hypergradient is that of another loss, so only
+their memory and time are compared."""
 MEASURES = ("program", "process", "time", "error")
-DEFAULT = (*UNROLLED, "implicit_cg", "implicit_neumann", "implicit_identity")
+DEFAULT = (*UNROLLED, "implicit_cg", "implicit_neumann", "implicit_identity", MATCHING, *HEAD_SOLVED)
 SETTINGS = {
     "inner_learning_rate": 3.0,
     "inner_momentum": 0.9,
     "weight_decay": 0.01,
     "damping": 0.001,
     "solver_tolerance": 0.01,
+    "ridge": 5e-4,
+    "ridge_unit": "images",
 }
 MLP = {"width": 32, "depth": 1, "activation": "tanh"}
 """The default MLP: smooth, so that there is an exact hypergradient to compare with."""
@@ -46,7 +51,7 @@ class Options(
 ):
     title: ClassVar[str] = "comparison"
     left_out = (
-        *("distill_steps", "distill_epochs", "soft_labels", "label_confidence"),
+        *("distill_steps", "distill_epochs", "labels", "soft_labels", "label_confidence"),
         *("learned", "per_step", "gradient", "random_window", "linear_solver"),
         *("inner_tolerance", "max_inner_steps", "warm_start", "on_failed_solve", "implicit_clip"),
         *BY_GRADIENT["unrolled"],

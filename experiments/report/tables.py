@@ -21,7 +21,7 @@ from experiments.report.values import (
 TEACHERS = ("images", "generator")
 GRADIENTS = (
     *("unrolled", "unrolled_remat", "matching_by_class", "matching_all", "distribution_matching"),
-    *("implicit_cg", "implicit_neumann", "implicit_identity"),
+    *("implicit_cg", "implicit_neumann", "implicit_identity", "closed_form", "convexified"),
 )
 """The order of lines, which is that of the study's cells; others come after them."""
 STORAGE = {"images": "images", "scalars": "scalars_stored", "bits": "bits_per_class"}

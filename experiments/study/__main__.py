@@ -3,7 +3,7 @@
 Question: do gradient matching and implicit gradients reach the accuracy of backpropagation through training
 at a fraction of its memory, and do generators' images train other architectures better?
 
-    python -m experiments.study                                     digits, ten minutes on 2 cores
+    python -m experiments.study                                     digits, 13 minutes on 2 cores
     python -m experiments.study --preset=mnist --manual_dir=FOLDER  for a GPU
     python -m experiments.study --list                              the cells and their options, nothing else
 

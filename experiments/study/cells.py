@@ -27,6 +27,8 @@ GRADIENTS: dict[str, Options] = {
     "implicit_cg": {"method": "dd", **NAMED["implicit_cg"]},
     "implicit_neumann": {"method": "dd", **NAMED["implicit_neumann"]},
     "implicit_identity": {"method": "dd", **NAMED["implicit_identity"]},
+    "closed_form": {"method": "dd", **NAMED["closed_form"]},
+    "convexified": {"method": "dd", **NAMED["convexified"]},
 }
 """The columns of the grid."""
 
@@ -147,12 +149,17 @@ def descent(rate: float) -> Options:
 TEN_STEPS: Options = {"max_inner_steps": 10}
 """Ten inner steps, as in the paper; conjugate gradients do better near a minimum, where no solve fails."""
 NEUMANN: Options = {"neumann_terms": 11, **TEN_STEPS}
+HEAD: Options = {"population": "ages", "ridge": 5e-4, "ridge_unit": "images"}
+"""A pool of networks as in FRePo and RCIG, and RCIG's ridge."""
 WIDTHS = (16, 32, 128)
 """Widths of the generator in ablations; the grid's is 64."""
 
 
 def digits() -> Preset:
-    """8x8 digits, ten minutes on 2 CPU cores; outer learning rates by `experiments.study.search`."""
+    """8x8 digits, 13 minutes on 2 CPU cores; outer learning rates by `experiments.study.search`.
+
+    Those of `closed_form` and `convexified` are not searched yet.
+    """
     shared = {
         "dataset": "digits",
         "learner": "convnet",
@@ -182,6 +189,7 @@ def digits() -> Preset:
         "num_outer_steps": 600,
         "on_failed_solve": "skip",
     }
+    head = {**shared, **HEAD, "real_batch_size": 128, "num_outer_steps": 600}
     grid = [
         cell("images", "unrolled", unrolled, adam(0.02)),
         cell("images", "unrolled_remat", unrolled, adam(0.02)),
@@ -191,6 +199,8 @@ def digits() -> Preset:
         cell("images", "implicit_cg", implicit, adam(0.3)),
         cell("images", "implicit_neumann", implicit, adam(0.03), NEUMANN),
         cell("images", "implicit_identity", implicit, adam(0.03), TEN_STEPS),
+        cell("images", "closed_form", head, adam(0.01)),
+        cell("images", "convexified", head, adam(0.01)),
         cell("generator", "unrolled", unrolled, adam(0.01)),
         cell("generator", "unrolled_remat", unrolled, adam(0.01)),
         cell("generator", "matching_by_class", matching, adam(0.03)),
@@ -199,6 +209,8 @@ def digits() -> Preset:
         cell("generator", "implicit_cg", implicit, adam(0.003, num_outer_steps=1200)),
         cell("generator", "implicit_neumann", implicit, adam(0.003, num_outer_steps=1200), NEUMANN),
         cell("generator", "implicit_identity", implicit, adam(0.0027, num_outer_steps=1200), TEN_STEPS),
+        cell("generator", "closed_form", head, adam(0.003)),
+        cell("generator", "convexified", head, adam(0.003)),
     ]
     ablations = [
         *(changed(grid, "generator", "matching_by_class", f"k = {k}", generator_width=k) for k in WIDTHS),
@@ -277,6 +289,7 @@ def mnist() -> Preset:
         "num_outer_steps": 1000,
         "on_failed_solve": "skip",
     }
+    head = {**shared, **HEAD, "num_outer_steps": 1000}
     grid = [
         cell("images", "unrolled", unrolled, adam(0.05)),
         cell("images", "unrolled_remat", unrolled, adam(0.05)),
@@ -286,6 +299,8 @@ def mnist() -> Preset:
         cell("images", "implicit_cg", implicit, adam(0.02)),
         cell("images", "implicit_neumann", implicit, adam(0.02), NEUMANN),
         cell("images", "implicit_identity", implicit, adam(0.02), TEN_STEPS),
+        cell("images", "closed_form", head, adam(0.01)),
+        cell("images", "convexified", head, adam(0.01)),
         cell("generator", "unrolled", unrolled, adam(0.01, clip=10.0)),
         cell("generator", "unrolled_remat", unrolled, adam(0.01, clip=10.0)),
         cell("generator", "matching_by_class", matching, adam(0.01, clip=10.0)),
@@ -294,6 +309,8 @@ def mnist() -> Preset:
         cell("generator", "implicit_cg", implicit, adam(0.003, clip=4.0)),
         cell("generator", "implicit_neumann", implicit, adam(0.003, clip=4.0), NEUMANN),
         cell("generator", "implicit_identity", implicit, adam(0.003, clip=4.0), TEN_STEPS),
+        cell("generator", "closed_form", head, adam(0.003, clip=4.0)),
+        cell("generator", "convexified", head, adam(0.003, clip=4.0)),
     ]
     ablations = [
         *(changed(grid, "generator", "matching_by_class", f"k = {k}", generator_width=k) for k in WIDTHS),

@@ -8,9 +8,12 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxdistill.config.option import Options
-from jaxdistill.config.owners import acts
+from jaxdistill.config.owners import HEAD_SOLVED, acts, taken
 from jaxdistill.core.checks import fail
+from jaxdistill.core.registry import find
 from jaxdistill.inner.solvers import LINEAR_SOLVERS
+from jaxdistill.methods import METHODS
+from jaxdistill.methods.recipe import recipe_of
 
 Named = Mapping[str, Any]
 """Options of `Config` that make a gradient."""
@@ -27,11 +30,29 @@ NAMED: Mapping[str, Named] = MappingProxyType(
         "truncated": {"gradient": "truncated"},
         "accumulated": {"gradient": "accumulated"},
         **{f"implicit_{name}": options for name, options in IMPLICIT.items()},
+        "closed_form": {"gradient": "closed_form"},
+        "convexified": {"gradient": "convexified", "linear_solver": "cg"},
     }
 )
 """Backpropagation through all inner steps, with fixed step sizes, with less memory, or only through the last
-steps; TESLA's accumulated gradient; the implicit function theorem with each linear solver."""
-HEADS = ("gradient", "linear_solver")
+steps; TESLA's accumulated gradient; the implicit function theorem with each linear solver; a ridge regression
+as the last layer, of a network as it is or of a linearised one."""
+HEADS = ("gradient", "linear_solver", "inner")
+
+
+def of_method(method: str) -> dict[str, Named]:
+    """The gradients of `NAMED` that a method can be distilled by.
+
+    Args:
+      method: its name.
+
+    Returns:
+      Name to options; empty for a method that trains no inner steps.
+    """
+    if not recipe_of(find(METHODS, method)).trains:
+        return {}
+    tests = "outer_loss" in taken("method", {"method": method})
+    return {name: named for name, named in NAMED.items() if tests or named["gradient"] not in HEAD_SOLVED}
 
 
 def taken_by(named: Named, options: Options) -> dict[str, Any]:
@@ -79,5 +100,7 @@ def _takes(named: Named, options: Options, name: str) -> bool:
     option = table.get(name)
     if option is None or option.of not in HEADS:
         return True
+    if option.of == "inner":
+        return acts(option, named)
     method = options.chosen().get("method", table["method"].default) if "method" in table else None
     return acts(option, {**named, **({} if method is None else {"method": method})})

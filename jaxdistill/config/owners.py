@@ -102,7 +102,7 @@ def acts(option: Option, values: Mapping[str, Any]) -> bool:
     if head == "gradient":
         if "gradient" not in values:
             return True
-        own = BY_GRADIENT[gradient] + (IMPLICIT if implicit else ())
+        own = BY_GRADIENT.get(gradient, ()) + (IMPLICIT if implicit else ())
         also = OF_METHOD_TOO.get(option.name)
         return option.name in own and (also is None or also in taken("method", values))
     return head not in values or option.taken_as in taken(head, values)

@@ -294,7 +294,13 @@ class InnerOptions(Options):
     )
     per_step: bool = option(True, "learn one value per inner step instead of one for all", of="inner")
     weight_decay: float = option(0.0, "L2 coefficient of the inner loss", low=0, of="inner")
-    gradient: str = option("unrolled", "how training is differentiated", known=GRADIENTS, of="inner")
+    gradient: str = option(
+        "unrolled",
+        "how training is differentiated; another one than the method's own keeps the other settings of the "
+        "method, such as the pool and the losses of frepo and rcig",
+        known=GRADIENTS,
+        of="inner",
+    )
     inner_loss: str = option(
         "cross_entropy",
         "loss of training on synthetic images; platt is the cross-entropy with a learned temperature "

@@ -73,7 +73,8 @@ def linearized(learner: Learner) -> Learner:
     def calibrate(params: Linearized, x: Array) -> Linearized:
         remembered = jax.eval_shape(learner.calibrate, params.start, x)
         if jax.tree.structure(remembered) != jax.tree.structure(params.start):
-            raise fail("linearized", "a learner without batch normalisation", "one with", "Set norm=none.")
+            expected = "another one than batch for a linearised network"
+            raise fail("norm", expected, "batch normalisation", "Set norm=none.")
         return params
 
     def split(params: Linearized) -> tuple[Params, Callable[[Params], Linearized]]:

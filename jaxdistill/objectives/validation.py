@@ -99,7 +99,7 @@ def validation(
             value, right = tested(trained)
         more: Metrics = {}
         if learned is not None:
-            diverged = ~(jnp.abs(learned) <= LARGEST_LOG)
+            diverged = jnp.abs(learned) > LARGEST_LOG
             more |= {"temperature": jnp.exp(-learned), "diverged_temperatures": diverged.astype(value.dtype)}
         if margin and teacher is not None:
             labels = teacher.batches(meta.teacher, stream(key, "teacher")).y

@@ -17,6 +17,7 @@ from jaxdistill.inner.losses import inner_loss as inner_loss_of
 from jaxdistill.inner.losses import without_temperature
 from jaxdistill.inner.microbatch import in_parts
 from jaxdistill.inner.over_learners import over_learners
+from jaxdistill.populations.fresh import new_networks
 from jaxdistill.populations.source import Source
 
 AGE_OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -120,8 +121,7 @@ def ages(
         return jax.random.permutation(key, pool_size)[:num_learners].astype(jnp.int32)
 
     def init(key: Array) -> Ages:
-        keys = jax.random.split(stream(key, "learners"), pool_size)
-        params = over_learners(learner.init, strategy="map")(keys)
+        params = new_networks(learner, stream(key, "learners"), pool_size)
         first = (jnp.arange(pool_size, dtype=jnp.int32) * max_age) // pool_size
         return Ages(params, jax.vmap(rule.init)(params), first, draw(stream(key, "draw")))
 

@@ -7,18 +7,24 @@ from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.populations.source import Source
 
 
+def new_networks(learner: Learner, key: Array, count: int) -> Params:
+    """Draws of the learner's initial distribution, [count, ...].
+
+    Initialised one after another (`map`) and outside the hypergradient: inside it, vmapped initialisers would
+    double the compile time.
+    """
+    return over_learners(learner.init, strategy="map")(jax.random.split(key, count))
+
+
 def fresh(learner: Learner) -> Population:
     """K new draws of the learner's initial distribution per outer step; no state.
-
-    Initialised one after another (`map`) and outside the hypergradient: inside it, vmapped
-    initialisers would double the compile time.
 
     References: Wang et al. 2018, section 3.3.
     """
 
     def context(state: tuple[()], bank: Params, key: Array, num_learners: int) -> Params:
         del state, bank
-        return over_learners(learner.init, strategy="map")(jax.random.split(key, num_learners))
+        return new_networks(learner, key, num_learners)
 
     return Population(init=lambda key: (), context=context, advance=lambda state, meta, real, key: state)
 

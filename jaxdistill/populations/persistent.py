@@ -17,6 +17,7 @@ from jaxdistill.inner.optimizers import sgd
 from jaxdistill.inner.over_learners import over_learners
 from jaxdistill.inner.train import train
 from jaxdistill.inner.whole_set import whole_set
+from jaxdistill.populations.fresh import new_networks
 from jaxdistill.populations.source import Source
 
 MATCH_SCHEDULES = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -89,8 +90,7 @@ def persistent(
     loss_of = in_parts(learner, partial(loss, Meta((), {})))
 
     def fresh(key: Array) -> Persistent:
-        keys = jax.random.split(key, num_learners)
-        return Persistent(over_learners(learner.init, strategy="map")(keys), jnp.zeros((), jnp.int32))
+        return Persistent(new_networks(learner, key, num_learners), jnp.zeros((), jnp.int32))
 
     def trained(params: Params, key: Array, images: Batch) -> Params:
         count = images.y.shape[0]

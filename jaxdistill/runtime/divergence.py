@@ -11,6 +11,9 @@ from jaxdistill.core.types import Metrics
 MOST_SKIPPED = 50
 """A run stops after this many consecutive skipped steps; a shorter run stops if all its steps are skipped."""
 
+OF_NAN = ("failed_solves", "singular_kernels")
+"""Faults that numbers which are not finite bring with them, too."""
+
 
 class Diverged(UserError):
     """A run with a NaN or with failed linear solves: bad numbers, not bad input."""
@@ -64,7 +67,7 @@ def skipped_before(rows: Sequence[Mapping[str, Any]], step: int) -> int:
 def _check_faults(metrics: Metrics, step: int, faults: Mapping[str, str]) -> None:
     for name, remedy in faults.items():
         bad = np.flatnonzero(np.asarray(metrics[name]) > 0) if name in metrics else np.zeros(0, int)
-        if not bad.size or not np.isfinite(metrics["loss"][bad[0]]):
+        if not bad.size or (name in OF_NAN and not np.isfinite(metrics["loss"][bad[0]])):
             continue  # a loss that is not finite is the cause, and told as such
         told = {n: float(metrics[n][bad[0]]) for n in (name, "worst_residual") if n in metrics}
         values = ", ".join(f"{n} = {value:.3g}" for n, value in told.items())

@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 from helpers import message
 
-from jaxdistill.config.gradients import NAMED, check_used, taken_by
+from jaxdistill.config.gradients import NAMED, check_used, of_method, taken_by
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import acting, filled, resolve
 from jaxdistill.config.table import Config, ImplicitOptions, NetworkOptions, TeacherOptions
@@ -45,14 +45,24 @@ def test_every_linear_solver_has_a_name():
         ("accumulated", {"width"}),
         ("implicit_cg", {"damping", "solver_steps", "warm_start", "width"}),
         ("implicit_neumann", {"damping", "neumann_terms", "warm_start", "width"}),
+        ("closed_form", {"ridge", "width"}),
+        ("convexified", {"ridge", "solver_steps", "warm_start", "width"}),
     ],
 )
 def test_a_gradient_takes_its_own_options_and_all_others(name, taken):
     chosen = Config(remat="sqrt", backprop_last=3, damping=0.2, solver_steps=4, neumann_terms=5, width=6)
-    chosen = chosen.replace(warm_start=True)
+    chosen = chosen.replace(warm_start=True, ridge=0.1)
     assert set(taken_by(NAMED[name], chosen)) == taken
     matching = chosen.replace(method="dm")
     assert set(taken_by(NAMED[name], matching)) == {"width", "method"}
+    steps = {"inner_learning_rate", "weight_decay", "distill_epochs"} if "ridge" not in taken else set()
+    inner = Config(inner_learning_rate=0.3, weight_decay=0.1, distill_epochs=7, width=6)
+    assert set(taken_by(NAMED[name], inner)) == steps | {"width"}
+
+
+def test_a_method_has_the_gradients_that_it_can_be_distilled_by():
+    assert of_method("dd") == of_method("rcig") == NAMED and of_method("dm") == {}
+    assert of_method("mtt").keys() == NAMED.keys() - {"closed_form", "convexified"}  # it has no outer_loss
 
 
 def test_settings_of_a_comparison_are_taken_as_well():

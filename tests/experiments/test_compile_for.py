@@ -14,11 +14,10 @@ from experiments.compile_for import __main__ as script
 from experiments.compile_for import chips, rows
 from experiments.compile_for.flops import work_of
 from experiments.programs import SETS, Program, data, programs, tiny
-from jaxdistill.config.gradients import NAMED
+from jaxdistill.config.gradients import of_method
 from jaxdistill.core.checks import UserError
 from jaxdistill.layers.conv import conv2d
 from jaxdistill.methods import METHODS
-from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.runtime.profile import git_commit
 from jaxdistill.runtime.progress import silent
 
@@ -80,9 +79,8 @@ def test_operations_of_convolutions_and_their_gradients():
 
 def test_every_method_and_gradient_is_a_program():
     found = programs(SETS, "tpu")
-    training = [name for name in METHODS if recipe_of(METHODS[name]).trains]
     assert set(METHODS) <= set(found)
-    assert {f"{m}/{g}" for m in training for g in NAMED if g != "unrolled"} <= set(found)
+    assert {f"{m}/{g}" for m in METHODS for g in of_method(m) if g != "unrolled"} <= set(found)
     assert {"unrolled_sqrt/T1000", "implicit_cg/T10", "dd/pod256", "dd/pod256/data"} <= set(found)
     assert "unrolled_fixed/T10/generator" in programs(SETS, "gpu")
 

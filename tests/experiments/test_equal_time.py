@@ -50,8 +50,9 @@ def pretended(monkeypatch):
         row = {"step": 5, "loss": 1.0} | ({"residual": 0.5} if config.gradient == "implicit" else {})
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
         random = {"random_real_mean": 0.5, "random_real_std": 0.1} if config.num_baseline_learners else {}
-        accuracy = {"test_accuracy_mean": 0.9 - config.inner_learning_rate, "test_accuracy_std": 0.01}
-        accuracy |= {"validation_accuracy_mean": config.inner_learning_rate, "num_learners": 2}
+        rate = config.chosen().get("inner_learning_rate", 0.2)
+        accuracy = {"test_accuracy_mean": 0.9 - rate, "test_accuracy_std": 0.01}
+        accuracy |= {"validation_accuracy_mean": rate, "num_learners": 2}
         return accuracy | random | {"seconds": 1.0, "compile_seconds": 2.0}
 
     monkeypatch.setattr(equal_time, "run_to_result", pretend)
@@ -105,6 +106,9 @@ def test_a_candidate_is_what_was_chosen_less_the_options_of_other_gradients():
         return resolve(equal_time.cell(chosen, name, 0.3, 5), DIGITS)
 
     unrolled, fixed, cg, neumann = map(cell, ("unrolled", "unrolled_fixed", "cg", "neumann"))
+    head = resolve(equal_time.cell(chosen, "convexified", None, 5), DIGITS)
+    assert (head.solver_steps, head.distill_epochs, head.outer_loss) == (7, 1, "squared")
+    assert (head.weight_decay, head.outer_learning_rate, head.num_baseline_learners) == (0.0, 0.1, 0)
     assert (unrolled.learned, fixed.learned, cg.learned) == (("learning_rate",), (), ())
     assert (unrolled.remat, unrolled.distill_epochs, unrolled.inner_momentum) == ("step", 5, 0.0)
     assert (cg.damping, cg.solver_steps, cg.distill_epochs, cg.inner_momentum) == (0.2, 7, 1, 0.9)
@@ -121,6 +125,17 @@ def test_a_candidate_is_what_was_chosen_less_the_options_of_other_gradients():
     assert momentum.inner_momentum == 0.5
 
 
+def test_a_contender_without_inner_steps_has_one_candidate(tmp_path, capsys, pretended):
+    result = run(tmp_path / "run", contenders=["closed_form", "neumann"], unrolled_steps=UNSET)
+    names = [(row["contender"], row["inner_learning_rate"]) for row in result["candidates"]]
+    assert names == [("closed_form", None), ("neumann", 0.1), ("neumann", 0.3)]
+    assert (
+        pretended[-1].run_dir == str(tmp_path / "run/closed_form") and pretended[0].gradient == "closed_form"
+    )
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("closed_form  "))
+    assert line.split()[3] == "-"  # its step size
+
+
 def test_a_folder_of_an_older_version_is_the_same_comparison():
     """It had null where nobody chose, and options of other methods."""
     now = identity_of(filled(Options(**SMALL, dataset="digits"), DIGITS))
@@ -134,7 +149,7 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
     ("chosen", "says"),
     [
         ({"contenders": []}, "at least one of contenders, got none"),
-        ({"contenders": ["unroled"]}, "expected one of cg, gauss_newton_cg"),
+        ({"contenders": ["unroled"]}, "expected one of cg, closed_form, convexified, gauss_n"),
         ({"inner_learning_rates": []}, "at least one of inner_learning_rates, got none"),
         ({"inner_learning_rates": [0.0]}, "inner_learning_rates > 0"),
         ({"time_limit": 0.0}, "time_limit > 0"),
@@ -143,6 +158,8 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
         ({"contenders": ["unrolled"], "damping": 0.2}, "a contender that takes damping, got unrolled"),
         ({"contenders": ["cg"], "remat": "step"}, "a contender that takes remat"),
         ({"contenders": ["cg"], "unrolled_steps": 3}, "a contender that takes unrolled_steps"),
+        ({"contenders": ["closed_form"]}, "a contender that takes inner_learning_rates, got closed_form"),
+        ({"contenders": ["closed_form"], "weight_decay": 0.1}, "a contender that takes weight_decay"),
         ({"contenders": ["identity"], "warm_start": True}, "a linear_solver that can start from the last"),
         ({"method": "dc"}, "no inner_learning_rate with method=dc"),
     ],

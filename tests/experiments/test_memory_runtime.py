@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from helpers import message
 
+import jaxdistill as jd
 from experiments.memory_runtime import __main__ as script
 from experiments.memory_runtime import cells, estimators, processes, reference
-from experiments.memory_runtime.options import ESTIMATORS, MATCHING, Options
+from experiments.memory_runtime.options import ESTIMATORS, MATCHING, WITHOUT_STEPS, Options
+from jaxdistill.config import build
+from jaxdistill.config.option import UNSET
 from jaxdistill.config.resolve import resolve
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Batch, Meta
@@ -145,7 +148,7 @@ def test_the_accumulated_gradient_is_the_unrolled_one_for_one_step():
 
 def test_an_estimator_is_a_distillation_by_a_named_gradient():
     chosen = options_of(damping=0.2, solver_steps=3, neumann_terms=4, backprop_last=5, seed=7)
-    made = {n: estimators.distillation(chosen, n, 30) for n in ESTIMATORS if n != MATCHING}
+    made = {n: estimators.distillation(chosen, n, 30) for n in ESTIMATORS.keys() - {*WITHOUT_STEPS}}
     for name, config in made.items():
         steps = 1 if name.startswith("implicit") else 30
         assert (config.learned, config.seed, config.distill_epochs) == ((), 7, steps), name
@@ -156,6 +159,48 @@ def test_an_estimator_is_a_distillation_by_a_named_gradient():
     assert (cg.linear_solver, cg.damping, cg.solver_steps, cg.solver_tolerance) == ("cg", 0.2, 3, 0.01)
     assert (cg.inner_tolerance, cg.max_inner_steps) == (0.0, 30)  # exactly T steps
     assert (neumann.neumann_terms, neumann.solver_steps) == (4, None)
+    plain, linearised = (estimators.distillation(chosen, n, 30) for n in ("closed_form", "convexified"))
+    for config in (plain, linearised):
+        assert (config.ridge, config.ridge_unit, config.outer_loss, config.seed) == (
+            5e-4,
+            "images",
+            "squared",
+            7,
+        )
+    assert (linearised.solver_steps, linearised.implicit_clip, linearised.inner_tolerance) == (3, False, 0.01)
+
+
+def test_estimators_without_steps_are_measured_once(tmp_path):
+    result = run(tmp_path / "run", estimators=["closed_form", "unrolled"], measure=["time", "error"])
+    first, other = ([row for row in result["rows"] if row["T"] == steps] for steps in (1, 2))
+    assert [row["estimator"] for row in first] == [row["estimator"] for row in other]
+    (one, unrolled), (two, more) = first, other
+    assert two == one | {"T": 2} and one["seconds_median"] > 0 < one["program_bytes"]
+    assert "cosine_to_reference" not in one and "cosine_to_reference" in unrolled
+    assert more["seconds_median"] != unrolled["seconds_median"]
+
+
+def test_a_ridge_regression_has_the_hypergradient_of_its_method():
+    """The squared loss of the head in closed form, and that of the linearised network, not clipped."""
+    chosen = MLP | {"width": 10, "start": "real"}
+    options, data, problem = problem_of(**chosen)
+    for name in ("closed_form", "convexified"):
+        config = estimators.distillation(options, name, 1).replace(num_learners=1)
+        method = jd.dd(
+            problem.learner,
+            estimators.teacher(options, data, name),
+            solve=build.solve(config, problem.learner),
+            population=jd.given(problem.contexts),
+            draw=lambda data, key: problem.real,
+            inner_loss="squared",
+            outer_loss="squared",
+            num_learners=1,
+        )
+        state = method.init(problem.key)._replace(meta=problem.meta)
+        expected, _ = jax.jit(method.gradient)(state, jd.Data(data.train, None), problem.key)
+        found, reported = gradient_of(name, 5, options, data, problem)
+        np.testing.assert_allclose(found["x"], expected.teacher["x"], rtol=1e-3, atol=1e-6)
+        assert reported["singular_kernels"] == 0 and ("residual" in reported) == (name == "convexified")
 
 
 def test_a_smooth_network_is_compared_with_the_exact_gradient():
@@ -295,13 +340,23 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
         ({"inner_steps": [10, 0]}, "inner_steps >= 1, got 0"),
         ({"num_learners": []}, "at least one of num_learners, got none"),
         ({"num_learners": [-1]}, "num_learners >= 1, got -1"),
-        ({"estimators": ["implicit_gc"]}, "expected one of accumulated, gradient_matching, implicit_cg"),
+        ({"estimators": ["implicit_gc"]}, "expected one of accumulated, closed_form, convexified, gradi"),
         ({"measure": ["memory"]}, "expected one of error, process, program, time"),
         ({"damping": -0.1}, "damping >= 0, got -0.1"),
         ({"inner_momentum": 1.0}, "momentum in [0, 1)"),
         ({"estimators": ["accumulated"], "inner_momentum": 0.5}, "sgd without momentum"),
         ({"nystrom_rank": 3}, "an estimator that takes nystrom_rank, got unrolled, implicit_identity"),
         ({"estimators": ["unrolled"], "backprop_last": 3}, "an estimator that takes backprop_last"),
+        (
+            {"estimators": ["closed_form"], "inner_learning_rate": 0.1},
+            "an estimator that takes inner_learning_rate, got closed_form",
+        ),
+        (
+            {"estimators": ["convexified"], "inner_learning_rate": UNSET, "neumann_terms": 3},
+            "an estimator that takes neumann_terms, got convexified",
+        ),
+        ({"estimators": ["closed_form"], "ridge": -1.0}, "ridge >= 0, got -1"),
+        ({"inner_loss": "platt"}, "memory_runtime: expected an inner_loss without a learned temperature"),
         ({"learner": "mlpp"}, "learner: expected one of"),
     ],
 )

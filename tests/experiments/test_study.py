@@ -133,13 +133,13 @@ def test_the_cells_are_those_of_the_committed_rows(name, flags, study):
 
 
 def test_the_list_says_every_option_of_every_cell(tmp_path, capsys):
-    assert len(run(Options(list=True, preset="mnist", data_dir="none"))["cells"]) == 16 + 13  # no data needed
+    assert len(run(Options(list=True, preset="mnist", data_dir="none"))["cells"]) == 20 + 13  # no data needed
     capsys.readouterr()
     found = run(Options(list=True, run_dir=str(tmp_path / "none"), images_per_class=3, seed=7))
     assert not (tmp_path / "none").exists()
     printed = capsys.readouterr().out
     cells = found["cells"]
-    assert printed.count("--seed=7") == len(cells) == 16 + len(PRESETS["digits"].ablations)
+    assert printed.count("--seed=7") == len(cells) == 20 + len(PRESETS["digits"].ablations)
     lines = printed.splitlines()
     first = lines.index("images-unrolled")
     last = next(i for i in range(first + 1, len(lines)) if not lines[i].startswith("  "))

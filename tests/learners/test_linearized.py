@@ -170,4 +170,4 @@ def test_statistics_of_batches_are_refused():
     )
     with pytest.raises(UserError) as error:
         net.calibrate(jax.eval_shape(net.init, KEY), jnp.zeros((2, *SHAPE)))
-    assert "a learner without batch normalisation" in message(error)
+    assert "norm: expected another one than batch for a linearised network" in message(error)

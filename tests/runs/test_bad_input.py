@@ -64,7 +64,10 @@ OPTIONS = [
         RCIG | {"width": 9, "depth": 3},
         "convexified: expected at least 10 features, as many as cl",
     ),
-    (RCIG | {"norm": "batch"}, "linearized: expected a learner without batch normalisation"),
+    (
+        RCIG | {"norm": "batch"},
+        "norm: expected another one than batch for a linearised network, got batch norm",
+    ),
     (RCIG | {"inner_loss": "cross_entropy"}, "got labels=free. Free labels want inner_loss=squared"),
     (RCIG | {"population": "fixed"}, "no eval_activation with networks whose weights are given"),
     ({"dataset": "mnistt"}, "digits, fashion_mnist, kmnist, mnist"),

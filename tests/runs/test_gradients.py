@@ -142,6 +142,19 @@ def test_a_short_run_of_skipped_steps_alone_is_stopped():
     assert row == {"skipped": 0.5, "loss": 1.0}
 
 
+def test_a_temperature_that_diverged_is_the_cause_of_a_loss_that_did():
+    metrics = {"loss": np.array([1.0, np.nan]), "diverged_temperatures": np.array([0, 1])}
+    more = {"step": 0, "skipped": 0, "most": 6, "remedy": "Lower the rate."}
+    for name, says in (
+        ("diverged_temperatures", "Lower the temperature"),
+        ("failed_solves", "Lower the rate"),
+    ):
+        faults = {name: "Lower the temperature."}
+        with pytest.raises(UserError) as error:
+            check(metrics | {name: np.array([0, 1])}, True, faults=faults, **more)
+        assert says in message(error)
+
+
 SIZES = {"unrolled": 900, "step": 500, "sqrt": 300, "implicit": 100}
 
 
