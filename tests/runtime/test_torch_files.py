@@ -93,7 +93,10 @@ def test_the_authors_standardisation_becomes_ours(save):
     np.testing.assert_allclose(standardised(read_torch(path), svhn).x, ours, atol=1e-5)
     with pytest.raises(UserError) as error:
         standardised(read_torch(path), INFO._replace(name="digits"))
-    assert "one of cifar10, cifar100, fashion_mnist, mnist, svhn_cropped, tiny_imagenet, got 'digits'" in message(error)
+    assert (
+        "one of cifar10, cifar100, fashion_mnist, mnist, svhn_cropped, tiny_imagenet, got 'digits'"
+        in message(error)
+    )
     with pytest.raises(UserError) as error:
         standardised(read_torch(path), INFO._replace(image_shape=(5, 4, 3)))
     assert "images 5x4x3 as in cifar10, got 4x5x3" in message(error)
