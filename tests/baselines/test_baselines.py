@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from helpers import CLASSES, SHAPE, message, tiny_data, tiny_net
 
-from jaxdistill.baselines import average_real, k_means, nearest_neighbors, optimized_real, random_real
+from jaxdistill.baselines import (
+    average_real,
+    k_means,
+    kernel_herding,
+    nearest_neighbors,
+    optimized_real,
+    random_real,
+)
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.types import Batch
 from jaxdistill.data import from_arrays, labels
@@ -45,6 +52,27 @@ def test_k_means_finds_the_clusters_of_a_class():
     for c in range(2):
         distance = np.abs(np.asarray(found.x)[2 * c : 2 * c + 2, None] - centres[c][None]).max((2, 3, 4))
         assert sorted(distance.argmin(1)) == [0, 1] and distance.min(1).max() < 0.05
+
+
+def test_kernel_herding_takes_the_images_that_bring_the_mean_nearest():
+    data, h = tiny_data(), 3.0
+    found = kernel_herding(data, 3, bandwidth=h)
+    assert np.asarray(found.y).argmax(1).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    for c in range(CLASSES):
+        own = of_class(data, c).reshape(len(of_class(data, c)), -1).astype(np.float64)
+        kernel = np.exp(-((own[:, None] - own[None]) ** 2).sum(2) / (2 * h**2))
+        chosen: list[int] = []
+        for t in range(3):
+            score = [kernel[i].mean() - kernel[i, chosen].sum() / (t + 1) for i in range(len(own))]
+            chosen.append(max((i for i in range(len(own)) if i not in chosen), key=score.__getitem__))
+        np.testing.assert_array_equal(
+            np.asarray(found.x)[3 * c : 3 * c + 3].reshape(3, -1), own[chosen].astype(np.float32)
+        )
+    assert kernel_herding(data, 1).x.shape == (CLASSES, *SHAPE)  # the bandwidth is that of the images
+    for options, says in (({"bandwidth": 0.0}, "bandwidth > 0"), ({"images_per_class": 99}, "got 99")):
+        with pytest.raises(UserError) as error:
+            kernel_herding(data, **{"images_per_class": 1} | options)
+        assert says in message(error)
 
 
 def test_nearest_neighbours_by_hand():
