@@ -17,15 +17,12 @@ resume a comparison that was stopped.
 """
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
-
 from experiments import cli
-from experiments.measure import Row, outer_steps
+from experiments.measure import Row, fitting
 from jaxdistill.config.gradients import IMPLICIT, NAMED, Named, check_used, taken_by
 from jaxdistill.config.option import option, options
 from jaxdistill.config.owners import BY_GRADIENT, HEAD_SOLVED
@@ -44,14 +41,12 @@ from jaxdistill.config.table import (
     TeacherOptions,
 )
 from jaxdistill.core.checks import UserError, fail
-from jaxdistill.core.platform import choices
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.budget import OUT_OF_MEMORY
 from jaxdistill.runs.compare import show as show_result
 from jaxdistill.runs.plan import identity_from, planned, script_identity, splits
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runtime import profile, progress
-from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import read_metrics
 from jaxdistill.runtime.rundir import Held, RunDir, open_run
 
@@ -219,7 +214,7 @@ def candidate(directory: RunDir, name: str, rate: float | None, config: Config, 
     file = directory.path / "plans" / f"{stem_of(name, rate)}.json"
     row = {"contender": name, "inner_learning_rate": rate}
     if not file.exists():
-        directory.write_json(file, fitting(config, time_limit))
+        directory.write_json(file, fitting(planned(config), time_limit))
     row |= json.loads(file.read_text())
     title = name if rate is None else f"{name}, step size {rate:g}"
     progress.say(f"\n{title}: {row['num_outer_steps']} outer steps")
@@ -247,23 +242,6 @@ def distilled(config: Config, num_outer_steps: int, place: str) -> dict[str, Any
     result = run_to_result(config.replace(num_outer_steps=num_outer_steps, run_dir=place))
     show_result(result)
     return result
-
-
-def fitting(config: Config, time_limit: float) -> Row:
-    """How many outer steps fit the time limit, and the memory that their compiled program needs."""
-    plan = planned(config)
-    length = plan.config.chunk_length or choices().chunk_length
-    program = outer_steps(plan.method, plan.arguments, plan.config.seed, length, plan.devices)
-    state, *others = program.arguments
-    state = jax.block_until_ready(program.call(state, *others))[0]
-    began, chunks = time.perf_counter(), 0
-    while chunks == 0 or time.perf_counter() - began < 0.05 * time_limit:
-        state = jax.block_until_ready(program.call(state, *others))[0]
-        chunks += 1
-    seconds = (time.perf_counter() - began) / (chunks * length)
-    steps = max(1, round(time_limit / seconds / length)) * length
-    memory = {"program_bytes": program.temp_bytes, "all_bytes": total_bytes(program.call)}
-    return {"num_outer_steps": steps, "seconds_per_step": seconds, **memory}
 
 
 def best(name: str, candidates: Sequence[Row]) -> Row:

@@ -12,11 +12,13 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxdistill.core.checks import fail
+from jaxdistill.core.platform import choices
 from jaxdistill.core.types import Data, Method
+from jaxdistill.runs.plan import Plan
 from jaxdistill.runtime import mesh
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.loop import compiled_chunk
-from jaxdistill.runtime.memory import temporary_bytes
+from jaxdistill.runtime.memory import temporary_bytes, total_bytes
 
 Row = dict[str, Any]
 PATIENCE = 25.0
@@ -142,3 +144,22 @@ def outer_steps(
         given = mesh.placed(given, mesh.whole_everywhere(devices))
     with mesh.spread(devices):
         return compiled(compiled_chunk(method, devices), (state, *given), (length,), steps=length)
+
+
+def fitting(plan: Plan, time_limit: float) -> Row:
+    """How many outer steps fit a time limit in seconds, and the memory that their compiled program needs.
+
+    The limit is that of outer steps alone; whole compiled chunks are counted, at least one.
+    """
+    length = plan.config.chunk_length or choices().chunk_length
+    program = outer_steps(plan.method, plan.arguments, plan.config.seed, length, plan.devices)
+    state, *others = program.arguments
+    state = jax.block_until_ready(program.call(state, *others))[0]
+    began, chunks = time.perf_counter(), 0
+    while chunks == 0 or time.perf_counter() - began < 0.05 * time_limit:
+        state = jax.block_until_ready(program.call(state, *others))[0]
+        chunks += 1
+    seconds = (time.perf_counter() - began) / (chunks * length)
+    steps = max(1, round(time_limit / seconds / length)) * length
+    memory = {"program_bytes": program.temp_bytes, "all_bytes": total_bytes(program.call)}
+    return {"num_outer_steps": steps, "seconds_per_step": seconds, **memory}

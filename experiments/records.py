@@ -1,20 +1,45 @@
-"""The rows of a study, or of its search, as files: what is there is not made again."""
+"""The rows of a study, its search or a league, as files: what is there is not made again."""
 
+import json
 import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.report.data import read_row
-from experiments.report.fields import SAVED
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.runs.budget import OUT_OF_MEMORY
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.rundir import Held, RunDir
 
 Record = dict[str, Any]
-"""A row that is made once and kept in a file: a `CellRow` of the study, or a `Candidate` of its search."""
+"""A row that is made once and kept in a file: of a study, of its search, of a league."""
+SAVED = "saved results"
+REMEDY = "Delete it: the command that wrote it makes it again."
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise fail(SAVED, f"a readable {file}", error, REMEDY) from error
+
+
+def read_row(file: Path) -> dict[str, Any]:
+    """A row that is kept in a file.
+
+    Raises:
+      UserError: it cannot be read, or is no row.
+    """
+    row = read_json(file)
+    if not isinstance(row, dict):
+        raise fail(SAVED, f"a row in {file}", "something else", REMEDY)
+    return row
 
 
 def row_there(file: Path, identity: str) -> Record | None:
@@ -40,7 +65,7 @@ def recorded(directory: RunDir, file: Path, row: Record, measured: Callable[[], 
     """Measures a row and writes it; a failure becomes a row that says why.
 
     Args:
-      directory: of the study.
+      directory: of the experiment.
       file: of the row.
       row: what is known of it before.
       measured: distills and scores.

@@ -33,9 +33,9 @@ FOLDER_OF = {
 }
 """Packages that only some folders may import; the experiments may import all of them."""
 PRINTING = ("runtime", "runs")
-TOOLS = ("cli", "signals", "start", "measure", "programs", "tables")
+TOOLS = ("cli", "signals", "start", "measure", "programs", "records", "tables")
 """Modules that all scripts share."""
-ON_TOP_OF = {"study": ("report",)}
+ON_TOP_OF = {"study": ("report",), "league": ("report",)}
 """Packages of the experiments that stand on another one's modules."""
 FILES = sorted(ROOT.rglob("*.py"))
 SCRIPTS = sorted((ROOT.parent / "experiments").rglob("*.py"))

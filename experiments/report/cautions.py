@@ -16,18 +16,9 @@ def cautions(rows: Sequence[CellRow], baselines: Sequence[BaselineRow] = ()) -> 
       rows: of the report.
       baselines: of the report.
     """
-    found = []
-    for name in VERSIONS:
-        kinds: dict[Any, list[str]] = {}
-        for row in rows:
-            kinds.setdefault(row["environment"].get(name), []).append(_name(row))
-        for row in baselines:
-            if "environment" in row:
-                kinds.setdefault(row["environment"].get(name), []).append(f"{row['what']} images")
-        if len(kinds) > 1:
-            shown = short_commit if name == "commit" else str
-            parts = "; ".join(f"{shown(kind)}: {_some(names)}" for kind, names in kinds.items())
-            found.append(f"Rows of mixed versions, {name}: {parts}.")
+    named = [(_name(row), row["environment"]) for row in rows]
+    named += [(f"{row['what']} images", row["environment"]) for row in baselines if "environment" in row]
+    found = mixed_versions(named)
     small = [row for row in rows if not row["full_size"]]
     if small:
         many = "All" if len(small) == len(rows) else f"{len(small)} of {len(rows)}"
@@ -47,6 +38,24 @@ def cautions(rows: Sequence[CellRow], baselines: Sequence[BaselineRow] = ()) -> 
     for row in baselines:
         if row.get("note"):
             found.append(f"Failed: {row['what']} images, {row['architecture']}: {row['note']}")
+    return found
+
+
+def mixed_versions(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """A sentence about each version, commit or device that rows differ in.
+
+    Args:
+      rows: (name, environment as `jaxdistill.runtime.profile.environment` gives it) of each.
+    """
+    found = []
+    for field in VERSIONS:
+        kinds: dict[Any, list[str]] = {}
+        for name, environment in rows:
+            kinds.setdefault(environment.get(field), []).append(name)
+        if len(kinds) > 1:
+            shown = short_commit if field == "commit" else str
+            parts = "; ".join(f"{shown(kind)}: {_some(names)}" for kind, names in kinds.items())
+            found.append(f"Rows of mixed versions, {field}: {parts}.")
     return found
 
 

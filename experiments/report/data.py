@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.records import read_json, read_row
 from experiments.report.distilled import rows_of_run
-from experiments.report.fields import OF_BASELINES, REMEDY, SAVED, BaselineRow, CellRow, check_rows
+from experiments.report.fields import OF_BASELINES, BaselineRow, CellRow, check_rows
 from jaxdistill.core.checks import UserError, fail
 
 
@@ -26,18 +27,6 @@ def checked_rows(path: Path) -> list[CellRow]:
         rows.append(read_row(file))
         check_rows(rows[-1:], file)
     return rows
-
-
-def read_row(file: Path) -> dict[str, Any]:
-    """A row of a study, or of its search.
-
-    Raises:
-      UserError: it cannot be read, or is no row.
-    """
-    row = read_json(file)
-    if not isinstance(row, dict):
-        raise fail(SAVED, f"a row in {file}", "something else", REMEDY)
-    return row
 
 
 def load(path: str | Path) -> tuple[list[CellRow], list[BaselineRow]]:
@@ -72,18 +61,6 @@ def load(path: str | Path) -> tuple[list[CellRow], list[BaselineRow]]:
 def _chosen(config: Path) -> dict[str, Any] | None:
     """The options that were chosen for a run; None where an older version wrote its config."""
     return read_json(config).get("chosen") if config.exists() else None
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-      UserError: it cannot be read, or is damaged.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise fail(SAVED, f"a readable {file}", error, REMEDY) from error
 
 
 def without_repeats(rows: Sequence[CellRow]) -> tuple[list[CellRow], list[str]]:

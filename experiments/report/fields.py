@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.records import REMEDY, SAVED
 from experiments.report.pictures import decoded
 from jaxdistill.core.checks import fail
 
@@ -21,8 +22,6 @@ MEASURED += ("diagnostics", "hard_labels", "compile_seconds", "program_bytes")
 """The fields that a finished cell row has besides."""
 OF_BASELINES = ("what", "images", "architecture", "protocol", "dataset", "learner", "every")
 """The fields of every baseline row."""
-SAVED = "saved results"
-REMEDY = "Delete it: the command that wrote it makes it again."
 
 
 def check_rows(rows: Any, path: str | Path, needed: Sequence[str] = ABOUT) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 
 from experiments.cli import as_flags
 from experiments.measure import compile_cache_in
-from experiments.report.data import check_finished, checked_rows, read_json, read_row, read_rows
+from experiments.records import read_json, read_row, recorded, row_there
+from experiments.report.data import check_finished, checked_rows, read_rows
 from experiments.report.fields import CellRow
 from experiments.report.pictures import encoded
 from experiments.report.write import show, write
 from experiments.study.cells import PRESETS, Cell
-from experiments.study.records import recorded, row_there
 from experiments.study.scores import baselines, scores
 from experiments.study.setting import (
     SMOKE,

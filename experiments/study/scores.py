@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.report.data import read_json
+from experiments.records import read_json
 from experiments.report.fields import BaselineRow, CellRow
 from experiments.study.setting import Study
 from jaxdistill.core.checks import UserError

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments import cli
-from experiments.report.data import read_json, read_rows
-from experiments.report.fields import SAVED
+from experiments.records import SAVED, read_json, recorded, row_there
+from experiments.report.data import read_rows
 from experiments.study import setting
 from experiments.study.cells import Cell
-from experiments.study.records import recorded, row_there
 from experiments.study.scores import trained
 from experiments.study.setting import Study, cell_options, pinned, places, prepared
 from experiments.tables import Table, write_tables

@@ -9,11 +9,12 @@ from tiny_runs import TINY, command, flags
 
 from experiments import equal_time
 from experiments.equal_time import Options
+from experiments.measure import fitting
 from jaxdistill.config.option import UNSET
 from jaxdistill.config.resolve import filled, resolve
 from jaxdistill.core.checks import UserError
 from jaxdistill.methods.recipe import Facts
-from jaxdistill.runs.plan import identity_from, identity_of, splits
+from jaxdistill.runs.plan import identity_from, identity_of, planned, splits
 
 SMALL = {
     "contenders": ["unrolled", "neumann"],
@@ -57,7 +58,7 @@ def pretended(monkeypatch):
 
     monkeypatch.setattr(equal_time, "run_to_result", pretend)
     monkeypatch.setattr(equal_time, "show_result", lambda result: None)
-    monkeypatch.setattr(equal_time, "fitting", lambda config, time_limit: FITTING)
+    monkeypatch.setattr(equal_time, "fitting", lambda plan, time_limit: FITTING)
     return configs
 
 
@@ -181,7 +182,7 @@ def test_a_comparison_from_start_to_end(tmp_path, capsys, monkeypatch):
 
 def test_the_outer_steps_that_fit_are_whole_chunks():
     options = Options(learner="linear", chunk_length=2, num_learners=1, real_batch_size=8)
-    found = equal_time.fitting(equal_time.cell(options, "unrolled_fixed", 0.1, 1), 0.01)
+    found = fitting(planned(equal_time.cell(options, "unrolled_fixed", 0.1, 1)), 0.01)
     assert found["num_outer_steps"] % 2 == 0 and found["num_outer_steps"] > 0
     assert found["all_bytes"] > found["program_bytes"] > 0 and found["seconds_per_step"] > 0
     steps = 0.01 / found["seconds_per_step"]
@@ -190,8 +191,10 @@ def test_the_outer_steps_that_fit_are_whole_chunks():
 
 SECONDS_PER_STEP = """
 from experiments import equal_time
+from experiments.measure import fitting
+from jaxdistill.runs.plan import planned
 options = equal_time.Options(num_learners=2)
-print(equal_time.fitting(equal_time.cell(options, "cg", 0.1, 10), 40.0)["seconds_per_step"])
+print(fitting(planned(equal_time.cell(options, "cg", 0.1, 10)), 40.0)["seconds_per_step"])
 """
 
 
