@@ -42,8 +42,13 @@ def read_row(file: Path) -> dict[str, Any]:
     return row
 
 
-def row_there(file: Path, identity: str) -> Record | None:
+def row_there(file: Path, identity: str, remedy: str = "") -> Record | None:
     """The row in a file, where it is finished and its options are the same; None where it is to be made.
+
+    Args:
+      file: of the row.
+      identity: its options, as text.
+      remedy: for a row of other options; to have that of a study made again when empty.
 
     Raises:
       UserError: it was made with other options; names them.
@@ -56,7 +61,7 @@ def row_there(file: Path, identity: str) -> Record | None:
             " ".join(f for f in a if f not in b) or "none" for a, b in ((now, there), (there, now))
         )
         cell = file.parent.parent / "cells" / file.stem
-        remedy = f"Choose another run_dir, or delete that file and {cell} to have it made again."
+        remedy = remedy or f"Choose another run_dir, or delete that file and {cell} to have it made again."
         raise fail(SAVED, f"options {here} in {file}", other, remedy)
     return row
 
