@@ -172,6 +172,7 @@ def _distilled(
     """The run of a candidate, finished; one that was stopped is resumed."""
     plan = _plan(league, entry, candidate, experts, num_outer_steps=steps)
     with opened(plan, made.directory.path / "cells" / candidate.name) as directory:
+        made.commits.add(str((directory.environment or {}).get("commit")))  # that it started with
         return distilled(plan, directory)
 
 

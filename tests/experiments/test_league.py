@@ -363,6 +363,11 @@ def test_a_small_league_that_is_stopped_in_a_row_gives_the_same_rows(tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             run.run(chosen.replace(run_dir=tmp_path / "whole"))
     monkeypatch.setattr(rows, "fitting", None)  # what is there is not measured again
+    file = tmp_path / "whole/cells/frepo-1/config.json"
+    content = json.loads(file.read_text())
+    content["environment"]["commit"] = "d" * 40
+    file.write_text(json.dumps(content))
     again = run.run(chosen.replace(run_dir=tmp_path / "whole"))
+    assert any("frepo was made in parts" in each and "dddddddddddd" in each for each in again["cautions"])
     pairs = zip(whole["lines"], again["lines"], strict=True)
     assert all(a.get(n) == b.get(n) for a, b in pairs for n in ("entry", "mean", "lrs", "sha256"))
