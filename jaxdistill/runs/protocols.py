@@ -204,7 +204,7 @@ def training_data(run: Run) -> Synthetic:
     networks needs to the tolerance of the distillation.
     """
     config, learner = run.config, run.learner
-    batches = jax.jit(run.method.synthesize)(run.state, stream(run.key, "export"))
+    batches = run.method.synthesize(run.state, stream(run.key, "export"))
     images, labels, order = dedupe(batches)
     if not build.has_steps(config) or config.gradient != "implicit":
         return Synthetic(images, labels, order)
