@@ -99,7 +99,7 @@ def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Pr
       shuffle: as for `as_distilled`; that of the run's curriculum when None.
     """
     plan = as_distilled(
-        jnp.asarray(order),
+        order,
         build.inner_optimizer(run.config, build.num_inner_steps(run.config)),
         run.method.hyperparameters(run.state),
         weight_decay=run.config.weight_decay,
