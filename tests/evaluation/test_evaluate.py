@@ -46,11 +46,15 @@ def test_a_protocol_mixes_images_and_labels_after_the_augmentation():
     plan = few_steps(6, num_steps=3, batch_size=6)._replace(
         augment=lambda key, x: x + 1, mix=lambda key, batch: Batch(-batch.x, batch.y[::-1])
     )
-    by_hand = Batch(-(images.x + 1), images.y[::-1])
-    steps, batch_of, _ = training(net, plan, images, jnp.arange(6), KEY)
-    seen, rows = batch_of(jax.tree.map(lambda a: a[0], steps)), steps[0][0]
-    np.testing.assert_array_equal(seen.x, by_hand.x[rows])
-    np.testing.assert_array_equal(seen.y, images.y[rows][::-1])
+
+    @jax.jit
+    def first_batch(images):
+        steps, batch_of, _ = training(net, plan, images, jnp.arange(6), KEY)
+        return batch_of(jax.tree.map(lambda a: a[0], steps)), steps[0][0]
+
+    seen, rows = jax.device_get(first_batch(images))
+    np.testing.assert_array_equal(seen.x, -(np.asarray(images.x) + 1)[rows])
+    np.testing.assert_array_equal(seen.y, np.asarray(images.y)[rows][::-1])
 
     def logits(net, params, test):
         return net.apply(params, test.x)
@@ -77,8 +81,13 @@ def test_what_a_loss_is_given_of_labels(labels):
     }
     for loss in ("squared", "cross_entropy"):
         plan = few_steps(6, num_steps=1, batch_size=6)._replace(loss=loss, labels=labels)
-        steps, _, value = training(net, plan, images, jnp.arange(6), KEY)
-        gradient = jax.grad(value)(params, jax.tree.map(lambda a: a[0], steps))
+
+        @jax.jit
+        def gradient_of(params, plan=plan):
+            steps, _, value = training(net, plan, images, jnp.arange(6), KEY)
+            return jax.grad(value)(params, jax.tree.map(lambda a: a[0], steps))
+
+        gradient = gradient_of(params)
         by_hand = x.T @ wanted[loss, labels] / 6
         np.testing.assert_allclose(gradient["params"]["classifier"]["kernel"], by_hand, atol=1e-6)
 

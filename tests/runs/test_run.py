@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import message, same_bits
-from linear_runs import QUIET, SHORT, network, refused, three_classes
+from linear_runs import OWN, QUIET, SHORT, network, refused, three_classes
 
 import jaxdistill as jd
 from jaxdistill.config.resolve import KNOWN
@@ -87,6 +87,14 @@ def test_without_a_folder_nothing_is_written(here, whole, monkeypatch, capsys):
         again.compare()
     same_bits(again.state, whole.state)
     assert not list(here.iterdir()) and capsys.readouterr() == ("", "")
+
+
+def test_the_loop_traces_no_outer_step_that_the_plan_has_traced(monkeypatch):
+    traced, before, chunk, net = [], [], loop.compiled_chunk, network()
+    counted = net._replace(apply=lambda params, x: traced.append(x) or net.apply(params, x))
+    monkeypatch.setattr(loop, "compiled_chunk", lambda *given: before.append(len(traced)) or chunk(*given))
+    jd.distill(learner=counted, **OWN | {"num_outer_steps": 2})
+    assert before == [len(traced)] and traced
 
 
 def test_a_thread_may_distill(whole):
