@@ -51,8 +51,8 @@ from jaxdistill.evaluation import (
 )
 from jaxdistill.inner.over_learners import by_turns
 from jaxdistill.learners import learner
-from jaxdistill.populations.fresh import fresh
 from jaxdistill.runs.compare import show as show_result
+from jaxdistill.runs.networks import new_networks
 from jaxdistill.runs.protocols import as_learned, seen
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runs.run import Run, load_run
@@ -327,7 +327,7 @@ class Trial(NamedTuple):
         """
         options, count = self.options, self.options.num_learners
         key = stream(stream(jax.random.key(options.seed), "nas"), draw)
-        params = jax.jit(lambda key: fresh(self.net).context((), None, key, count))(key)
+        params = new_networks(self.net)(key, count)
         rows = training.subsets(key, count)
         strategy, chunk = options.strategy, options.learner_chunk
         protocols = [

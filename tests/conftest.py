@@ -25,12 +25,13 @@ from jaxdistill.core.user_cache import user_cache
 
 pytest.register_assert_rewrite("conformance", "helpers")  # their assertions show values too
 
-# reference rows of another session, or of the user, are no test's: a user's cache with none, and all the rest
+# reference rows of another session or of the user are no test's: a user's cache with none, and all the rest;
+# Matplotlib takes a second to list the fonts, where it has no list
 SESSION = tempfile.TemporaryDirectory(prefix="jaxdistill-test-")
-for _kind in ("data", "compile"):
-    (user_cache() / _kind).mkdir(parents=True, exist_ok=True)
-    Path(SESSION.name, "jaxdistill").mkdir(exist_ok=True)
-    Path(SESSION.name, "jaxdistill", _kind).symlink_to(user_cache() / _kind)
+Path(SESSION.name, "jaxdistill").mkdir()
+for _kind in ("jaxdistill/data", "jaxdistill/compile", "matplotlib"):
+    (user_cache().parent / _kind).mkdir(parents=True, exist_ok=True)
+    Path(SESSION.name, _kind).symlink_to(user_cache().parent / _kind)
 os.environ["XDG_CACHE_HOME"] = SESSION.name
 
 FLAGS = os.environ["XLA_FLAGS"]

@@ -30,4 +30,11 @@ def test_populations(name):
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_methods(name):
+    """Also eagerly and over a new axis: dd here, the others in the slow tier; their parts are above."""
+    conformance.check_method(name, eagerly=name == "dd")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"dd"}))
+def test_methods_eagerly(name):
     conformance.check_method(name)

@@ -124,7 +124,7 @@ def test_logits_are_those_of_the_network_in_numpy(name):
     x = GENERATOR.normal(size=(3, *shape)).astype(np.float32)
     expected = forward(state, x.transpose(0, 3, 1, 2).astype(np.float64))
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(net.apply(params, x), expected, rtol=1e-4, atol=1e-4)  # float32 here
+    np.testing.assert_allclose(jax.jit(net.apply)(params, x), expected, rtol=1e-4, atol=1e-4)  # float32 here
     started = jax.eval_shape(net.init, jax.random.key(0))
     assert jax.tree.structure(params) == jax.tree.structure(started)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
@@ -198,7 +198,7 @@ def test_running_statistics_come_along_where_they_are_asked_for():
     unit = (y - mean[:, None, None]) / deviation[:, None, None]
     y = relu(unit * state["1.weight"][:, None, None] + state["1.bias"][:, None, None])
     expected = dense(pool(y, np.mean), state, "2")
-    np.testing.assert_allclose(net.apply(trained, x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(net.apply)(trained, x), expected, rtol=1e-4, atol=1e-4)
     bare = from_torch_weights(net, state, image_shape=shape)
     assert set(bare) == {"params"}
     jax.tree.map(np.testing.assert_array_equal, bare["params"], trained["params"])

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conformance import SMALLEST
 from helpers import CLASSES, fixed_sgd, images_teacher, message, tiny_data, tiny_net, to_float64
+from tiny_runs import lighter
 
 import jaxdistill as jd
 from jaxdistill.config import build
@@ -86,7 +87,8 @@ def test_a_run_has_float32_unless_asked_for_less(tmp_path):
     short = {"learner": "linear", "num_outer_steps": 1, "num_learners": 1, "real_batch_size": 8}
     for name in ("float32", "bfloat16"):
         chosen = {} if name == "float32" else {"precision": name}
-        run = jd.distill(**short, **chosen, run_dir=tmp_path / name, progress=False)
+        with lighter():
+            run = jd.distill(**short, **chosen, distill_epochs=1, run_dir=tmp_path / name, progress=False)
         saved = json.loads((tmp_path / name / "config.json").read_text())
         assert saved["environment"]["precision"] == name and "precision" not in saved["config"]
         assert run.config.precision == name

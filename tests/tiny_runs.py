@@ -59,8 +59,9 @@ PICTURES = {name: getattr(figures, name) for name in ("image_grid", "curves")}
 
 @contextlib.contextmanager
 def lighter(*, one_size: bool = True) -> Iterator[None]:
-    """Runs that cost less: of digits validation and test are of one size, so that one program tests on both,
-    and pictures of images, which take longer than a tiny run, show one; those of a run are not drawn.
+    """Runs that cost less: of digits validation and test are of one size, so that one program tests on both;
+    pictures are coarse, and those of images, which take longer than a tiny run, show one; those of a run are
+    not drawn.
 
     Args:
       one_size: False where a process of its own has the same digits.
@@ -68,6 +69,7 @@ def lighter(*, one_size: bool = True) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if one_size:
             patch.setattr(registry, "TEST_FRACTION", 1 / 7)  # then a sixth of the rest is as much
+        patch.setattr(figures, "DPI", 40)
         for name in PICTURES:
             patch.setattr(figures, name, FEWER[name])
         yield

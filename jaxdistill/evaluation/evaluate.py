@@ -56,9 +56,17 @@ def as_they_are(
       UserError: `real` has images on the host.
     """
     check_on_device(real, "as_they_are")
+    return _as_they_are(learner, measure, batch_size, strategy, learner_chunk)(params, test, real, key)
+
+
+@lru_cache(maxsize=32)
+def _as_they_are(
+    learner: Learner, measure: Measure, batch_size: int, strategy: str, learner_chunk: int | None
+) -> Callable[[Params, Dataset | Batch, Dataset, Array], Any]:
+    """Compiled; the same function for all splits and groups of networks."""
 
     @jax.jit
-    def tested(params: Params, test: Dataset | Batch, real: Dataset) -> Array:
+    def tested(params: Params, test: Dataset | Batch, real: Dataset, key: Array) -> Any:
         batch = sample(real, key, batch_size)
         mapped = over_learners(
             lambda one, x, test: measure(learner, learner.calibrate(one, x), test),
@@ -67,7 +75,7 @@ def as_they_are(
         )
         return gathered(mapped(params, shared=(batch.x, test)))
 
-    return tested(params, test, real)
+    return tested
 
 
 Step = tuple[Array, Array]

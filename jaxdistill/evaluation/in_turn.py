@@ -77,7 +77,7 @@ def in_turn(learner: Learner, protocol: Protocol, measure: Callable[..., Any]) -
             found.append(_to_host(test_of(calibrated(carry[0], images, last), test)))
             if k == 0 < count - 1:
                 report(TRAINING, num_steps, count * num_steps)  # the test was compiled meanwhile
-        return jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *found)
+        return jax.device_put(jax.tree.map(lambda *each: np.stack(each), *found))
 
     return evaluate
 

@@ -20,7 +20,7 @@ from jaxdistill.inner.optimizers import adam, sgd
 
 
 def as_distilled(
-    order: Array,
+    order: Array | np.ndarray,
     optimizer: InnerOptimizer,
     values: dict[str, Array],
     *,
@@ -43,17 +43,17 @@ def as_distilled(
       temperature: what logits are divided by.
     """
     one_of("as_distilled shuffle", shuffle, ("none", "batches", "images"))
-    order = jnp.asarray(order, jnp.int32)
+    steps = jax.device_put(np.asarray(order, np.int32), may_alias=False)
     for name, value in values.items():
-        if value.shape not in ((1,), (order.shape[0],)):
+        if value.shape not in ((1,), (steps.shape[0],)):
             raise fail(
-                "as_distilled", f"1 or {order.shape[0]} values of {name}, one per step", value.shape[0]
+                "as_distilled", f"1 or {steps.shape[0]} values of {name}, one per step", value.shape[0]
             )
 
     def ordered(key: Array) -> Array:
         if shuffle == "images":
-            return jax.random.permutation(key, order.reshape(-1)).reshape(order.shape)
-        return jax.random.permutation(key, order) if shuffle == "batches" else order
+            return jax.random.permutation(key, steps.reshape(-1)).reshape(steps.shape)
+        return jax.random.permutation(key, steps) if shuffle == "batches" else steps
 
     return Protocol(
         "as_distilled", ordered, optimizer, values, weight_decay, 0, None, loss, labels, temperature

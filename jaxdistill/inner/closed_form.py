@@ -22,6 +22,7 @@ from jaxdistill.core.types import (
 )
 from jaxdistill.inner.losses import squared
 from jaxdistill.inner.whole_set import check_once, whole_set
+from jaxdistill.teachers.shapes import shapes_of
 
 RIDGE_UNITS = ("trace", "images")
 """What `ridge` multiplies: the mean diagonal entry of the kernel (FRePo), or the number of images (RCIG)."""
@@ -146,17 +147,16 @@ def checked_classifier(
         expected = "a learner with a linear classifier (Learner.with_classifier)"
         raise fail(where, expected, "one without", "Or differentiate by gradient=implicit.")
     check_once(where, teacher)
-    key = jax.random.key(0)
+    made = shapes_of(teacher)
+    classes = made.y[-1]
 
     def shapes() -> tuple[Array, Params]:
-        batches = teacher.batches(teacher.init(key), key)
-        params = learner.init(key)
-        features = learner.embed(params, batches.x[0])
-        kernel = jnp.zeros((features.shape[1], batches.y.shape[-1]), features.dtype)
+        params = learner.init(jax.random.key(0))
+        features = learner.embed(params, jnp.zeros(made.x[1:]))
+        kernel = jnp.zeros((features.shape[1], classes), features.dtype)
         return features, with_classifier(params, kernel, None)
 
     features = jax.eval_shape(shapes)[0].shape[1]
-    classes = jax.eval_shape(lambda: teacher.batches(teacher.init(key), key)).y.shape[-1]
     if features < classes:
         remedy = "Take a wider network."
         raise fail(where, f"at least {classes} features, as many as classes", features, remedy)

@@ -5,6 +5,7 @@ import jax
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Batch, Meta, Teacher
+from jaxdistill.teachers.shapes import shapes_by_class, shapes_of
 
 
 def whole_set(teacher: Teacher, meta: Meta, key: Array) -> Batch:
@@ -24,11 +25,10 @@ def check_once(where: str, teacher: Teacher) -> None:
       where: what solves in closed form, for the error.
       teacher: of the set; one that does not tell its images by class is not checked.
     """
-    key, by_class = jax.random.key(0), teacher.by_class
+    by_class = shapes_by_class(teacher)
     if by_class is None:
         return
-    steps, size, _ = jax.eval_shape(lambda: teacher.batches(teacher.init(key), key)).y.shape
-    classes, count, _ = jax.eval_shape(lambda: by_class(teacher.init(key), key)).y.shape
+    (steps, size, _), (classes, count, _) = shapes_of(teacher).y, by_class.y
     if steps * size - classes * count >= classes:  # by class, a generator leaves out what does not divide
         expected = f"each of {classes * count} images once"
         raise fail(where, expected, f"{steps * size} in all batches", "Set distill_epochs to 1.")

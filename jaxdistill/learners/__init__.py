@@ -4,7 +4,8 @@ A new architecture is one new file with a factory `(image_shape, num_classes, *,
 line in `LEARNERS`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -45,7 +46,8 @@ def learner(name: str, *, image_shape: Sequence[int], num_classes: int, **option
       **options: what the learner's own factory takes beyond these, see `options_of(name)`.
 
     Returns:
-      A `Learner`; its parameters are pytrees of float32 arrays.
+      A `Learner`; its parameters are pytrees of float32 arrays. The same arguments give the same object,
+      so that what was compiled for it is reused.
 
     Raises:
       UserError: for an unknown name or option, an option out of range, an image too small for the network.
@@ -61,7 +63,24 @@ def learner(name: str, *, image_shape: Sequence[int], num_classes: int, **option
     height, width, channels = image_shape
     check_whole("learner", height=height, width=width, channels=channels, num_classes=num_classes)
     shape = int(height), int(width), int(channels)
-    return registry.make(LEARNERS, name, shape, int(num_classes), **options)
+    factory = registry.find(LEARNERS, name)
+    hashed = all(isinstance(value, Hashable) for value in options.values())
+    make = _made if hashed else _made.__wrapped__
+    return make(factory, name, shape, int(num_classes), **options)
+
+
+@lru_cache(maxsize=64, typed=True)
+def _made(
+    factory: Callable[..., Learner],
+    name: str,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    /,
+    **options: Any,
+) -> Learner:
+    """One object per factory, which a name may be given anew, and arguments."""
+    del factory
+    return registry.make(LEARNERS, name, shape, num_classes, **options)
 
 
 def options_of(name: str) -> dict[str, Any]:

@@ -34,13 +34,13 @@ from jaxdistill.core.types import (
 from jaxdistill.data import sample
 from jaxdistill.inner.implicit import clipped_sum
 from jaxdistill.inner.over_learners import over_data, over_learners
+from jaxdistill.teachers.shapes import shapes_of
 from jaxdistill.teachers.storage import as_read, stored_of
 
 
 def num_inner_steps(teacher: Teacher) -> int:
     """T, the number of batches that the teacher makes; from its shapes alone."""
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda: teacher.batches(teacher.init(key), key)).y.shape[0]
+    return shapes_of(teacher).y[0]
 
 
 def _made(teacher: Teacher, meta: Meta, key: Array) -> tuple[Meta, Callable[[Meta], Meta]]:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 from jaxdistill.core.checks import lookup
 from jaxdistill.core.types import InnerOptimizer, Method, Teacher
 from jaxdistill.inner.optimizers import INNER_OPTIMIZERS
 from jaxdistill.methods.outer import OUTER_OPTIMIZERS, outer_schedule, parse_rates
+from jaxdistill.teachers.shapes import shapes_by_class, shapes_of
 
 Settings = Mapping[str, Any]
 """Values by the name of their option."""
@@ -95,25 +95,21 @@ def recipe_of(member: Any) -> Recipe:
 
 def facts_of(teacher: Teacher) -> Facts:
     """Image shape and number of classes, from the shapes that a teacher makes."""
-    made = _shapes(teacher)
-    height, width, channels = made.x.shape[2:]
-    return Facts((height, width, channels), made.y.shape[-1])
+    made = shapes_of(teacher)
+    height, width, channels = made.x[2:]
+    return Facts((height, width, channels), made.y[-1])
 
 
 def images_per_class(teacher: Teacher) -> int:
     """Synthetic images of a class, from the shapes that a teacher makes."""
-    steps, batch, classes = _shapes(teacher).y.shape
+    steps, batch, classes = shapes_of(teacher).y
     return max(1, steps * batch // classes)
 
 
 def images_in(teacher: Teacher) -> int:
     """Different synthetic images, of a teacher that tells them by class; of another, those of all batches."""
-    if teacher.by_class is None:
-        steps, batch, _ = _shapes(teacher).y.shape
-        return steps * batch
-    key, by_class = jax.random.key(0), teacher.by_class
-    classes, count, _ = jax.eval_shape(lambda: by_class(teacher.init(key), key)).y.shape
-    return classes * count
+    first, second, _ = (shapes_by_class(teacher) or shapes_of(teacher)).y
+    return first * second
 
 
 def settings_of(recipe: Recipe, teacher: Teacher, **chosen: Any) -> dict[str, Any]:
@@ -216,8 +212,3 @@ SMALL_CONVNET: Settings = MappingProxyType({"width": 16, "depth": 2})
 """The ConvNet of the matching methods on small images; the papers' has three blocks of 128 channels."""
 SMALL_MATCHING: Settings = MappingProxyType({**SMALL_CONVNET, "real_batch_size": 64})
 """Settings of the methods that match real images class by class; small sets have few images of a class."""
-
-
-def _shapes(teacher: Teacher) -> Any:
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda: teacher.batches(teacher.init(key), key))

@@ -156,10 +156,11 @@ def load_bank(
     with Checkpoints(folder / GROUPS_FOLDER, keep=len(groups)) as files:
         command = f"the command of experiments.{kind.script} that made them"
         every = [group["weights"] for group in read_groups(files, groups, learner, snapshots, command)]
-    weights = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
+    weights = jax.tree.map(lambda *leaves: np.concatenate(leaves), *every)
     if kind.noun == "experts":
-        return Bank(weights, None)
-    return Bank(jax.tree.map(lambda a: a[:kept], weights), jax.tree.map(lambda a: a[kept:], weights))
+        return Bank(jax.device_put(weights), None)
+    parts = (jax.tree.map(lambda a, part=part: a[part], weights) for part in (slice(kept), slice(kept, None)))
+    return Bank(*map(jax.device_put, parts))
 
 
 def read_groups(

@@ -175,8 +175,8 @@ def fits(plan: Plan, neighbors: Sequence[int] = (1,)) -> tuple[np.ndarray, int]:
         images, or more neighbours than images.
     """
     check_on_device(plan.data.train, "baselines")
-    state = jax.jit(plan.method.init)(plan.key)
-    _, labels, _ = dedupe(jax.jit(plan.method.synthesize)(state, stream(plan.key, "export")))
+    state = plan.method.init(plan.key)
+    _, labels, _ = dedupe(plan.method.synthesize(state, stream(plan.key, "export")))
     classes = labels.argmax(axis=1)
     counts = np.bincount(classes, minlength=plan.data.info.num_classes)
     if not (counts == counts[0]).all():

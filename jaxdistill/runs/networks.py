@@ -76,8 +76,11 @@ def searching_networks(bank: Bank | None) -> Callable[[jax.Array, int], Params] 
     """(key, K) -> K networks that a pool is distilled for, drawn with replacement; None without a pool."""
     if bank is None or bank.held_out is None:
         return None
-    population = pretrained()
-    return lambda key, count: population.context((), bank.given, key, count)
+    return lambda key, count: _drawn((), bank.given, key, count)
+
+
+_drawn = jax.jit(pretrained().context, static_argnums=3)
+_taken = jax.jit(lambda pool, who: jax.tree.map(lambda a: a[who], pool))
 
 
 def unseen_networks(
@@ -99,7 +102,7 @@ def unseen_networks(
                 expected = f"at most {num_unseen(bank)} networks, which the pool holds out"
                 raise fail("evaluation", expected, count)
             order = jax.random.permutation(key, num_unseen(bank))
-            return jax.tree.map(lambda a: a[order[:count]], pool)
+            return _taken(pool, order[:count])
 
         return from_pool
     return new_networks(learner)
@@ -141,6 +144,6 @@ def new_networks(learner: Learner) -> Callable[[jax.Array, int], Params]:
             return together(key, count)
         data, impl = np.asarray(jax.random.key_data(jax.random.split(key, count))), jax.random.key_impl(key)
         each = [jax.device_get(alone(one, impl)) for one in data]
-        return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *each)
+        return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
 
     return draw

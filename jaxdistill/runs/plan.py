@@ -68,7 +68,7 @@ class Plan(NamedTuple):
     """The network that the images are tested on."""
     bank: Bank | None
     methods: list[Method]
-    """A method for the networks of every shape; mostly one."""
+    """A method for the networks of every shape, compiled; mostly one."""
     key: Array
     """Root key of the run."""
     devices: mesh.Layout | None
@@ -185,12 +185,14 @@ def planned(
         )
         config = budget.within_budget(chosen, facts, bytes_of, progress.say)
     networks = build.shapes(config, changed.info) if config.num_shapes else [network]
-    methods = [build.method(config, changed, each, stream(key, "teacher start")) for each in networks]
+    methods = [
+        _traced_once(build.method(config, changed, each, stream(key, "teacher start"))) for each in networks
+    ]
     if not opening:  # a method that does not trace starts no run
         start = jax.eval_shape(methods[0].init, key)
         jax.eval_shape(methods[0].update, start, arguments, key)
         if (check := methods[0].check) is not None:
-            check(jax.jit(methods[0].init)(key), key)
+            check(methods[0].init(key), key)
     identity = identity_of(config) | extra
     return Plan(chosen, config, identity, changed, network, tested, bank, methods, key, devices, experiment)
 
@@ -201,6 +203,12 @@ def _with_network_of_bank(chosen: Config, config: Config) -> Config:
     if chosen.chosen().get("learner", there.get("learner")) != there.get("learner"):
         return chosen
     return chosen.replace(**{**there, **chosen.chosen()})
+
+
+def _traced_once(method: Method) -> Method:
+    """The method, its functions under `jax.jit`: what `planned` checks is not traced again by the loop."""
+    compiled = {name: jax.jit(getattr(method, name)) for name in ("init", "update", "synthesize")}
+    return method._replace(**compiled)
 
 
 def splits(config: DataOptions) -> Splits:

@@ -99,7 +99,7 @@ def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Pr
       shuffle: as for `as_distilled`; that of the run's curriculum when None.
     """
     plan = as_distilled(
-        jnp.asarray(order),
+        order,
         build.inner_optimizer(run.config, build.num_inner_steps(run.config)),
         run.method.hyperparameters(run.state),
         weight_decay=run.config.weight_decay,
@@ -204,7 +204,7 @@ def training_data(run: Run) -> Synthetic:
     networks needs to the tolerance of the distillation.
     """
     config, learner = run.config, run.learner
-    batches = jax.jit(run.method.synthesize)(run.state, stream(run.key, "export"))
+    batches = run.method.synthesize(run.state, stream(run.key, "export"))
     images, labels, order = dedupe(batches)
     if not build.has_steps(config) or config.gradient != "implicit":
         return Synthetic(images, labels, order)

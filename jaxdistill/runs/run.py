@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.config import build
@@ -135,7 +134,8 @@ class Run:
     @property
     def batch(self) -> Batch:
         """Batch [N, ...]: images as networks see them, standardised; labels of the kind `config.labels`."""
-        return Batch(jnp.asarray(self.synthetic.images), jnp.asarray(self.synthetic.labels))
+        images, labels, _ = self.synthetic
+        return Batch(*jax.device_put((images, labels), may_alias=False))
 
     @property
     def stored(self) -> Stored:

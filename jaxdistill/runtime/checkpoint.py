@@ -194,7 +194,7 @@ def _raw_shape(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _device(array: np.ndarray, like: Any) -> jax.Array:
     """A new buffer (not a view of NumPy's memory), of `like`'s key type if it has one."""
-    raw = jnp.array(array)
+    raw = jax.device_put(array, may_alias=False)
     if not is_key(like):
         return raw
     kinds: list[Any] = []

@@ -221,7 +221,9 @@ def to_host(leaf: Any) -> np.ndarray:
 
     What other hosts have of it is gathered, so all of them have to ask for it.
     """
-    raw = jax.random.key_data(leaf) if is_key(leaf) else jnp.asarray(leaf)
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(leaf)
+    raw = jax.random.key_data(leaf) if is_key(leaf) else leaf
     if raw.is_fully_addressable or raw.is_fully_replicated:
         return np.asarray(raw)
     from jax.experimental import multihost_utils

@@ -223,9 +223,11 @@ def test_an_augmentation_applies_what_its_key_draws(name, channels):
     chosen = operation(name)
     one = stream(KEY, "parameters")
     each = jax.vmap(lambda key: stream(key, "parameters"))(jax.random.split(stream(KEY, "images"), 3))
-    same = drawn_by_hand(name, one, x.shape[1:])
-    jax.tree.map(np.testing.assert_array_equal, chosen.draw(one, x.shape[1:]), same)
-    apart = jax.tree.map(lambda *a: jnp.stack(a), *[drawn_by_hand(name, key, x.shape[1:]) for key in each])
+    by_hand = jax.jit(lambda key: drawn_by_hand(name, key, x.shape[1:]))
+    same = by_hand(one)
+    drawn_here = jax.jit(lambda key: chosen.draw(key, x.shape[1:]))(one)
+    jax.tree.map(np.testing.assert_array_equal, drawn_here, same)
+    apart = jax.tree.map(lambda *a: np.stack(a), *[jax.device_get(by_hand(key)) for key in each])
     for given, drawn in (
         (with_parameters(chosen, same), dsa([name]).siamese),
         (with_parameters(chosen, apart, per_image=True), dsa([name]).per_image),

@@ -1,5 +1,6 @@
 """The command line: one line and an exit code for whatever is wrong, help in groups, presets that parse."""
 
+import functools
 import importlib
 import os
 import re
@@ -247,12 +248,17 @@ def test_presets_say_their_command_and_parse(path):
     assert isinstance(chosen, cls) and chosen.chosen()
 
 
+@functools.cache
+def digits(image_size):
+    return load("digits", image_size=image_size)
+
+
 @pytest.mark.parametrize("path", DISTILLED, ids=lambda path: path.stem)
 def test_presets_of_distillations_build(main, path):
     code, chosen, err = main(f"--flagfile={path}")
     assert (code, err) == (0, [])
     dataset = chosen.chosen().get("dataset", "digits")
-    data = load("digits", image_size=28 if dataset == "mnist" else None)  # of the same shape
+    data = digits(28 if dataset == "mnist" else None)  # of the same shape
     config = resolve(chosen.pick(Config), Facts(data.info.image_shape, data.info.num_classes))
     key = jax.random.key(config.seed)
     method = build.method(config, data, build.learner(config, data.info), key)

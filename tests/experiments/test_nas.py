@@ -109,7 +109,8 @@ def test_the_run_of_the_default_can_be_made(info):
 
 
 def test_images_of_a_matching_run_are_trained_on_for_a_few_steps(tmp_path, monkeypatch):
-    config = Config(**{**SHORT, "method": "dm", "images_per_class": 2, "distill_epochs": UNSET})
+    matching = {"method": "dm", "augment": ["crop"], "images_per_class": 2, "distill_epochs": UNSET}
+    config = Config(**SHORT | matching)
     monkeypatch.setattr(runs_of, "export", lambda run, directory: None)
     run = runs_of.distill(config, run_dir=tmp_path / "run", progress=False)
     trainings = nas.trainings_of(run, filled(Options(num_steps=3, few_batch_size=5)))

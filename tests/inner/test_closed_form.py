@@ -77,10 +77,9 @@ def test_it_is_where_long_training_of_the_head_ends(labels, x64):
 def test_dual_and_primal_are_one_solution(count, unit, x64):
     generator = np.random.default_rng(0)
     features, y = generator.normal(size=(count, 6)), generator.normal(size=(count, CLASSES))
-    duals = (True, False, None)
-    one, other, chosen = (
-        ridge_regression(features, y, ridge=0.1, ridge_unit=unit, dual=dual)[0] for dual in duals
-    )
+    solve = partial(ridge_regression, ridge=0.1, ridge_unit=unit)
+    every = jax.jit(lambda *given: [solve(*given, dual=dual)[0] for dual in (True, False, None)])
+    one, other, chosen = jax.device_get(every(features, y))
     np.testing.assert_allclose(one, other, rtol=1e-10)
     np.testing.assert_array_equal(chosen, one if count < 6 else other)
     size = np.sum(features**2) / count if unit == "trace" else count
@@ -91,7 +90,7 @@ def test_dual_and_primal_are_one_solution(count, unit, x64):
 def test_the_body_stays_and_the_head_predicts_the_images():
     net, teacher = tiny_net(), images_teacher(images_per_class=1, **FREE)
     params, phi = net.init(KEY), teacher.init(KEY)
-    trained, info = solved(net, teacher)(Meta(phi, {}), params, None, KEY)
+    trained, info = jax.jit(solved(net, teacher).run)(Meta(phi, {}), params, None, KEY)
     assert float(info.report["singular_kernels"]) == 0
     np.testing.assert_array_equal(trained["params"]["dense1"]["kernel"], params["params"]["dense1"]["kernel"])
     np.testing.assert_array_equal(trained["params"]["classifier"]["bias"], 0)
@@ -106,10 +105,11 @@ def test_a_singular_kernel_is_told():
     net, start = tiny_net("linear"), np.ones((CLASSES, 2, *SHAPE), np.float32)
     teacher = images_teacher(start=start, **FREE)
     meta, params = Meta(teacher.init(KEY), {}), net.init(KEY)
-    trained, info = solved(net, teacher, ridge=0.0)(meta, params, None, KEY)
+    trained, info = jax.jit(solved(net, teacher, ridge=0.0).run)(meta, params, None, KEY)
     assert float(info.report["singular_kernels"]) == 1
     np.testing.assert_array_equal(trained["params"]["classifier"]["kernel"], 0)
-    assert float(solved(net, teacher, ridge=1e-2)(meta, params, None, KEY)[1].report["singular_kernels"]) == 0
+    _, info = jax.jit(solved(net, teacher, ridge=1e-2).run)(meta, params, None, KEY)
+    assert float(info.report["singular_kernels"]) == 0
 
 
 class Doubled(nn.Module):

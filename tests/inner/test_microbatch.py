@@ -96,8 +96,7 @@ def at_a_time(net, shape, size):
         ("convnet", (28, 28, 1), {"width": 128}, 257, 10),  # no divisor is near
         ("convnet", (28, 28, 1), {"width": 128}, 10, 10),
         ("convnet", (28, 28, 1), {"width": 32}, 256, 32),
-        ("vgg11", (28, 28, 1), {}, 12, 12),  # of 3 MB an image, whose weights are 37 MB: they count once
-        ("vgg11", (28, 28, 1), {}, 17, 14),
+        ("vgg11", (28, 28, 1), {}, 17, 14),  # of 3 MB an image, whose weights are 37 MB: they count once
     ],
 )
 def test_what_is_kept_says_how_many_on_the_cpu(name, shape, options, size, expected):
@@ -173,7 +172,6 @@ def in_evaluation(meta, params, real):
     "function, tolerance",
     [
         pytest.param(matching(gradient_matching), 1e-9, id="gradient matching"),
-        pytest.param(matching(distribution_matching), 1e-9, id="distribution matching"),
         pytest.param(of_a_split, 1e-9, id="test"),
         pytest.param(between_matches, 1e-5, id="persistent"),
         pytest.param(in_evaluation, 1e-9, id="evaluation"),

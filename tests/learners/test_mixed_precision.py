@@ -36,14 +36,15 @@ def test_logits_are_those_of_float32_to_rounding(norm, key):
     net = tiny_net("convnet", width=4, depth=1, norm=norm)
     low, x = jd.mixed_precision(net, "bfloat16"), tiny_batch(5).x + 3.0
     params = net.init(key)
-    trained = net.calibrate(params, x)
-    calibrated = low.calibrate(params, x)
+    calibrate = jax.jit(lambda params, x: [each.calibrate(params, x) for each in (net, low)])
+    trained, calibrated = calibrate(params, x)
     jax.tree.map(np.testing.assert_array_equal, calibrated, trained)
-    exact, rounded = (jax.jit(each.apply)(trained, x) for each in (net, low))
-    assert rounded.dtype == jnp.float32 and low.embed(trained, x).dtype == jnp.float32
-    error = float(jnp.linalg.norm(rounded - exact) / jnp.linalg.norm(exact))
+    applied = jax.jit(lambda params, x: [each.apply(params, x) for each in (net, low)])
+    exact, rounded = jax.device_get(applied(trained, x))
+    features, every = jax.eval_shape(lambda p, x: (low.embed(p, x), low.embed_all(p, x)), trained, x)
+    assert {a.dtype for a in (rounded, features, *every)} == {np.dtype(np.float32)} and len(every) == 1
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 0 < error < 8 * EPSILON  # some roundings in a row: images, weights, map, norm, features, logits
-    assert [a.dtype for a in low.embed_all(trained, x)] == [jnp.float32]
 
 
 def test_means_and_variances_are_float32():

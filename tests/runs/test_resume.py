@@ -27,7 +27,7 @@ def light():
 def whole(tmp_path_factory):
     """(path, result) of the uninterrupted run."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    return path, tiny_run(path, **LONG)[0]
+    return path, tiny_run(path, **LONG, checkpoint_every=100)[0]
 
 
 def start(path: Path) -> subprocess.Popen:

@@ -20,6 +20,13 @@ def five(**options):
     return images(image_shape=SHAPE, num_classes=CLASSES, **given)
 
 
+def test_a_method_asks_a_teacher_for_its_shapes_once():
+    traced, teacher = [], five(distill_epochs=1)
+    counted = teacher._replace(batches=lambda phi, key: traced.append(key) or teacher.batches(phi, key))
+    dd(tiny_net("linear"), counted)
+    assert len(traced) == 1
+
+
 def rows_of(made, every):
     """The images of each step, as (class, number)."""
     gaps = np.abs(np.asarray(made)[:, :, None, None] - np.asarray(every)[None, None]).max((4, 5, 6))
