@@ -25,7 +25,7 @@ from jaxdistill.runtime import progress as shown
 from jaxdistill.runtime.export import Content, write_synthetic
 from jaxdistill.runtime.latents import latents_arrays, write_latents
 from jaxdistill.runtime.loop import Interrupted
-from jaxdistill.runtime.rundir import RunDir, open_run
+from jaxdistill.runtime.rundir import RunDir, check_folder, open_run
 from jaxdistill.runtime.stalls import Bound
 from jaxdistill.teachers import CURRICULA
 
@@ -85,6 +85,7 @@ def distill(
     chosen = Config(**chosen.chosen() | options)
     if "run_dir" not in chosen.chosen() and chosen.chosen().get("tensorboard"):
         raise fail("distill", "a run_dir for the events of tensorboard", "none")
+    check_place(chosen)
     with shown.silent(not progress), build.precision(chosen):
         plan = planned(chosen, data=data, learner=own)
         try:
@@ -103,6 +104,12 @@ def _stopped(plan: Plan, stop: Interrupted) -> Run:
     shown.say(f"note: {stop}; this is the run so far")
     path = plan.config.run_dir
     return Run(plan, stop.finished, None if path is None else Path(path))
+
+
+def check_place(chosen: Config) -> None:
+    """Raises if the chosen folder cannot be that of a run; to be called before the data are loaded."""
+    if (path := chosen.chosen().get("run_dir")) is not None:
+        check_folder(path)
 
 
 def opened(plan: Plan, path: str | Path) -> RunDir:

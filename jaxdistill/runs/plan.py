@@ -44,7 +44,6 @@ from jaxdistill.runtime import hosts, mesh, progress
 from jaxdistill.runtime.loop import compiled_chunk
 from jaxdistill.runtime.memory import parse_bytes, total_bytes
 from jaxdistill.runtime.metrics import require_tensorboard
-from jaxdistill.runtime.rundir import check_folder
 
 READING = tuple(name for name in ReadingOptions.options() if name not in PLACES)
 """The options of how a data set is read."""
@@ -142,8 +141,6 @@ def planned(
     config = resolve(chosen, expected)  # wrong options raise before data are loaded
     chosen_network = _with_network_of_bank(chosen, config)
     config = resolve(chosen_network, expected)
-    if config.run_dir is not None and not opening:
-        check_folder(config.run_dir)
     given = splits(chosen) if data is None else data
     own_data = (data is not None and origin is None) or bool(given.info.digest)
     if own_data:

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxdistill.config.table import Config
 from jaxdistill.runs.compare import compared
-from jaxdistill.runs.distill import distilled, opened, say_start
+from jaxdistill.runs.distill import check_place, distilled, opened, say_start
 from jaxdistill.runs.plan import Plan, default_run_dir, identity_from, numbers_of, planned
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import mesh, profile, progress
@@ -26,6 +26,7 @@ def run_to_result(chosen: Config) -> dict[str, Any]:
       UserError: bad input, before anything is written; a NaN on the way.
       Interrupted: SIGINT or SIGTERM; the state is saved.
     """
+    check_place(chosen)
     plan = planned(chosen)
     path = plan.config.run_dir or default_run_dir(plan)
     with opened(plan, path) as directory:
