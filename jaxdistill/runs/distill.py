@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config import build
+from jaxdistill.config.option import UNSET
 from jaxdistill.config.owners import HEAD_SOLVED
 from jaxdistill.config.saved import chosen_of
 from jaxdistill.config.table import FREE, LEARNER_OPTIONS, PLACES, Config, ReadingOptions
@@ -252,4 +253,6 @@ def _remedy(config: Config) -> str:
         rates += " or match_learning_rate"
     if config.gradient in HEAD_SOLVED:
         rates += ", raise ridge"
+    if config.gradient == "convexified" and config.values().get("norm") not in (None, UNSET, "none"):
+        rates += ", set norm=none"
     return f"Lower {rates}, or bound the outer gradient with clip."

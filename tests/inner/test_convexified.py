@@ -144,7 +144,7 @@ REFUSED = {
     "batch normalisation": (
         lambda: tiny_net("convnet", width=2, depth=1, norm="batch"),
         {},
-        "a learner without batch normalisation",
+        "norm: expected another one than batch for a linearised network",
     ),
 }
 
