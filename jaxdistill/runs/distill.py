@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config import build
-from jaxdistill.config.option import UNSET
-from jaxdistill.config.owners import HEAD_SOLVED
+from jaxdistill.config.owners import HEAD_SOLVED, OWN_NETWORK
 from jaxdistill.config.saved import chosen_of
 from jaxdistill.config.table import FREE, LEARNER_OPTIONS, PLACES, Config, ReadingOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Learner
 from jaxdistill.data import Splits
+from jaxdistill.learners import options_of
 from jaxdistill.methods.outer import SMALLEST, parse_rates
 from jaxdistill.runs.classes import say_uneven
 from jaxdistill.runs.networks import only_network
@@ -253,6 +253,7 @@ def _remedy(config: Config) -> str:
         rates += " or match_learning_rate"
     if config.gradient in HEAD_SOLVED:
         rates += ", raise ridge"
-    if config.gradient == "convexified" and config.values().get("norm") not in (None, UNSET, "none"):
-        rates += ", set norm=none"
+    if config.gradient == "convexified" and config.learner != OWN_NETWORK:
+        normed = (config.norm or options_of(config.learner).get("norm", "none")) != "none"
+        rates += ", set norm=none" if normed else ""
     return f"Lower {rates}, or bound the outer gradient with clip."
