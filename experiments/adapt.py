@@ -34,7 +34,7 @@ from jaxdistill.runs import compare
 from jaxdistill.runs.baseline_files import LISTS, draw, save_sets, table
 from jaxdistill.runs.baselines import BaselineOptions, Row, fits, rows_of
 from jaxdistill.runs.classes import class_counts
-from jaxdistill.runs.distill import distilled, opened, say_start
+from jaxdistill.runs.distill import distilled, opened, reading_of, say_start
 from jaxdistill.runs.networks import of_new_networks
 from jaxdistill.runs.plan import identity_of, planned
 from jaxdistill.runs.reference import reference
@@ -103,7 +103,7 @@ def run(options: Options) -> dict[str, Any]:
     }
     write_tables(folder, "adapt", result, table(result), leave_out=LISTS)
     draw(folder / "adapt.png", sets, run)
-    save_sets(folder, sets, info)
+    save_sets(folder, sets, info, reading_of(run.config, info))
     show(result)
     progress.say(f"written to {folder}")
     return result

@@ -28,6 +28,7 @@ from jaxdistill.runs import compare
 from jaxdistill.runs.baseline_files import LISTS, draw, save_sets, table
 from jaxdistill.runs.baselines import BaselineOptions, fits, rows_of
 from jaxdistill.runs.classes import class_counts
+from jaxdistill.runs.distill import reading_of
 from jaxdistill.runs.networks import only_network
 from jaxdistill.runs.plan import identity_of
 from jaxdistill.runs.result import run_to_result
@@ -85,7 +86,7 @@ def run(options: Options) -> dict[str, Any]:
     }
     write_tables(folder, "baselines", result, table(result), leave_out=LISTS)
     draw(folder / "baselines.png", sets, run)
-    save_sets(folder, sets, run.data.info)
+    save_sets(folder, sets, run.data.info, reading_of(run.config, run.data.info))
     show(result)
     progress.say(f"written to {folder}")
     return result

@@ -26,7 +26,7 @@ from jaxdistill.runs.bank_training import ExpertOptions, train_experts
 from jaxdistill.runs.baseline_files import save_sets
 from jaxdistill.runs.budget import OUT_OF_MEMORY
 from jaxdistill.runs.compare import full_set, random_images
-from jaxdistill.runs.distill import distilled, opened
+from jaxdistill.runs.distill import distilled, opened, reading_of
 from jaxdistill.runs.networks import of_new_networks
 from jaxdistill.runs.plan import Plan, planned
 from jaxdistill.runs.result import storage
@@ -250,7 +250,7 @@ def of_baseline(league: League, directory: RunDir, name: str) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     folder = directory.path / "sets"
     folder.mkdir(exist_ok=True)
-    save_sets(folder, {name: batch}, info)
+    save_sets(folder, {name: batch}, info, reading_of(league.options, info))
     file = folder / f"{name.replace(' ', '_')}.npz"
     images, labels = np.asarray(batch.x), np.asarray(batch.y)
     scores = _scores(league, made, name, by_labels(images, labels, "probabilities"))

@@ -26,12 +26,16 @@ def fingerprint(function: Callable[..., Any], *arguments: Any) -> str | None:
       False
     """
     closed = jax.make_jaxpr(function)(*arguments)
-    text = re.sub(r"0x[0-9a-f]+", "", str(closed))  # no addresses
-    if "callback" in text:
-        return None
+    return None if "callback" in str(closed) else digest(closed)
+
+
+def digest(*programs: ClosedJaxpr) -> str:
+    """SHA-256 of programs as text, without addresses, and of the arrays that they close over."""
+    text = re.sub(r"0x[0-9a-f]+", "", " ".join(map(str, programs)))
     found = hashlib.sha256(text.encode())
-    for constant in _constants(closed):
-        found.update(_bytes(constant))
+    for program in programs:
+        for constant in _constants(program):
+            found.update(_bytes(constant))
     return found.hexdigest()
 
 

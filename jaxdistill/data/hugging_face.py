@@ -73,7 +73,7 @@ def load_hugging_face(
 def _state(file: Path) -> tuple[int, float]:
     """Size and time of change; (0, 0) for a missing file, which reading reports."""
     about = file.stat() if file.is_file() else None
-    return (0, 0.0) if about is None else (about.st_size, about.st_mtime)
+    return (0, 0.0) if about is None else (about.st_size, about.st_ctime)
 
 
 def _decoded(path: Path, where: str, parts: dict[str, list[Path]], image_size: int | None, fit: str) -> Raw:

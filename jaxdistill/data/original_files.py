@@ -1,5 +1,6 @@
 """Original files of data sets: found in a folder or downloaded, and checked before they are read."""
 
+import contextlib
 import hashlib
 import threading
 import urllib.request
@@ -101,7 +102,8 @@ def download(source: Source, files: Sequence[Original]) -> Path:
                 where, f"a complete download of {file.name} from {host}", repr(error), remedy
             ) from None
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
     return folder
 
 

@@ -160,7 +160,7 @@ def load(
     raw = _raw(name, folder, manual_dir, form, reading, skip_broken, data_memory is not None)
     for line in raw.cautions:
         warnings.warn(f"load({raw.name}): {line}", Caution, stacklevel=2)
-    named = raw.name if name.endswith(".npz") else name
+    named = raw.name if name.endswith(".npz") else name.partition(":")[0]  # without a version of TFDS
     found = _splits_of(raw, form, NORMALISATION.get(named), data_memory)
     if seed == 0:  # no other is an option of a run
         given = form._asdict() | reading._asdict() | {"skip_broken": skip_broken}

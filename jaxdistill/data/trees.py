@@ -43,7 +43,8 @@ class Entry(NamedTuple):
     size: int
     """In bytes."""
     changed: float
-    """When it was changed, in any unit."""
+    """When it was changed, in any unit; of a file the time of its last change of any kind, since archives and
+    copies may bring back the time of an older one."""
 
 
 class Tree(NamedTuple):
@@ -152,7 +153,7 @@ def _of_folder(root: Path, where: str) -> tuple[list[Entry], list[str]]:
                     waiting.append(f"{path}/")
                 elif item.is_file():
                     about = item.stat()
-                    entries.append(Entry(path, about.st_size, about.st_mtime_ns))
+                    entries.append(Entry(path, about.st_size, about.st_ctime_ns))
         except OSError as error:
             raise fail(where, "a folder that can be read", f"{error.filename} ({error.strerror})") from None
         if not items:
@@ -161,7 +162,7 @@ def _of_folder(root: Path, where: str) -> tuple[list[Entry], list[str]]:
 
 
 def _of_archive(path: Path, where: str) -> list[Entry]:
-    changed = path.stat().st_mtime_ns
+    changed = path.stat().st_ctime_ns
     try:
         if not _is_zip(path):
             with tarfile.open(path) as archive:

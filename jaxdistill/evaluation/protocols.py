@@ -265,7 +265,7 @@ def dc(
 
     References: Zhao et al. 2021, "Dataset Condensation with Gradient Matching", section 4.1.
     """
-    count = num_epochs or (300 if augment is None else 1000)
+    count = num_epochs if num_epochs is not None else 300 if augment is None else 1000
     return epochs(
         num_images,
         num_epochs=count,
@@ -350,7 +350,7 @@ def published(
     if name in MULTIFORMATION:
         plan = epochs(
             num_images,
-            num_epochs=num_epochs or 1000,
+            num_epochs=1000 if num_epochs is None else num_epochs,
             batch_size=64,
             learning_rate=0.01 if learning_rate is None else learning_rate,
             drop_after=(2 / 3, 5 / 6),

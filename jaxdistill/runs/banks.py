@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxdistill.config import build
 from jaxdistill.config.owners import OWN_NETWORK
-from jaxdistill.config.table import LEARNER_OPTIONS, Config
+from jaxdistill.config.table import LEARNER_OPTIONS, Config, ReadingOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.types import Learner, Params
 from jaxdistill.data import DatasetInfo
@@ -23,6 +23,8 @@ from jaxdistill.learners import options_of
 from jaxdistill.runtime.checkpoint import Checkpoints
 
 GROUPS_FOLDER = "groups"
+PARTS_BY = ("validation_fraction", "test_fraction", "scale", "skip_broken")
+"""The options of reading that choose the images of the training part, or change their values."""
 SCORES = ("validation_accuracies", "test_accuracies")
 Choices = dict[str, Any]
 
@@ -123,10 +125,15 @@ def load_bank(
     if source not in (None, config.dataset):
         wanted["dataset"] = Path(source).name if source.endswith(".npz") else source
         del wanted["dataset_sha256"]  # of the target
+    else:
+        parts = {name: ReadingOptions.options()[name].default for name in PARTS_BY}
+        own |= parts
+        wanted |= {name: _or_default(config.values(), parts, name) for name in PARTS_BY}
     places = ("dataset", "image_size", "learner", *LEARNER_OPTIONS)
     chosen = {name: getattr(config, name) for name in places if getattr(config, name) is not None}
     chosen["dataset"] = source or config.dataset
     chosen |= {} if info.whitening is None else {"preprocess": info.preprocess}
+    chosen |= {name: wanted[name] for name in PARTS_BY if name in wanted and wanted[name] != own[name]}
     flags = " ".join(f"--{name}={value}" for name, value in chosen.items())
     made = f"python -m experiments.{kind.script} {flags} --run_dir=FOLDER"
     remedy = f"{made} makes them, --{kind.option}=FOLDER reads them."

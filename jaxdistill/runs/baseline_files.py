@@ -52,8 +52,15 @@ def draw(path: Path, sets: Mapping[str, Batch], run: Run) -> None:
         figures.image_grid(path, to_pixels(x, info), rows, list(sets), title=title, scale=info.scale)
 
 
-def save_sets(folder: Path, sets: Mapping[str, Batch], info: DatasetInfo) -> None:
-    """Writes the sets that are not learned as files for `experiments.evaluate`."""
+def save_sets(folder: Path, sets: Mapping[str, Batch], info: DatasetInfo, reading: Mapping[str, Any]) -> None:
+    """Writes the sets that are not learned as files for `experiments.evaluate`.
+
+    Args:
+      folder: an existing one.
+      sets: name to images and labels.
+      info: of the data set that they stand for.
+      reading: how it was read, see `jaxdistill.runs.distill.reading_of`.
+    """
     for name, batch in sets.items():
         if name == "distilled":
             continue  # the run's own synthetic.npz
@@ -67,6 +74,7 @@ def save_sets(folder: Path, sets: Mapping[str, Batch], info: DatasetInfo) -> Non
             method=name,
             learner={},
             inner={},
+            reading=reading,
         )
 
 

@@ -29,7 +29,7 @@ from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.ages import Ages
 from jaxdistill.populations.source import source_of
 from jaxdistill.runs.classes import class_counts, tested_unevenly
-from jaxdistill.runs.networks import evaluations
+from jaxdistill.runs.networks import evaluations, unseen_networks
 from jaxdistill.runs.protocols import (
     ORDERS,
     equal_steps,
@@ -107,7 +107,8 @@ def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
 
     Args:
       run: the run.
-      evaluation: of its images; its networks, but for a pool of networks of all ages, whose own are taken.
+      evaluation: of its images: how many networks, and their key. They are of the run's own architecture, and
+        those of a pool of networks of all ages are its own.
 
     Returns:
       An accuracy per network; None for a run of another gradient.
@@ -119,7 +120,8 @@ def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
     if isinstance(run.state.population, Ages):
         params = run.state.population.params
     else:
-        params = evaluation.contexts(stream(key, "learners"), evaluation.num_learners)
+        contexts = unseen_networks(config, learner, run.state, run.bank)
+        params = contexts(stream(key, "learners"), evaluation.num_learners)
     batches = jax.tree.map(lambda a: a[None], batch)
     teacher = Teacher(lambda key: (), lambda phi, key: phi, None, labels=config.labels)
     loss = inner_loss(learner, loss="squared", labels=config.labels)

@@ -14,7 +14,7 @@ from jaxdistill.config.table import FREE, LEARNER_OPTIONS, PLACES, Config, Readi
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Learner
-from jaxdistill.data import Splits
+from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.learners import options_of
 from jaxdistill.methods.outer import SMALLEST, parse_rates
 from jaxdistill.runs.classes import say_uneven
@@ -169,7 +169,6 @@ def content_of(run: Run) -> Content:
     inner |= {"shuffle": CURRICULA[config.curriculum].shuffle, "population": config.population}
     trained = inner_training(run)
     inner |= {"loss": trained["loss"], "temperature": trained["temperature"]}
-    reading = {name: getattr(config, name) for name in ReadingOptions.options() if name not in PLACES}
     return {
         "images": images,
         "labels": labels,
@@ -180,8 +179,15 @@ def content_of(run: Run) -> Content:
         "method": config.method,
         "learner": {"learner": config.learner, **{name: getattr(config, name) for name in LEARNER_OPTIONS}},
         "inner": inner,
-        "reading": reading | {"preprocess": run.data.info.preprocess},
+        "reading": reading_of(config, run.data.info),
     }
+
+
+def reading_of(config: ReadingOptions, info: DatasetInfo) -> dict[str, Any]:
+    """The options by which a data set was read; a file of images has them for `experiments.evaluate`."""
+    chosen = config.chosen()
+    reading = {name: chosen.get(name) for name in ReadingOptions.options() if name not in PLACES}
+    return reading | {"preprocess": info.preprocess}
 
 
 def latents_of(run: Run) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdistill.config import build
 from jaxdistill.core.checks import fail, one_of
 from jaxdistill.core.paths import as_path
 from jaxdistill.data import read_npz
@@ -150,7 +151,8 @@ def _source(images: Run | str | os.PathLike[str]) -> Source:
     """The arrays of a run or a file, checked."""
     if isinstance(images, Run):
         content = content_of(images)
-        content["start"] = only_network(images.config, images.state, images.bank)
+        if build.source(images.config).only_one:
+            content["start"] = only_network(images.config, images.state, images.bank)
         arrays = arrays_of("export", content)
         return Source(arrays, checked("export", arrays), _scores(images.path))
     if not isinstance(images, str | os.PathLike):

@@ -62,9 +62,10 @@ def generate(run: Run, num_images: int, *, seed: int = 0) -> Generated:
         steps_at_once=1,
     )
     key = stream(jax.random.key(seed), "generate")
-    teacher = build.teacher(fresh, run.data, key)
     network = {"network": run.state.output.teacher["network"]}
-    made = jax.device_get(jax.jit(teacher.batches)(network, key))
+    with build.precision(run.config):
+        teacher = build.teacher(fresh, run.data, key)
+        made = jax.device_get(jax.jit(teacher.batches)(network, key))
     images = made.x.reshape(-1, *info.image_shape)[:num_images]
     labels = made.y.reshape(-1, info.num_classes)[:num_images].argmax(-1).astype(np.int64)
     return Generated(np.asarray(to_pixels(images, info)), images, labels)

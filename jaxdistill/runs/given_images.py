@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
@@ -115,7 +116,9 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
     saved = file.metadata.get("reading", {})
     if "reading" not in file.metadata and file.order is not None and height == width:
         saved = {"image_size": height}  # of an older version: a run's own images tell the size
-    if name != file.metadata.get("dataset", name):  # what was said of the file's set is not said of another
+    if file.metadata.get("dataset", name) not in _names(
+        name
+    ):  # what was said of the file's set is not said of another
         saved = {n: v for n, v in saved.items() if n in OF_ANY_SET}
     reading = {n: v for n, v in saved.items() if v is not None} | _reading(chosen)
     places = {name: getattr(chosen, name) for name in (*Places.options(), *StreamingOptions.options())}
@@ -128,6 +131,12 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
         remedy += "given from Python, with data=jd.splits(x, y)."
         raise UserError(f"{error} {remedy}") from error
     return chosen.replace(dataset=data.info.name, **reading), data
+
+
+def _names(dataset: str) -> set[str]:
+    """The names that a set may have in a file: its own, or those that its path gives it."""
+    stem = Path(dataset).expanduser().resolve().name
+    return {dataset, stem, stem.split(".")[0]}
 
 
 def _reading(chosen: TestedOnOptions) -> dict[str, Any]:

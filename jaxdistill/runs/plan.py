@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -30,6 +29,7 @@ from jaxdistill.config.table import (
     StreamingOptions,
 )
 from jaxdistill.core.checks import fail, needs
+from jaxdistill.core.fingerprint import digest
 from jaxdistill.core.keys import stream
 from jaxdistill.core.platform import choices, platform, precision
 from jaxdistill.core.types import Array, Data, Dataset, Learner, Method
@@ -60,7 +60,8 @@ class Plan(NamedTuple):
     config: Config
     """Every option."""
     identity: dict[str, Any]
-    """What the run is, in JSON's types: two runs of one identity give the same images."""
+    """What the run is, in JSON's types: two runs of one identity give the same images, on devices of one kind
+    and at one precision."""
     data: Splits
     learner: Learner
     tested: Learner
@@ -318,8 +319,7 @@ def learner_digest(learner: Learner, info: DatasetInfo) -> str:
     key, image = jax.random.key(0), jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
     with platform("cpu"), precision("float32"):  # the same on every machine
         init, params = jax.make_jaxpr(learner.init, return_shape=True)(key)
-        text = f"{init} {jax.make_jaxpr(learner.apply)(params, image)}"
-    return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", text).encode()).hexdigest()  # no addresses
+        return digest(init, jax.make_jaxpr(learner.apply)(params, image))
 
 
 def _check_on_host(config: Config) -> None:

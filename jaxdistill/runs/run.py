@@ -246,7 +246,8 @@ def load_run(
         raise fail(where, f"no learner, since {path} has {config.learner}", "one")
     if build.source(config).bank == "pool" and pool is not None:
         chosen = chosen.replace(pool=pool)
-    plan = planned(chosen, data=data, learner=learner, opening=True)
+    with shown.silent(not progress):
+        plan = planned(chosen, data=data, learner=learner, opening=True)
     of_banks = {name: saved[name] for name in DIGESTS if name in saved and name not in plan.identity}
     plan = plan._replace(identity=plan.identity | of_banks)
     if own_data and not same_images(saved["dataset_sha256"], plan.data):

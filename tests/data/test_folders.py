@@ -214,6 +214,16 @@ def test_the_digest_is_that_of_the_files_whatever_is_made_of_them(tmp_path):
     assert load(root, tmp_path).info.digest in digests
 
 
+def test_a_picture_of_the_old_size_and_time_is_read_anew(tmp_path):
+    root = write(tmp_path / "pets", some())
+    file = root / "cat/0.bmp"
+    file.write_bytes(encoded(Image.fromarray(np.zeros((6, 6), np.uint8)), "bmp"))
+    before, about = load(root, tmp_path).info.digest, file.stat()
+    file.write_bytes(encoded(Image.fromarray(np.ones((6, 6), np.uint8)), "bmp"))
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert file.stat().st_size == about.st_size and load(root, tmp_path).info.digest != before
+
+
 def test_what_is_odd_is_told(tmp_path):
     files = some(("train/", "test/"))
     files["test/cat/1.png"] = files["train/cat/2.png"]

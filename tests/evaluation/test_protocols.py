@@ -92,6 +92,13 @@ def test_the_protocols_of_idc_and_rat():
     np.testing.assert_allclose(rat.values["learning_rate"], 1e-3)
 
 
+@pytest.mark.parametrize("name", ["dc", "dsa", "idc", "rcig"])
+def test_no_epochs_are_refused(name):
+    with pytest.raises(UserError) as error:
+        published(name, 600, num_epochs=0)
+    assert "num_epochs >= 1, got 0" in message(error)
+
+
 @pytest.mark.parametrize("name", ["num_images", "num_epochs", "batch_size"])
 def test_counts_below_one_are_refused(name):
     with pytest.raises(UserError) as error:

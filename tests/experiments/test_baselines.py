@@ -56,6 +56,7 @@ def test_the_table_has_every_set_under_one_protocol(distilled, tmp_path, capsys)
     for name in ("baselines.json", "baselines.csv", "baselines.md", "baselines.png"):
         assert (folder / name).stat().st_size > 100
     k_means = read_synthetic(folder / "k-means.npz")
+    assert k_means.metadata["reading"]["preprocess"] == "standardise"
     assert k_means.labels.argmax(1).tolist() == list(range(10)) and k_means.metadata["dataset"] == "digits"
     assert np.asarray(read_synthetic(folder / "random_real.npz").images).shape == (10, 8, 8, 1)
     assert json.loads((folder / "baselines.json").read_text()) == json.loads(json.dumps(result))

@@ -118,3 +118,11 @@ def test_a_squared_inner_loop_is_tested_as_it_was_distilled():
     plan = protocol_of(run)
     assert (plan.name, plan.loss, plan.labels, plan.temperature) == ("as_distilled", "squared", "free", 1.0)
     assert run.score(1).ridge is None
+
+
+@pytest.mark.slow
+def test_the_head_is_solved_on_the_network_of_the_distillation():
+    """Its parameters are not those of the network that is trained for the test."""
+    options = TINY | {"gradient": "closed_form", "distill_epochs": UNSET, "num_outer_steps": 2}
+    options |= {"learner": "convnet", "width": 16, "depth": 1, "eval_norm": "none"}
+    assert len(jd.distill(**options, progress=False).score(2).ridge) == 2

@@ -1,5 +1,6 @@
 """Pools through the engine: drawn from, tested on those held out, refused where they do not fit."""
 
+import json
 import shutil
 
 import jax
@@ -15,6 +16,7 @@ from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.source import source_of
 from jaxdistill.runs.bank_training import PretrainOptions, pretrain
 from jaxdistill.runs.distill import distill
+from jaxdistill.runs.export import export
 from jaxdistill.runs.networks import evaluations, unseen_networks
 from jaxdistill.runs.plan import planned
 from jaxdistill.runs.run import load_run
@@ -62,6 +64,17 @@ def test_a_default_that_is_spelled_out_is_the_same_network(pool):
     assert "activation: relu there, tanh here" in message(error)
 
 
+def test_a_pool_of_another_test_part_is_refused(pool, tmp_path):
+    shutil.copytree(pool, tmp_path / "pool")
+    file = tmp_path / "pool/config.json"
+    saved = json.loads(file.read_text())
+    saved["config"]["test_fraction"] = 0.05
+    file.write_text(json.dumps(saved))
+    with pytest.raises(UserError) as error:
+        planned(Config(**RUN, pool=tmp_path / "pool"), opening=True)
+    assert "test_fraction: 0.05 there, None here" in message(error)
+
+
 def test_a_run_has_the_network_of_its_pool(pool):
     options = {name: value for name, value in RUN.items() if name not in NETWORK}
     plan = planned(Config(**options, pool=pool), opening=True)
@@ -75,6 +88,7 @@ def test_a_run_has_the_network_of_its_pool(pool):
 def test_a_run_is_tested_on_networks_held_out(pool, tmp_path):
     distill(Config(**TINY | RUN, pool=pool), run_dir=tmp_path / "run", progress=False)
     run = load_run(tmp_path / "run", pool=pool)
+    assert export(load_run(tmp_path / "run"), tmp_path / "set.npz", to="npz", progress=False).is_file()
     assert len(run.plan.identity["pool_sha256"]) == 64 and "pool" not in run.plan.identity
     contexts = unseen_networks(run.config, run.learner, run.state, run.bank)
     found = jax.tree.leaves(contexts(KEY, 2))[0]

@@ -1,7 +1,9 @@
 """Runs of a user's own arrays and networks, and what `jd.distill` and `jd.load_run` refuse."""
 
 import json
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import same_bits
@@ -10,7 +12,10 @@ from linear_runs import OWN, QUIET, SHORT, network, refused, three_classes
 import jaxdistill as jd
 from jaxdistill import data
 from jaxdistill.config.option import UNSET
-from jaxdistill.runs.plan import digest_standardised, planned
+from jaxdistill.config.resolve import resolve
+from jaxdistill.data import load
+from jaxdistill.runs.given_images import TestedOnOptions, real_data
+from jaxdistill.runs.plan import digest_standardised, learner_digest, planned
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +136,27 @@ def test_an_own_network_of_other_units_is_another_run(here):
     ]
     jd.distill(learner=networks[0], run_dir="run", **OWN)
     assert "learner_sha256" in refused(jd.distill, learner=networks[1], run_dir="run", **OWN)
+
+
+def test_an_own_network_of_other_arrays_is_another_network():
+    net = jd.learner("linear", image_shape=(8, 8, 1), num_classes=10)
+    filters = np.random.default_rng(0).normal(size=(2, 1, 8, 8, 1))
+    info = load("digits").info
+    frozen = [
+        net._replace(apply=lambda p, x, f=f: net.apply(p, x * jnp.asarray(f, jnp.float32))) for f in filters
+    ]
+    assert learner_digest(frozen[0], info) != learner_digest(frozen[1], info)
+    assert learner_digest(frozen[0], info) == learner_digest(frozen[0], info)
+
+
+def test_a_set_named_by_its_path_is_read_as_for_the_run(here):
+    y = np.arange(40) % 2
+    np.savez(here / "mine.npz", x=np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8), y=y)
+    saved = {"dataset": "mine.npz", "reading": {"test_fraction": 0.4}}
+    file = SimpleNamespace(metadata=saved, pixels=np.zeros((2, 8, 8, 1)), order=None)
+    for name in ("mine.npz", str(here / "mine.npz")):
+        _, found = real_data(resolve(TestedOnOptions(dataset=name)), file, None, None)
+        assert len(found.test.y) == 16
 
 
 def test_folders_that_hold_no_run(here):
