@@ -79,7 +79,8 @@ def run(chosen: Options) -> dict[str, Any]:
             rows.append(json.loads(file.read_text()))
         result = {"rows": rows, "config": saved, "environment": directory.environment}
         directory.write_json("result.json", result)
-        texts = {"rows.csv": as_csv(rows), "compile_for.md": as_markdown(COLUMNS, list(lines(rows)))}
+        numbers = [{name: value for name, value in each.items() if name != "settings"} for each in rows]
+        texts = {"rows.csv": as_csv(numbers), "compile_for.md": as_markdown(COLUMNS, list(lines(rows)))}
         for name, text in texts.items():
             atomic_write(directory.path / name, lambda file, text=text: file.write(text.encode()))
         draw(directory.path / "compile_for.png", rows)

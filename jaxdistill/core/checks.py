@@ -56,14 +56,14 @@ def lookup(where: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def at_least(where: str, name: str, value: float, low: float) -> None:
-    """Raises unless `value >= low` (a NaN is not)."""
-    if not value >= low:
+    """Raises unless `value >= low` (a NaN and a text are not)."""
+    if isinstance(value, str) or not value >= low:
         raise fail(where, f"{name} >= {low}", value)
 
 
 def above(where: str, name: str, value: float, low: float) -> None:
-    """Raises unless `value > low` (a NaN is not)."""
-    if not value > low:
+    """Raises unless `value > low` (a NaN and a text are not)."""
+    if isinstance(value, str) or not value > low:
         raise fail(where, f"{name} > {low}", value)
 
 
