@@ -20,7 +20,11 @@ from jaxdistill.data.mapped import forget, mapped_arrays
 
 # what zipfile, zlib and numpy raise on damage; NotImplementedError: an unknown compression
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
-PARTS = {"train": ("train", "training"), "validation": ("validation", "valid", "val"), "test": ("test",)}
+PARTS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
 """Common names of the parts of a set."""
 KINDS = {
     "x": ("x", "images", "image", "data", "pixels", "inputs"),

@@ -89,7 +89,12 @@ def _labelled(files: Tree) -> list[Labelled]:
         raise fail(where, f"pictures ({kinds})", f"none among {len(files.entries)} files")
     depth = _above_classes({tuple(parts[:-1]) for _, parts in pictures})
     tops = {parts[depth] for _, parts in pictures if len(parts) > depth + 1}
-    with_parts = "train" in {_part(name) for name in tops} and all(_part(name) for name in tops)
+    known = {name for name in tops if _part(name)}
+    with_parts = "train" in {_part(name) for name in known} and known == tops
+    if known and known != tops and all(len(parts) > depth + 2 for _, parts in pictures):
+        allowed = ", ".join("|".join(names) for names in PARTS.values())
+        got = f"{sorted(tops - known)[0]} beside {sorted(known)[0]}"
+        raise fail(where, f"folders of parts among {allowed}", got, "Rename or remove it.")
     found = []
     for entry, parts in pictures:
         folders = parts[depth:-1]
@@ -138,6 +143,12 @@ def _above_classes(folders: set[tuple[str, ...]]) -> int:
     return depth
 
 
+def _above(folder: str) -> list[str]:
+    """A folder, and those above it."""
+    parts = folder.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
 def _part(name: str) -> str | None:
     """The part of a set that a folder's name means."""
     return next((part for part, names in PARTS.items() if name.lower() in names), None)
@@ -163,7 +174,8 @@ def _decoded(
             files.where, "pictures that can be decoded", f"{len(broken)} broken: {first}{more}", remedy
         )
     kept = [(label, image) for label, image in zip(found, pixels, strict=True) if not isinstance(image, str)]
-    cautions = [f"{len(broken)} broken pictures are left out"] if broken else []
+    left_out = _named([found[i].entry.path for i in broken])
+    cautions = [f"{len(broken)} broken pictures are left out: {left_out}"] if broken else []
     check_sizes([image for _, image in kept], [str(of.entry.path) for of, _ in kept], files.where)
     images, told = alike([image for _, image in kept])
     labels = [label for label, _ in kept]
@@ -179,8 +191,11 @@ def _decoded(
             raise fail(files.where, f"a picture of each class in {part}", f"none of {sorted(gone)[0]}")
     cautions += told + _alike_in_parts(x)
     empty = [str(folder) for folder in files.folders]
-    cautions += [f"no picture in {', '.join(empty[:MOST_NAMED])}"] if empty else []
     others = [entry.path for entry in files.entries if not _is_picture(entry)]
+    full = {entry.path.rpartition("/")[0] for entry in files.entries if _is_picture(entry)}
+    within = {folder for each in full for folder in _above(each)}
+    empty += sorted({path.rpartition("/")[0] for path in others} - {"", *within})
+    cautions += [f"no picture in {', '.join(empty[:MOST_NAMED])}"] if empty else []
     verb = "files are no pictures" if len(others) > 1 else "file is no picture"
     cautions += [f"{len(others)} {verb} by name, and left out: {_named(others)}"] if others else []
     lines = sorted(
@@ -253,13 +268,16 @@ def alike(images: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
 
 
 def _alike_in_parts(x: dict[str, np.ndarray]) -> list[str]:
-    """A caution about images that are both in the training part and in another part; copies none of them."""
+    """Cautions about images that are in two parts, or may be once a part is split off; copies no image."""
 
     def digest(image: np.ndarray) -> bytes:
         return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
-    train = {digest(image) for image in x["train"]} if len(x) > 1 else set()
+    train = {digest(image) for image in x["train"]}
     told = []
+    if len(x) < len(PARTS) and (repeated := len(x["train"]) - len(train)):
+        lacking = " and ".join(part for part in PARTS if part not in x)
+        told.append(f"{repeated} images repeat others; {lacking}, split off, may have some that train has")
     for part in [part for part in x if part != "train"]:
         count = sum(digest(image) in train for image in x[part])
         if count:

@@ -87,6 +87,9 @@ def _decoded(path: Path, where: str, parts: dict[str, list[Path]], image_size: i
         for column in (image, label):
             if column not in table.column_names:
                 raise fail(where, f"{column} in {part}", f"only {', '.join(table.column_names)}")
+        if names and (there := _columns(table.schema, where)[2]) != names:
+            expected = f"the class names of train in {part} ({', '.join(names[:3])}, ...)"
+            raise fail(where, expected, ", ".join((there or ["none"])[:3]))
         if table[label].null_count:
             raise fail(where, f"a label in each row of {part}", f"{table[label].null_count} without {label}")
         ending = "" if part == "train" else f"_{part}"

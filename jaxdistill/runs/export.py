@@ -67,7 +67,7 @@ def export(
       images: a run, its folder, or the path of its `synthetic.npz`.
       path: the file or folder to make.
       to: the format, a member of `FORMATS`; `torch` and `hf` need the extras of these names.
-      overwrite: whether a file at `path` is replaced, or a folder there that is an export.
+      overwrite: whether an earlier export at `path` is replaced.
       progress: whether to say what was written, and for `torch` the code that trains on it.
 
     Returns:
@@ -145,6 +145,8 @@ def _check_place(path: Path, to: str, overwrite: bool) -> None:
         raise fail(where, f"a {'folder' if to in FOLDERS else 'file'} to overwrite", path)
     if path.is_dir() and not (path / formats.METADATA).is_file():
         raise fail(where, "a folder of an earlier export, to overwrite", path, "Remove it yourself.")
+    if path.is_file() and not formats.is_export(path):
+        raise fail(where, "a file of an earlier export, to overwrite", path, "Remove it yourself.")
 
 
 def _source(images: Run | str | os.PathLike[str]) -> Source:

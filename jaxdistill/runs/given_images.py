@@ -38,6 +38,8 @@ AUTHORS = NORMALISATION | {
     "tiny_imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """Mean and standard deviation per channel in the code of DC, DSA, DM, MTT and DATM, by set."""
+MOST_NAMED = 3
+"""A message names this many classes."""
 OF_ANY_SET = ("image_size", "fit", "channels", "preprocess")
 """How images were read, where that holds for another set too."""
 C = TypeVar("C", bound="TestedOnOptions")
@@ -127,8 +129,10 @@ def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) 
     except UserError as error:
         if chosen.dataset is not None:
             raise
-        remedy = "The file names this set. Choose another with dataset=NAME or dataset=PATH; own arrays are "
-        remedy += "given from Python, with data=jd.splits(x, y)."
+        remedy = (
+            "The file names this set. If it is a folder or file of your own, give dataset=PATH; own arrays "
+        )
+        remedy += "are given from Python, with data=jd.splits(x, y)."
         raise UserError(f"{error} {remedy}") from error
     return chosen.replace(dataset=data.info.name, **reading), data
 
@@ -196,7 +200,25 @@ def _classes(file: Synthetic, info: DatasetInfo) -> np.ndarray:
             expected = f"labels with the images, or equally many images of each of {info.num_classes} classes"
             raise fail("evaluate", expected, f"{len(y)} images and no labels")
         return np.repeat(np.eye(info.num_classes, dtype=np.float32), each, axis=0)
+    y = _by_name(y, [str(name) for name in file.metadata.get("class_names", ())], info)
     return np.pad(y, ((0, 0), (0, info.num_classes - y.shape[1])))
+
+
+def _by_name(y: np.ndarray, names: Sequence[str], info: DatasetInfo) -> np.ndarray:
+    """Labels [N, k] with the columns in the order that the set's classes have, by their names.
+
+    Numbers are no names: then both sides have their classes in one order.
+    """
+    ours, numbers = list(info.class_names), all(name.isdecimal() for name in names)
+    if len(names) != y.shape[1] or names == ours[: len(names)] or numbers or all(n.isdecimal() for n in ours):
+        return y
+    if other := [name for name in names if name not in ours]:
+        expected = f"images of classes of {info.name} ({', '.join(ours[:MOST_NAMED])}, ...)"
+        raise fail("evaluate", expected, f"of {other[0]}")
+    progress.say(f"note: the classes of the images are put in the order of {info.name}, by name")
+    found = np.zeros((len(y), info.num_classes), y.dtype)
+    found[:, [ours.index(name) for name in names]] = y
+    return found
 
 
 def _whitened_alike(one: Whitening | None, other: Whitening | None) -> bool:

@@ -7,6 +7,7 @@ often leave. The exact images stand beside them where a format has room for it.
 import io
 import json
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -17,6 +18,7 @@ from PIL import Image
 from jaxdistill.core.checks import UserError, fail, needs
 from jaxdistill.runtime.atomic import jsonable
 from jaxdistill.runtime.export import KINDS, Synthetic, checked, write_arrays
+from jaxdistill.runtime.torch_files import OURS
 from jaxdistill.runtime.training_code import LABELS, from_hf_folder, training_code
 
 METADATA = "distillation.json"
@@ -95,6 +97,20 @@ def pictures(file: Synthetic) -> Pictures:
 def write_npz(opened: BinaryIO, file: Synthetic, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes all arrays of `synthetic.npz`, with `x` as uint8 and white as 255, as most programs expect."""
     write_arrays(opened, {**arrays, "x": pictures(file).x, "scale": np.float32(255)})
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file is an export: images or latents as `.npz`, or a `.pt`; a run's own files are none."""
+    if (path.parent / "config.json").is_file() and path.name in ("synthetic.npz", "latents.npz"):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            pickled = [name for name in names if name.endswith("data.pkl")]
+            ours = any(OURS.encode() in archive.read(name) for name in pickled)
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return ours or {"x.npy", "order.npy", "method.npy"} <= names or {"code.npy", "decoder.npy"} <= names
 
 
 def write_folder(folder: Path, file: Synthetic) -> None:

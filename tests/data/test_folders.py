@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers import message
 from PIL import Image
 
 from jaxdistill import data
@@ -212,6 +213,25 @@ def test_the_digest_is_that_of_the_files_whatever_is_made_of_them(tmp_path):
     assert len(digests) == 1
     os.utime(root / "cat/0.png", (1, 1))
     assert load(root, tmp_path).info.digest in digests
+
+
+def test_folders_of_parts_beside_an_unknown_one_are_refused(tmp_path):
+    root = write(tmp_path / "pets", some(("train/", "test/", "extra/")))
+    with pytest.raises(UserError) as error:
+        load(root, tmp_path)
+    assert "folders of parts among train|training, validation" in message(error)
+    assert "got extra beside test" in message(error) or "got extra beside train" in message(error)
+
+
+def test_repeated_pictures_and_folders_without_any_are_told(tmp_path):
+    files = some()
+    files["cat/copy.png"] = files["cat/0.png"]
+    files["emu/0.tga"] = b"no picture by name"
+    with pytest.warns(Caution) as told:
+        load(write(tmp_path / "pets", files), tmp_path)
+    lines = " ".join(str(each.message) for each in told)
+    assert "1 images repeat others; validation and test, split off, may have some that train has" in lines
+    assert "no picture in emu" in lines
 
 
 def test_a_picture_of_the_old_size_and_time_is_read_anew(tmp_path):

@@ -255,7 +255,7 @@ def test_bad_files_are_one_line(real, save, untrained):
     file = save(x=pixels, y=y)
     assert "dataset=NAME with a file that does not name its set" in refused(file)
     text = refused(save(x=pixels, y=y, dataset="my digits"))
-    assert "'my digits'" in text and "Choose another with dataset=" in text and "data=jd.splits(x, y)" in text
+    assert "'my digits'" in text and "give dataset=PATH" in text and "data=jd.splits(x, y)" in text
 
 
 def test_bad_input_is_one_line(run, mine, real, tmp_path, untrained):

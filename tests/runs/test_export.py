@@ -250,6 +250,10 @@ def test_only_exports_are_replaced(file, tmp_path):
     (mine / "thesis.txt").write_text("dear")
     assert "a path that does not exist yet" in refused(file, mine, to="folder")
     assert "a folder of an earlier export, to overwrite" in refused(file, mine, to="folder", overwrite=True)
+    np.savez(tmp_path / "data.npz", x=np.zeros(2), y=np.zeros(2))
+    assert "a file of an earlier export" in refused(file, tmp_path / "data.npz", to="npz", overwrite=True)
+    first = jd.export(file, tmp_path / "first.npz", to="npz", progress=False)
+    jd.export(file, first, to="npz", overwrite=True, progress=False)
     (tmp_path / "a.npz").mkdir()
     assert "a file to overwrite" in refused(file, tmp_path / "a.npz", to="npz", overwrite=True)
     assert (mine / "thesis.txt").read_text() == "dear"
@@ -285,3 +289,14 @@ def test_the_script(file, tmp_path, capsys):
         with pytest.raises(UserError) as error:
             called(**options)
         assert says in message(error)
+
+
+def test_labels_follow_the_names_of_the_classes(file):
+    """A set of the same classes in another order; one of others is refused."""
+    given, names = content(file), INFO.class_names
+    turned = INFO._replace(class_names=names[::-1])
+    ours, theirs = (standardised(given, info).y for info in (INFO, turned))
+    np.testing.assert_array_equal(np.asarray(theirs), np.asarray(ours)[:, ::-1])
+    with pytest.raises(UserError) as error:
+        standardised(given, INFO._replace(class_names=("ape", *names[1:])))
+    assert f"images of classes of {INFO.name} (ape, " in message(error) and names[0] in message(error)
