@@ -252,9 +252,9 @@ def rows_on_real_data(trial: Trial, series: str) -> list[Row]:
 def identity_on_real_data(trial: Trial) -> Row | None:
     """All that accuracy on real data depends on; None if a part cannot be told."""
     run, options = trial.run, trial.options
-    draw = unseen_networks(run.config, run.learner, run.state, run.bank)
+    draw = unseen_networks(run.config, run.tested, run.state, run.bank)
     data = run.data
-    evaluation = Evaluation(run.learner, draw, data.validation, data.test, trial.key)
+    evaluation = Evaluation(run.tested, draw, data.validation, data.test, trial.key)
     network = network_of(evaluation, data, all_images(data)[1])
     length, size = trial.shape
     shape = {"num_steps": length, "batch_size": size}

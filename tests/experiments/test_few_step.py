@@ -1,5 +1,6 @@
 """`experiments.few_step`: accuracy after every number of steps, on what runs learned and on real data."""
 
+import dataclasses
 import json
 
 import jax
@@ -76,6 +77,15 @@ def test_two_runs_beside_real_data(runs, tmp_path, capsys):
     assert saved["config"]["runs"] == ["slow", "fast"] and saved["config"]["dataset"] == "digits"
     out = capsys.readouterr().out
     assert "Test accuracy (%) on digits after so many steps; K = 3" in out and "fast       " in out
+
+
+def test_rows_on_real_data_are_those_of_the_network_that_is_tested(runs):
+    run = load_run(runs[0])
+    bias = run.tested._replace(apply=lambda params, x: run.tested.apply(params, x) + 1.0)
+    other = dataclasses.replace(run, plan=run.plan._replace(tested=bias))  # as eval_norm changes it
+    chosen = Options(**QUICK, seed=0, steps=(), strategy="auto", learner_chunk=None)
+    who, whose = (few_step.identity_on_real_data(few_step.trial_of(each, chosen)) for each in (run, other))
+    assert who is not None and whose is not None and who != whose
 
 
 def test_rows_on_real_data_are_named_by_what_tells_networks_apart():
