@@ -99,8 +99,7 @@ def run(options: Options) -> dict[str, Any]:
       UserError: bad input, before anything is trained.
     """
     options = filled(options.with_smoke(SMOKE))
-    if len(set(options.runs)) < len(options.runs):
-        raise fail("few_step", "different runs", ", ".join(options.runs))
+    names = names_of(options.runs)
     devices = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
     folder = Path(options.run_dir)
     if not options.runs:
@@ -108,7 +107,8 @@ def run(options: Options) -> dict[str, Any]:
     paths = options.runs or default_runs(folder, options.smoke)
     places = {name: getattr(options, name) for name in PLACES}
     runs = [load_run(path, **places, inner_loop=True) for path in paths]
-    trials = [trial_of(each, options) for each in runs]
+    names = names or names_of(paths)
+    trials = [trial_of(each, name, options) for each, name in zip(runs, names, strict=True)]
     if len({each.data.info.name for each in runs}) > 1:
         raise fail("few_step", "runs of one data set", ", ".join(each.data.info.name for each in runs))
     writable("few_step", folder)
@@ -124,7 +124,7 @@ def run(options: Options) -> dict[str, Any]:
     result = {
         "rows": rows,
         "config": {n: v for n, v in options.chosen().items() if n not in left_out}
-        | {"runs": [Path(path).name for path in paths], "dataset": runs[0].data.info.name},
+        | {"runs": names, "dataset": runs[0].data.info.name},
         "environment": profile.environment(),
     }
     write_tables(folder, "few_step", result, table(rows), leave_out=["every"])
@@ -153,6 +153,8 @@ class Trial(NamedTuple):
     """One run, and the numbers of steps that it is tested after."""
 
     run: Run
+    name: str
+    """Its series in the table."""
     options: Options
     at: list[int]
     network: str
@@ -197,7 +199,21 @@ class Trial(NamedTuple):
         return draw(stream(self.key, name), count)
 
 
-def trial_of(run: Run, options: Options) -> Trial:
+def names_of(paths: Sequence[str]) -> list[str]:
+    """The names of the runs' folders, with as many of the folders above as it takes to tell them apart.
+
+    Raises:
+      UserError: a run that is there twice.
+    """
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise fail("few_step", "different runs", ", ".join(map(str, paths)))
+    parts, length = [Path(path).absolute().parts for path in paths], 1
+    while len({each[-length:] for each in parts}) < len(parts):
+        length += 1
+    return [Path(*each[-length:]).as_posix() for each in parts]
+
+
+def trial_of(run: Run, name: str, options: Options) -> Trial:
     """The trial of a run; raises for more steps than it was distilled for."""
     total, batch_size = run.order.shape
     if options.steps and max(options.steps) > total:
@@ -210,23 +226,18 @@ def trial_of(run: Run, options: Options) -> Trial:
     population = run.config.population
     shown += f" ({population})" if build.source(run.config).bank == "pool" else ""
     network = f"{shown}, batches of {batch_size}"
-    return Trial(run, options, at, network, stream(jax.random.key(options.seed), "few steps"))
+    return Trial(run, name, options, at, network, stream(jax.random.key(options.seed), "few steps"))
 
 
 def rows_on_its_data(trial: Trial) -> list[Row]:
     """Accuracy on what the run learned."""
     run, count = trial.run, trial.options.num_learners
-    progress.say(f"{name_of(run)}: {count} networks, {trial.shape[0]} steps ...")
+    progress.say(f"{trial.name}: {count} networks, {trial.shape[0]} steps ...")
     protocol = as_learned(run, run.order)
     batch, subsets = seen(run, stream(trial.key, "draws"), count)
     params, rows = trial.networks("learners", count), subsets(trial.key, count)
     found = trial.test(protocol)(params, batch, rows, protocol.values, run.data.test, trial.key)
-    return [trial.row(name_of(run), t, found[:, i]) for i, t in enumerate(trial.at)]
-
-
-def name_of(run: Run) -> str:
-    """The name of a run's folder."""
-    return "" if run.path is None else run.path.name
+    return [trial.row(trial.name, t, found[:, i]) for i, t in enumerate(trial.at)]
 
 
 def real_name(trial: Trial, networks: Sequence[str]) -> str:

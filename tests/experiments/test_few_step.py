@@ -67,7 +67,9 @@ def test_two_runs_beside_real_data(runs, tmp_path, capsys):
     assert {row["learner"] for row in rows.values()} == {"linear, batches of 10"}
     assert rows["slow", 1]["made_of"] == "1 per class" and rows["real data", 1]["made_of"] == "real data"
     run = load_run(runs[1])
-    trial = few_step.trial_of(run, Options(**QUICK, seed=0, steps=(), strategy="auto", learner_chunk=None))
+    trial = few_step.trial_of(
+        run, "fast", Options(**QUICK, seed=0, steps=(), strategy="auto", learner_chunk=None)
+    )
     first = jax.tree.map(lambda a: a[0], trial.networks("learners", 3))
     ours = [rows["fast", t]["every"][0] for t in (1, 2)]
     np.testing.assert_allclose(after_each_step(run, first), ours, atol=1e-6)  # one test image is 0.003
@@ -84,13 +86,23 @@ def test_rows_on_real_data_are_those_of_the_network_that_is_tested(runs):
     bias = run.tested._replace(apply=lambda params, x: run.tested.apply(params, x) + 1.0)
     other = dataclasses.replace(run, plan=run.plan._replace(tested=bias))  # as eval_norm changes it
     chosen = Options(**QUICK, seed=0, steps=(), strategy="auto", learner_chunk=None)
-    who, whose = (few_step.identity_on_real_data(few_step.trial_of(each, chosen)) for each in (run, other))
+    who, whose = (
+        few_step.identity_on_real_data(few_step.trial_of(each, "run", chosen)) for each in (run, other)
+    )
     assert who is not None and whose is not None and who != whose
+
+
+def test_runs_are_named_by_what_tells_their_folders_apart():
+    assert few_step.names_of(["a/x", "b/y/"]) == ["x", "y"]
+    assert few_step.names_of(["a/x", "b/x", "b/y"]) == ["a/x", "b/x", "b/y"]
+    assert few_step.names_of(["a/c/x", "b/c/x"]) == ["a/c/x", "b/c/x"]
+    with pytest.raises(UserError, match=r"different runs, got a/x, \./a/x"):
+        few_step.names_of(["a/x", "./a/x"])
 
 
 def test_rows_on_real_data_are_named_by_what_tells_networks_apart():
     def named(*networks):
-        return [few_step.real_name(few_step.Trial(None, None, [], n, None), networks) for n in networks]
+        return [few_step.real_name(few_step.Trial(None, "", None, [], n, None), networks) for n in networks]
 
     assert named("mlp, batches of 10") == ["real data"]
     assert named("mlp, batches of 10", "mlp, batches of 12") == ["real, batches of 10", "real, batches of 12"]
