@@ -12,6 +12,7 @@ validation for every number of steps. Expected, digits, after 16 steps: generate
 91%, real data 49%. Writes few_step.json, few_step.csv, few_step.md and few_step.png.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -112,14 +113,11 @@ def run(options: Options) -> dict[str, Any]:
     if len({each.data.info.name for each in runs}) > 1:
         raise fail("few_step", "runs of one data set", ", ".join(each.data.info.name for each in runs))
     writable("few_step", folder)
-    networks: dict[str, Trial] = {}
-    for trial in trials:
-        networks.setdefault(trial.network, trial)
     mesh.say_devices(devices)
     with mesh.spread(devices):
         rows = [row for trial in trials for row in rows_on_its_data(trial)]
-        for trial in networks.values():
-            rows += rows_on_real_data(trial, real_name(trial, list(networks)))
+        for series, (trial, who) in on_real_data(trials).items():
+            rows += rows_on_real_data(trial, series, who)
     left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "fresh_baselines")
     result = {
         "rows": rows,
@@ -158,7 +156,7 @@ class Trial(NamedTuple):
     options: Options
     at: list[int]
     network: str
-    """Its network and batch size, in words; runs that share them share the rows on real data."""
+    """Its network and batch size, in words."""
     key: jax.Array
 
     @property
@@ -240,18 +238,36 @@ def rows_on_its_data(trial: Trial) -> list[Row]:
     return [trial.row(trial.name, t, found[:, i]) for i, t in enumerate(trial.at)]
 
 
-def real_name(trial: Trial, networks: Sequence[str]) -> str:
-    """The name of the rows on real data; it tells them from those of other networks."""
-    if len(networks) == 1:
-        return "real data"
-    learners = {network.rpartition(", ")[0] for network in networks}
-    return f"real, {trial.network if len(learners) > 1 else trial.network.rpartition(', ')[2]}"
+def on_real_data(trials: Sequence[Trial]) -> dict[str, tuple[Trial, Row | None]]:
+    """By series: the first of the trials whose rows on real data are the same, and what those depend on."""
+    groups: dict[str, list[Trial]] = {}
+    found: dict[str, Row | None] = {}
+    for number, trial in enumerate(trials):
+        who = identity_on_real_data(trial)
+        text = f"trial {number}" if who is None else json.dumps(who, sort_keys=True)
+        groups.setdefault(text, []).append(trial)
+        found[text] = who
+    names = real_names(list(groups.values()))
+    return {name: (groups[text][0], found[text]) for name, text in zip(names, groups, strict=True)}
 
 
-def rows_on_real_data(trial: Trial, series: str) -> list[Row]:
-    """Accuracy on real data, from the user's cache where it has the very numbers."""
+def real_names(groups: Sequence[Sequence[Trial]]) -> list[str]:
+    """The names of the rows on real data; each tells them from those of other groups of trials."""
+    if len(groups) == 1:
+        return ["real data"]
+    texts = [group[0].network for group in groups]
+    learners = {text.rpartition(", ")[0] for text in texts}
+    names = [f"real, {text if len(learners) > 1 else text.rpartition(', ')[2]}" for text in texts]
+    return [
+        name if names.count(name) == 1 else f"{name}, for {' and '.join(trial.name for trial in group)}"
+        for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def rows_on_real_data(trial: Trial, series: str, who: Row | None) -> list[Row]:
+    """Accuracy on real data, from the user's cache where it has the rows that depend on `who`."""
     rows, reused, made = kept(
-        identity_on_real_data(trial),
+        who,
         lambda: searched_on_real_data(trial, series),
         name=f"real data, {trial.network}",
         fresh=trial.options.fresh_baselines,
