@@ -16,6 +16,7 @@ each training ranks first. The test set ranks nothing. Candidates are measured o
 command again to resume a search that was stopped.
 """
 
+import hashlib
 import itertools
 import json
 import time
@@ -53,6 +54,7 @@ from jaxdistill.inner.over_learners import by_turns
 from jaxdistill.learners import learner
 from jaxdistill.runs.compare import show as show_result
 from jaxdistill.runs.networks import new_networks
+from jaxdistill.runs.plan import numbers_of
 from jaxdistill.runs.protocols import as_learned, seen
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runs.run import Run, load_run
@@ -150,7 +152,8 @@ def run(options: Options) -> dict[str, Any]:
     candidates = drawn(info, options.num_candidates, options.seed)
     left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "distilled")
     kept = {n: v for n, v in options.chosen().items() if n not in left_out}
-    pinned = kept | {"distilled": Path(path).name, "dataset": info.name}
+    about = {"distilled": Path(path).name, "distilled_sha256": digest_of(distilled), "dataset": info.name}
+    pinned = kept | about
     with open_run(folder / "search", pinned, experiment="nas") as directory:
         progress.say(
             f"{len(candidates)} of {len(space(info))} ConvNets on {info.name}, "
@@ -182,6 +185,15 @@ def default_run(folder: Path, smoke: bool) -> str:
     config = DISTILLED.replace(**(SHORT if smoke else {}), run_dir=path)
     show_result(run_to_result(config))
     return path
+
+
+def digest_of(run: Run) -> str:
+    """SHA-256 of what a run is and of what it has learned so far."""
+    text = json.dumps(numbers_of(run.plan.identity), sort_keys=True)
+    found = hashlib.sha256(f"{text} {run.step}".encode())
+    for leaf in jax.tree.leaves(run.state.output):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def space(info: DatasetInfo) -> list[dict[str, Any]]:

@@ -24,14 +24,17 @@ SHORT |= {"learner": "linear", "num_outer_steps": 4, "chunk_length": 2, "num_lea
 SEARCH = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "batch_size": 512, "step_sizes": [0.1]}
 
 
-@pytest.fixture(scope="module")
-def distilled(tmp_path_factory):
+def distill(path, **changed):
     """The folder of a run of ten images, for T = 2 steps."""
-    path = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs_of, "export", lambda run, directory: None)  # pictures take longer than the run
-        runs_of.distill(Config(**SHORT), run_dir=path, progress=False)
+        runs_of.distill(Config(**SHORT | changed), run_dir=path, progress=False)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    return distill(tmp_path_factory.mktemp("run") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,9 @@ def test_a_search_of_linear_networks(distilled, tmp_path, capsys, monkeypatch):
         assert row["long_validation"] > row["distilled_validation"]  # an epoch of digits, 4 outer steps
     monkeypatch.setattr(nas, "candidate", None)  # what is there is not measured again
     assert nas.run(options)["rows"] == result["rows"]
+    other = distill(tmp_path / "other/run", seed=1)  # another run of the same folder name
+    with pytest.raises(UserError, match=r"distilled_sha256: [0-9a-f]{8}"):
+        nas.run(options.replace(distilled=other))
 
 
 @pytest.mark.slow
