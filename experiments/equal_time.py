@@ -213,13 +213,13 @@ def candidate(directory: RunDir, name: str, rate: float | None, config: Config, 
     """Distills one candidate for the time limit; how many outer steps that is, is measured once and kept."""
     file = directory.path / "plans" / f"{stem_of(name, rate)}.json"
     row = {"contender": name, "inner_learning_rate": rate}
-    if not file.exists():
-        directory.write_json(file, fitting(planned(config), time_limit))
-    row |= json.loads(file.read_text())
     title = name if rate is None else f"{name}, step size {rate:g}"
-    progress.say(f"\n{title}: {row['num_outer_steps']} outer steps")
     place = place_of(directory, name, rate)
     try:
+        if not file.exists():
+            directory.write_json(file, fitting(planned(config), time_limit))
+        row |= json.loads(file.read_text())
+        progress.say(f"\n{title}: {row['num_outer_steps']} outer steps")
         found = distilled(config, row["num_outer_steps"], place)
     except Held:
         raise

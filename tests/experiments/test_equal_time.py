@@ -100,6 +100,18 @@ def test_a_candidate_that_fails_is_a_row(tmp_path, capsys, monkeypatch, pretende
     assert row["note"] in capsys.readouterr().out
 
 
+def test_a_candidate_that_runs_out_of_memory_when_it_is_measured_is_a_row(tmp_path, monkeypatch, pretended):
+    def measured(plan, time_limit):
+        if plan.config.gradient == "unrolled":
+            raise MemoryError("no memory left")
+        return FITTING
+
+    monkeypatch.setattr(equal_time, "fitting", measured)
+    failed, done = run(tmp_path / "run", inner_learning_rates=[0.1])["rows"]
+    assert failed == {"contender": "unrolled", "inner_learning_rate": 0.1, "note": "no memory left"}
+    assert done["contender"] == "neumann" and "note" not in done
+
+
 def test_a_candidate_is_what_was_chosen_less_the_options_of_other_gradients():
     chosen = Options(remat="step", damping=0.2, solver_steps=7, neumann_terms=3, outer_learning_rate=0.1)
 
