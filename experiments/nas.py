@@ -30,6 +30,7 @@ import numpy as np
 import scipy.stats
 
 from experiments import cli
+from experiments.records import kept
 from experiments.tables import as_csv, as_markdown
 from jaxdistill.config import build
 from jaxdistill.config.option import option, options
@@ -151,9 +152,8 @@ def run(options: Options) -> dict[str, Any]:
     info = distilled.data.info
     candidates = drawn(info, options.num_candidates, options.seed)
     left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "distilled")
-    kept = {n: v for n, v in options.chosen().items() if n not in left_out}
-    about = {"distilled": Path(path).name, "distilled_sha256": digest_of(distilled), "dataset": info.name}
-    pinned = kept | about
+    pinned = {n: v for n, v in options.chosen().items() if n not in left_out}
+    pinned |= {"distilled": Path(path).name, "distilled_sha256": digest_of(distilled), "dataset": info.name}
     with open_run(folder / "search", pinned, experiment="nas") as directory:
         progress.say(
             f"{len(candidates)} of {len(space(info))} ConvNets on {info.name}, "
@@ -298,11 +298,12 @@ def measured(
     directory: RunDir, distilled: Run, options: Options, trainings: Trainings, network: Mapping[str, Any]
 ) -> Row:
     """A candidate's row; one that was measured before is read."""
-    file = directory.path / "candidates" / f"{name_of(network)}.json"
-    if not file.exists():
+
+    def make() -> Row:
         progress.say(f"{name_of(network)} ...")
-        directory.write_json(file, candidate(distilled, options, trainings, network))
-    return json.loads(file.read_text())
+        return candidate(distilled, options, trainings, network)
+
+    return kept(directory, directory.path / "candidates" / f"{name_of(network)}.json", make)
 
 
 def candidate(distilled: Run, options: Options, trainings: Trainings, network: Mapping[str, Any]) -> Row:

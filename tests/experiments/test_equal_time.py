@@ -87,6 +87,9 @@ def test_a_comparison_is_told_by_its_best_candidates_and_resumed(tmp_path, capsy
     assert run(tmp_path / "run", checkpoint_every=7)["rows"] == result["rows"]
     with pytest.raises(UserError, match=r"time_limit: 0\.05 there, 9\.0 here"):
         run(tmp_path / "run", time_limit=9.0)
+    (tmp_path / "run/plans/unrolled-0.1.json").write_text("{")
+    with pytest.raises(UserError, match=r"saved results: expected a readable .*plans"):
+        run(tmp_path / "run")
 
 
 def test_a_candidate_that_fails_is_a_row(tmp_path, capsys, monkeypatch, pretended):

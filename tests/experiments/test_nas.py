@@ -65,6 +65,9 @@ def test_a_search_of_linear_networks(distilled, tmp_path, capsys, monkeypatch):
         assert row["long_validation"] > row["distilled_validation"]  # an epoch of digits, 4 outer steps
     monkeypatch.setattr(nas, "candidate", None)  # what is there is not measured again
     assert nas.run(options)["rows"] == result["rows"]
+    next((tmp_path / "search/candidates").iterdir()).write_text("{")
+    with pytest.raises(UserError, match=r"saved results: expected a readable .*candidates"):
+        nas.run(options)
     other = distill(tmp_path / "other/run", seed=1)  # another run of the same folder name
     with pytest.raises(UserError, match=r"distilled_sha256: [0-9a-f]{8}"):
         nas.run(options.replace(distilled=other))
