@@ -8,8 +8,9 @@ import pytest
 from helpers import message
 from tiny_runs import TINY
 
-from experiments import nas
-from experiments.nas import Options
+from experiments.nas import __main__ as nas
+from experiments.nas import architectures
+from experiments.nas.__main__ import Options
 from jaxdistill.config.option import UNSET
 from jaxdistill.config.resolve import filled, resolve
 from jaxdistill.config.table import Config
@@ -101,14 +102,16 @@ def test_ranks_are_those_of_scipy_by_hand():
 
 
 def test_the_space_is_large_and_fits_the_images(info):
-    every = nas.space(info)
-    assert len(every) >= 64 and len({nas.name_of(network) for network in every}) == len(every)
-    assert len(nas.space(info._replace(image_shape=(4, 4, 1)))) < len(every)  # no room for three poolings
-    drawn = nas.drawn(info, 5, seed=0)
-    assert len({nas.name_of(network) for network in drawn}) == 5
-    assert drawn == nas.drawn(info, 5, seed=0) != nas.drawn(info, 5, seed=1)
+    every = architectures.space(info)
+    assert len(every) >= 64 and len({architectures.name_of(network) for network in every}) == len(every)
+    assert len(architectures.space(info._replace(image_shape=(4, 4, 1)))) < len(
+        every
+    )  # no room for three poolings
+    drawn = architectures.drawn(info, 5, seed=0)
+    assert len({architectures.name_of(network) for network in drawn}) == 5
+    assert drawn == architectures.drawn(info, 5, seed=0) != architectures.drawn(info, 5, seed=1)
     with pytest.raises(UserError) as error:
-        nas.drawn(info, 10_000, 0)
+        architectures.drawn(info, 10_000, 0)
     assert f"num_candidates <= {len(every)}" in message(error)
 
 
