@@ -44,6 +44,8 @@ from jaxdistill.runtime import profile, progress
 SMOKE = {"num_outer_steps": 20, "num_eval_learners": 2, "full_data_epochs": 1, "num_sets": 3, "num_judges": 2}
 FULL_RATES = (3e-4, 1e-3, 3e-3)
 """Step sizes of Adam to try for training on the whole target set."""
+MOST_SEARCHING = 2
+"""Networks per step size in that search, at most: each of them trains on the whole target set."""
 
 
 @options
@@ -58,6 +60,12 @@ class Options(Config, BaselineOptions):
         "pretrained",
         "networks to distill for: all of the pool, or only its first network",
         known=("pretrained", "fixed_pretrained"),
+    )
+    num_search_learners: int = option(
+        5,
+        "networks per candidate when a step size is searched; at most "
+        f"{MOST_SEARCHING} on the whole target set",
+        low=1,
     )
     num_full_learners: int = option(5, "new networks to train on the whole target set", low=1)
     run_dir: str = option(
@@ -137,7 +145,7 @@ def whole_set(run: Run, options: Options) -> list[Row]:
     if not count:
         return []
     progress.say("the whole target set: step size searched on validation ...")
-    searched = options.replace(num_search_learners=min(2, options.num_search_learners))
+    searched = options.replace(num_search_learners=min(MOST_SEARCHING, options.num_search_learners))
     evaluation = of_new_networks(run.learner, run.data, searched, options.num_full_learners)
     training = pretraining(len(run.data.train.y), num_epochs=count)
     made = reference(

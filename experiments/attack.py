@@ -47,7 +47,7 @@ from jaxdistill.runs.baselines import class_by_class, fits, own_steps
 from jaxdistill.runs.compare import random_images, tested_on
 from jaxdistill.runs.distill import distilled, opened
 from jaxdistill.runs.networks import evaluations, num_unseen
-from jaxdistill.runs.plan import default_run_dir, planned, splits
+from jaxdistill.runs.plan import default_run_dir, planned
 from jaxdistill.runs.protocols import as_learned, seen
 from jaxdistill.runs.result import facts
 from jaxdistill.runs.run import Run
@@ -122,13 +122,14 @@ def run(options: Options) -> dict[str, Any]:
         got = values["gradient"] if values["gradient"] in HEAD_SOLVED else values["method"]
         raise fail("attack", "a method that trains inner steps", got)
     attack, chosen = Attack(values["attack_class"], values["target_class"]), options.pick(Config)
-    plan = planned(
-        chosen,
-        change=lambda data: relabelled(data, attack),
-        more=attack._asdict(),
-        experiment="attack",
-    )
-    real = splits(chosen)
+    loaded: list[Splits] = []
+
+    def change(data: Splits) -> Splits:
+        loaded.append(data)
+        return relabelled(data, attack)
+
+    plan = planned(chosen, change=change, more=attack._asdict(), experiment="attack")
+    (real,) = loaded
     classes, per_class = fits(plan)
     if plan.config.population == "pretrained" and num_unseen(plan.bank) < 2:
         expected = "a pool with at least 2 held-out networks, one to search with and one to test"

@@ -16,13 +16,13 @@ unrolled with learned step sizes 92%, conjugate gradients 93%, the identity 88%.
 resume a comparison that was stopped.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments import cli
 from experiments.measure import Row, fitting
+from experiments.records import Damaged, kept, note_of
 from jaxdistill.config.gradients import IMPLICIT, NAMED, Named, check_used, taken_by
 from jaxdistill.config.option import option, options
 from jaxdistill.config.owners import BY_GRADIENT, HEAD_SOLVED
@@ -191,12 +191,12 @@ def cell(chosen: Options, name: str, rate: float | None, unrolled_steps: int) ->
     """The distillation of one candidate, the number of outer steps left open."""
     contender = CONTENDERS[name]
     names = Config.options().keys() | chosen.own.keys()
-    kept = {n: v for n, v in taken_by(contender, chosen).items() if n in names and v is not None}
+    given = {n: v for n, v in taken_by(contender, chosen).items() if n in names and v is not None}
     if contender["gradient"] == "unrolled":
-        kept["distill_epochs"] = unrolled_steps
+        given["distill_epochs"] = unrolled_steps
     if rate is not None:
-        kept["inner_learning_rate"] = rate
-    return Config(**kept, **contender).replace(num_baseline_learners=0)
+        given["inner_learning_rate"] = rate
+    return Config(**given, **contender).replace(num_baseline_learners=0)
 
 
 def stem_of(name: str, rate: float | None) -> str:
@@ -213,18 +213,16 @@ def candidate(directory: RunDir, name: str, rate: float | None, config: Config, 
     """Distills one candidate for the time limit; how many outer steps that is, is measured once and kept."""
     file = directory.path / "plans" / f"{stem_of(name, rate)}.json"
     row = {"contender": name, "inner_learning_rate": rate}
-    if not file.exists():
-        directory.write_json(file, fitting(planned(config), time_limit))
-    row |= json.loads(file.read_text())
     title = name if rate is None else f"{name}, step size {rate:g}"
-    progress.say(f"\n{title}: {row['num_outer_steps']} outer steps")
     place = place_of(directory, name, rate)
     try:
+        row |= kept(directory, file, lambda: fitting(planned(config), time_limit))
+        progress.say(f"\n{title}: {row['num_outer_steps']} outer steps")
         found = distilled(config, row["num_outer_steps"], place)
-    except Held:
+    except (Held, Damaged):
         raise
     except (UserError, *OUT_OF_MEMORY) as error:
-        text = " ".join(str(error).split())
+        text = note_of(error)
         progress.say(f"{title}: {text}")
         return row | {"note": text}
     last = read_metrics(Path(place) / "metrics.jsonl")[-1]

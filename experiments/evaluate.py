@@ -8,9 +8,11 @@ better is that than the same number of random real images?
 Protocols: `as_distilled` trains with the saved batches, steps and step sizes; only files of a run have them.
 If there are several batches, a second column tests them in the other order: shuffled, or in order if they
 were distilled shuffled. `dc`, `dc_augmented` and `dsa` are the protocols of the matching papers: SGD for 300
-epochs, or 1000 with augmentation, with a smaller step size after half. Their step size is searched on
-validation, also for random real images. Takes under a minute for ten digits, and about 20 minutes for a
-ConvNet-3 on MNIST on 2 cores.
+epochs, or 1000 with augmentation, with a smaller step size after half. `idc` and `idc_unmixed` are IDC's,
+with and without CutMix; `frepo`, `rcig` and `rat` train by Adam, the first two with a squared loss. The
+default is `dc`, and `as_distilled` if the file has the steps, or else `frepo` for free labels. The step size
+of all but `as_distilled` is searched on validation, also for random real images. Takes under a minute for ten
+digits, and about 20 minutes for a ConvNet-3 on MNIST on 2 cores.
 """
 
 from pathlib import Path

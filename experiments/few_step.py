@@ -12,6 +12,7 @@ validation for every number of steps. Expected, digits, after 16 steps: generate
 91%, real data 49%. Writes few_step.json, few_step.csv, few_step.md and few_step.png.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -99,8 +100,7 @@ def run(options: Options) -> dict[str, Any]:
       UserError: bad input, before anything is trained.
     """
     options = filled(options.with_smoke(SMOKE))
-    if len(set(options.runs)) < len(options.runs):
-        raise fail("few_step", "different runs", ", ".join(options.runs))
+    names = names_of(options.runs)
     devices = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
     folder = Path(options.run_dir)
     if not options.runs:
@@ -108,23 +108,21 @@ def run(options: Options) -> dict[str, Any]:
     paths = options.runs or default_runs(folder, options.smoke)
     places = {name: getattr(options, name) for name in PLACES}
     runs = [load_run(path, **places, inner_loop=True) for path in paths]
-    trials = [trial_of(each, options) for each in runs]
+    names = names or names_of(paths)
+    trials = [trial_of(each, name, options) for each, name in zip(runs, names, strict=True)]
     if len({each.data.info.name for each in runs}) > 1:
         raise fail("few_step", "runs of one data set", ", ".join(each.data.info.name for each in runs))
     writable("few_step", folder)
-    networks: dict[str, Trial] = {}
-    for trial in trials:
-        networks.setdefault(trial.network, trial)
     mesh.say_devices(devices)
     with mesh.spread(devices):
         rows = [row for trial in trials for row in rows_on_its_data(trial)]
-        for trial in networks.values():
-            rows += rows_on_real_data(trial, real_name(trial, list(networks)))
+        for series, (trial, who) in on_real_data(trials).items():
+            rows += rows_on_real_data(trial, series, who)
     left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "fresh_baselines")
     result = {
         "rows": rows,
         "config": {n: v for n, v in options.chosen().items() if n not in left_out}
-        | {"runs": [Path(path).name for path in paths], "dataset": runs[0].data.info.name},
+        | {"runs": names, "dataset": runs[0].data.info.name},
         "environment": profile.environment(),
     }
     write_tables(folder, "few_step", result, table(rows), leave_out=["every"])
@@ -153,10 +151,12 @@ class Trial(NamedTuple):
     """One run, and the numbers of steps that it is tested after."""
 
     run: Run
+    name: str
+    """Its series in the table."""
     options: Options
     at: list[int]
     network: str
-    """Its network and batch size, in words; runs that share them share the rows on real data."""
+    """Its network and batch size, in words."""
     key: jax.Array
 
     @property
@@ -197,7 +197,21 @@ class Trial(NamedTuple):
         return draw(stream(self.key, name), count)
 
 
-def trial_of(run: Run, options: Options) -> Trial:
+def names_of(paths: Sequence[str]) -> list[str]:
+    """The names of the runs' folders, with as many of the folders above as it takes to tell them apart.
+
+    Raises:
+      UserError: a run that is there twice.
+    """
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise fail("few_step", "different runs", ", ".join(map(str, paths)))
+    parts, length = [Path(path).absolute().parts for path in paths], 1
+    while len({each[-length:] for each in parts}) < len(parts):
+        length += 1
+    return [Path(*each[-length:]).as_posix() for each in parts]
+
+
+def trial_of(run: Run, name: str, options: Options) -> Trial:
     """The trial of a run; raises for more steps than it was distilled for."""
     total, batch_size = run.order.shape
     if options.steps and max(options.steps) > total:
@@ -210,37 +224,50 @@ def trial_of(run: Run, options: Options) -> Trial:
     population = run.config.population
     shown += f" ({population})" if build.source(run.config).bank == "pool" else ""
     network = f"{shown}, batches of {batch_size}"
-    return Trial(run, options, at, network, stream(jax.random.key(options.seed), "few steps"))
+    return Trial(run, name, options, at, network, stream(jax.random.key(options.seed), "few steps"))
 
 
 def rows_on_its_data(trial: Trial) -> list[Row]:
     """Accuracy on what the run learned."""
     run, count = trial.run, trial.options.num_learners
-    progress.say(f"{name_of(run)}: {count} networks, {trial.shape[0]} steps ...")
+    progress.say(f"{trial.name}: {count} networks, {trial.shape[0]} steps ...")
     protocol = as_learned(run, run.order)
     batch, subsets = seen(run, stream(trial.key, "draws"), count)
     params, rows = trial.networks("learners", count), subsets(trial.key, count)
     found = trial.test(protocol)(params, batch, rows, protocol.values, run.data.test, trial.key)
-    return [trial.row(name_of(run), t, found[:, i]) for i, t in enumerate(trial.at)]
+    return [trial.row(trial.name, t, found[:, i]) for i, t in enumerate(trial.at)]
 
 
-def name_of(run: Run) -> str:
-    """The name of a run's folder."""
-    return "" if run.path is None else run.path.name
+def on_real_data(trials: Sequence[Trial]) -> dict[str, tuple[Trial, Row | None]]:
+    """By series: the first of the trials whose rows on real data are the same, and what those depend on."""
+    groups: dict[str, list[Trial]] = {}
+    found: dict[str, Row | None] = {}
+    for number, trial in enumerate(trials):
+        who = identity_on_real_data(trial)
+        text = f"trial {number}" if who is None else json.dumps(who, sort_keys=True)
+        groups.setdefault(text, []).append(trial)
+        found[text] = who
+    names = real_names(list(groups.values()))
+    return {name: (groups[text][0], found[text]) for name, text in zip(names, groups, strict=True)}
 
 
-def real_name(trial: Trial, networks: Sequence[str]) -> str:
-    """The name of the rows on real data; it tells them from those of other networks."""
-    if len(networks) == 1:
-        return "real data"
-    learners = {network.rpartition(", ")[0] for network in networks}
-    return f"real, {trial.network if len(learners) > 1 else trial.network.rpartition(', ')[2]}"
+def real_names(groups: Sequence[Sequence[Trial]]) -> list[str]:
+    """The names of the rows on real data; each tells them from those of other groups of trials."""
+    if len(groups) == 1:
+        return ["real data"]
+    texts = [group[0].network for group in groups]
+    learners = {text.rpartition(", ")[0] for text in texts}
+    names = [f"real, {text if len(learners) > 1 else text.rpartition(', ')[2]}" for text in texts]
+    return [
+        name if names.count(name) == 1 else f"{name}, for {' and '.join(trial.name for trial in group)}"
+        for name, group in zip(names, groups, strict=True)
+    ]
 
 
-def rows_on_real_data(trial: Trial, series: str) -> list[Row]:
-    """Accuracy on real data, from the user's cache where it has the very numbers."""
+def rows_on_real_data(trial: Trial, series: str, who: Row | None) -> list[Row]:
+    """Accuracy on real data, from the user's cache where it has the rows that depend on `who`."""
     rows, reused, made = kept(
-        identity_on_real_data(trial),
+        who,
         lambda: searched_on_real_data(trial, series),
         name=f"real data, {trial.network}",
         fresh=trial.options.fresh_baselines,
@@ -252,9 +279,9 @@ def rows_on_real_data(trial: Trial, series: str) -> list[Row]:
 def identity_on_real_data(trial: Trial) -> Row | None:
     """All that accuracy on real data depends on; None if a part cannot be told."""
     run, options = trial.run, trial.options
-    draw = unseen_networks(run.config, run.learner, run.state, run.bank)
+    draw = unseen_networks(run.config, run.tested, run.state, run.bank)
     data = run.data
-    evaluation = Evaluation(run.learner, draw, data.validation, data.test, trial.key)
+    evaluation = Evaluation(run.tested, draw, data.validation, data.test, trial.key)
     network = network_of(evaluation, data, all_images(data)[1])
     length, size = trial.shape
     shape = {"num_steps": length, "batch_size": size}

@@ -1,4 +1,4 @@
-"""The rows of a study, its search or a league, as files: what is there is not made again."""
+"""The rows of an experiment, as files: what is there is not made again."""
 
 import json
 import shlex
@@ -18,16 +18,36 @@ SAVED = "saved results"
 REMEDY = "Delete it: the command that wrote it makes it again."
 
 
+class Damaged(UserError):
+    """A file of saved results that cannot be read."""
+
+
 def read_json(file: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-      UserError: it cannot be read, or is damaged.
+      Damaged: it cannot be read.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise fail(SAVED, f"a readable {file}", error, REMEDY) from error
+        raise Damaged(str(fail(SAVED, f"a readable {file}", error, REMEDY))) from error
+
+
+def kept(directory: RunDir, file: Path, make: Callable[[], Any]) -> Any:
+    """The content of a JSON file of an experiment; made and written where there is none.
+
+    Raises:
+      Damaged: it is there and cannot be read.
+    """
+    if not file.exists():
+        directory.write_json(file, make())
+    return read_json(file)
+
+
+def note_of(error: BaseException) -> str:
+    """An error in one line, for a row."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_row(file: Path) -> dict[str, Any]:
@@ -81,10 +101,10 @@ def recorded(directory: RunDir, file: Path, row: Record, measured: Callable[[], 
     start = time.perf_counter()
     try:
         row = {**row, **measured(), "status": "done", "note": ""}
-    except Held:
+    except (Held, Damaged):
         raise
     except (UserError, *OUT_OF_MEMORY) as error:
-        text = " ".join(str(error).split())
+        text = note_of(error)
         progress.say(f"failed: {text}")
         row = {**row, "status": "failed", "note": text[:300]}
     row |= {"wall_seconds": time.perf_counter() - start}

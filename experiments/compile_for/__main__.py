@@ -18,7 +18,6 @@ Operations are those of the matrix products and convolutions of an outer step, w
 loop runs until it converges.
 """
 
-import json
 from typing import Any, ClassVar
 
 from experiments import cli
@@ -26,6 +25,7 @@ from experiments.compile_for.chips import CHIPS, check_there
 from experiments.compile_for.figure import draw
 from experiments.compile_for.rows import COLUMNS, lines, row
 from experiments.programs import SETS, SMOKE, data, programs, tiny
+from experiments.records import Damaged, kept
 from experiments.tables import as_csv, as_markdown
 from jaxdistill.config.option import Options as Base
 from jaxdistill.config.option import option, options
@@ -69,14 +69,17 @@ def run(chosen: Options) -> dict[str, Any]:
         rows, failed, commit = [], {}, profile.git_commit()
         for number, (chip, name, program) in enumerate(todo, start=1):
             file = directory.path / "rows" / f"{chip}-{name.replace('/', '-')}.json"
-            if not file.exists():
+
+            def make(number=number, name=name, program=program, chip=chip) -> dict[str, Any]:
                 progress.say(f"{number}/{len(todo)}: {name} for {CHIPS[chip].title} ...")
-                try:
-                    directory.write_json(file, {"commit": commit, **row(name, program, chip, images)})
-                except Exception as error:  # one program stops no other; it is tried again by the next call
-                    failed[f"{name} for {chip}"] = f"{type(error).__name__} {error}".strip().splitlines()[0]
-                    continue
-            rows.append(json.loads(file.read_text()))
+                return {"commit": commit, **row(name, program, chip, images)}
+
+            try:
+                rows.append(kept(directory, file, make))
+            except Damaged:
+                raise
+            except Exception as error:  # one program stops no other; it is tried again by the next call
+                failed[f"{name} for {chip}"] = f"{type(error).__name__} {error}".strip().splitlines()[0]
         result = {"rows": rows, "config": saved, "environment": directory.environment}
         directory.write_json("result.json", result)
         numbers = [{name: value for name, value in each.items() if name != "settings"} for each in rows]

@@ -1,8 +1,8 @@
 """Rows of the comparison, cell by cell: an inner length T, a number of learners K, and every estimator."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -12,6 +12,7 @@ from experiments.memory_runtime.estimators import Problem, estimator, problem
 from experiments.memory_runtime.options import WITHOUT_STEPS, Options
 from experiments.memory_runtime.processes import in_processes
 from experiments.memory_runtime.reference import Reference, compare, reference
+from experiments.records import kept
 from jaxdistill.core.platform import present
 from jaxdistill.data import Splits
 from jaxdistill.learners import num_params
@@ -22,27 +23,34 @@ from jaxdistill.runtime.rundir import RunDir
 
 SHOWN = ("inner_gradient", "residual", "cosine", "failed_solves", "solver_steps", "negative_curvature")
 """What implicit estimators report."""
+Shared = Callable[[], tuple[Problem, Reference | None]]
 
 
 def measured(options: Options, data: Splits, directory: RunDir) -> Iterator[Row]:
     """Rows cell by cell; a cell (K, T) that was measured before is read."""
     for num_learners in sorted(set(options.num_learners)):
-        shared: list[tuple[Problem, Reference | None]] = []
+        shared = cache(partial(_shared, options, data, num_learners))
         before: list[Row] = []
         for num_steps in sorted(set(options.inner_steps)):
             file = directory.path / "cells" / f"K{num_learners}-T{num_steps}.json"
-            if not file.exists():
-                if not shared:
-                    made = problem(options, data, num_learners)
-                    exact = reference(options, data, made) if "error" in options.measure else None
-                    if exact is not None:
-                        progress.say(f"K = {num_learners}: reference: {exact.name}")
-                    shared.append((made, exact))
-                progress.say(f"K = {num_learners}, T = {num_steps}: measuring ...")
-                same = [row | {"T": num_steps} for row in before if row["estimator"] in WITHOUT_STEPS]
-                directory.write_json(file, cell(options, data, *shared[0], num_steps, same))
-            before = json.loads(file.read_text())
+            same = [row | {"T": num_steps} for row in before if row["estimator"] in WITHOUT_STEPS]
+
+            def make(
+                shared: Shared = shared, num_steps: int = num_steps, same: list[Row] = same
+            ) -> list[Row]:
+                return cell(options, data, *shared(), num_steps, same)
+
+            before = kept(directory, file, make)
             yield from before
+
+
+def _shared(options: Options, data: Splits, num_learners: int) -> tuple[Problem, Reference | None]:
+    """What all cells of K learners have in common."""
+    made = problem(options, data, num_learners)
+    exact = reference(options, data, made) if "error" in options.measure else None
+    if exact is not None:
+        progress.say(f"K = {num_learners}: reference: {exact.name}")
+    return made, exact
 
 
 def cell(
@@ -55,6 +63,7 @@ def cell(
 ) -> list[Row]:
     """A row per estimator, for one T and K; `same` are those of a smaller T that hold for this one too."""
     num_learners = jax.tree.leaves(made.contexts)[0].shape[0]
+    progress.say(f"K = {num_learners}, T = {num_steps}: measuring ...")
     shared = {
         "learner": options.learner,
         "dataset": data.info.name,

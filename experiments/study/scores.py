@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.records import read_json
+from experiments.records import Damaged, kept, note_of
 from experiments.report.fields import BaselineRow, CellRow
 from experiments.study.setting import Study
 from jaxdistill.core.checks import UserError
@@ -110,18 +110,19 @@ def _kept(
 ) -> BaselineRow:
     """The baseline in a file, made and written where there is none."""
     file = directory.path / "baselines" / f"{stem}.json"
-    if file.exists():
-        return read_json(file)
-    progress.say(f"baseline: {what}, {stem} ...")
     about = {"what": what, "architecture": architecture, "learner": study.own}
     about |= {"dataset": study.data.info.name, "environment": profile.environment()}
+
+    def make() -> dict[str, Any]:
+        progress.say(f"baseline: {what}, {stem} ...")
+        return about | train()
+
     try:
-        row = about | train()
+        return kept(directory, file, make)
+    except Damaged:
+        raise
     except (UserError, *OUT_OF_MEMORY) as error:
-        note = " ".join(str(error).split())[:300]
-        return about | {"images": 0, "protocol": "", "every": [], "note": note}
-    directory.write_json(file, row)
-    return row
+        return about | {"images": 0, "protocol": "", "every": [], "note": note_of(error)[:300]}
 
 
 def _evaluation(study: Study, learner: Learner) -> Evaluation:
@@ -150,7 +151,7 @@ def trained(
     plan = published(protocol, len(images.y) if real is None else real, num_epochs=passes)
     evaluation, rates = _evaluation(study, study.learners[architecture]), study.options.step_sizes
     if real is None:
-        found, kept = tuned(evaluation, [plan], images, subsets, step_sizes=rates), {}
+        found, origin = tuned(evaluation, [plan], images, subsets, step_sizes=rates), {}
     else:
         made = reference(
             f"{architecture}, {protocol}, {real} random real images",
@@ -163,8 +164,8 @@ def trained(
             fresh=study.options.fresh_baselines,
             shorter="a smaller num_epochs or num_augmented_epochs takes less",
         )
-        found, kept = made.found, made.as_fields()
-    return found.score.as_row() | {"step_size": found.step_size} | kept
+        found, origin = made.found, made.as_fields()
+    return found.score.as_row() | {"step_size": found.step_size} | origin
 
 
 def _full(study: Study) -> dict[str, Any]:

@@ -228,7 +228,8 @@ def test_images_are_tested_without_random_real_ones(mine, tmp_path):
 
 def test_scripts_that_train_on_all_images_have_no_data_memory(mine, key):
     names = (
-        "adapt analyses attack baselines distill equal_time evaluate experts few_step nas pretrain scaling"
+        "adapt analyses attack baselines distill equal_time evaluate experts few_step nas.__main__ pretrain "
+        "scaling"
     )
     scripts = {name: importlib.import_module(f"experiments.{name}").Options for name in names.split()}
     assert [name for name, each in scripts.items() if "data_memory" in each.options()] == [

@@ -1,6 +1,8 @@
 """Images that turn networks of one set into networks for another: distilled, compared, refused."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,6 +95,22 @@ def test_networks_are_turned_to_the_target(tmp_path):
     assert rows["nothing"]["mean"] < 0.5 and rows["nothing"]["num_learners"] == 2
     assert rows["distilled"]["mean"] > rows["nothing"]["mean"] + 0.1
     assert rows["whole target set"]["mean"] > 0.2
+
+
+def test_the_search_on_the_whole_set_has_as_many_networks_as_the_help_says(monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def made(learner, data, options, count):
+        raise Stop(options.num_search_learners)
+
+    monkeypatch.setattr(adapt, "of_new_networks", made)
+    (text,) = re.findall(r"at most (\d+) on the whole", adapt.Options.options()["num_search_learners"].help)
+    for chosen in (1, 9):
+        options = adapt.Options(full_data_epochs=1, num_search_learners=chosen, num_full_learners=1)
+        with silent(), pytest.raises(Stop) as stop:
+            adapt.whole_set(SimpleNamespace(learner=None, data=None), options)
+        assert stop.value.args[0] == min(chosen, int(text))
 
 
 def test_margins_are_told_in_points():

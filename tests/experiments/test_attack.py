@@ -11,6 +11,7 @@ from tiny_runs import TINY, drawn
 from experiments import attack
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import load
+from jaxdistill.runs import plan as runs_plan
 from jaxdistill.runs.bank_training import PretrainOptions, pretrain
 from jaxdistill.runs.run import load_run
 from jaxdistill.runtime.progress import silent
@@ -70,8 +71,9 @@ def test_training_labels_are_changed_and_no_others():
     assert changed.test is data.test and changed.validation is data.validation
 
 
-def test_the_tables_and_files_of_an_attack(pool, tmp_path, capsys):
-    run_dir = tmp_path / "run"
+def test_the_tables_and_files_of_an_attack(pool, tmp_path, capsys, monkeypatch):
+    run_dir, loaded = tmp_path / "run", []
+    monkeypatch.setattr(runs_plan, "load", lambda *names, **how: loaded.append(names) or load(*names, **how))
     one = SHORT | {"population": "fixed_pretrained"}  # needs none of those held out
     with drawn("image_grid"):
         result = attacked(pool, run_dir, **one, target_class=2)
@@ -81,6 +83,7 @@ def test_the_tables_and_files_of_an_attack(pool, tmp_path, capsys):
     assert {row["num_learners"] for row in result["chosen"]} == {1}
     assert [row["step_size"] for row in result["rows"] if row["learned"]] not in ([], [0.1])
     assert len(result["rows"]) == 3 + 1 and result["most_lost"] == 0.1
+    assert loaded == [("digits",)]  # once
     printed = capsys.readouterr().out
     assert (
         "0 taken for 2 (%) and accuracy of the other classes on digits: linear, the pre-trained n" in printed

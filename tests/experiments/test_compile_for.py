@@ -143,6 +143,9 @@ def test_a_program_that_fails_stops_no_other_and_is_tried_again(made_up, tmp_pat
     assert json.loads((tmp_path / "run/result.json").read_text())["rows"] == result["rows"]
     table = (tmp_path / "run/compile_for.md").read_text()
     assert "| dm | h100 | 1 | 5 B | 7 B | yes | >= 2 | 2 s | - |" in table
+    (tmp_path / "run/rows/h100-dd.json").write_text("{")
+    with silent(), pytest.raises(UserError, match=r"saved results: expected a readable .*h100-dd"):
+        script.run(chosen)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ def test_a_comparison_is_told_by_its_best_candidates_and_resumed(tmp_path, capsy
     assert run(tmp_path / "run", checkpoint_every=7)["rows"] == result["rows"]
     with pytest.raises(UserError, match=r"time_limit: 0\.05 there, 9\.0 here"):
         run(tmp_path / "run", time_limit=9.0)
+    (tmp_path / "run/plans/unrolled-0.1.json").write_text("{")
+    with pytest.raises(UserError, match=r"saved results: expected a readable .*plans"):
+        run(tmp_path / "run")
 
 
 def test_a_candidate_that_fails_is_a_row(tmp_path, capsys, monkeypatch, pretended):
@@ -98,6 +101,18 @@ def test_a_candidate_that_fails_is_a_row(tmp_path, capsys, monkeypatch, pretende
     (row,) = result["rows"]
     assert "failed_solves = 0, got 1. Raise damping." in row["note"] and "random_real_mean" not in result
     assert row["note"] in capsys.readouterr().out
+
+
+def test_a_candidate_that_runs_out_of_memory_when_it_is_measured_is_a_row(tmp_path, monkeypatch, pretended):
+    def measured(plan, time_limit):
+        if plan.config.gradient == "unrolled":
+            raise MemoryError("no memory left")
+        return FITTING
+
+    monkeypatch.setattr(equal_time, "fitting", measured)
+    failed, done = run(tmp_path / "run", inner_learning_rates=[0.1])["rows"]
+    assert failed == {"contender": "unrolled", "inner_learning_rate": 0.1, "note": "no memory left"}
+    assert done["contender"] == "neumann" and "note" not in done
 
 
 def test_a_candidate_is_what_was_chosen_less_the_options_of_other_gradients():

@@ -9,6 +9,7 @@ from helpers import message
 from experiments import evaluate
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import load
+from jaxdistill.evaluation.protocols import PROTOCOLS
 from jaxdistill.runs.evaluate import EvaluateOptions
 from jaxdistill.runtime.export import write_synthetic
 
@@ -54,6 +55,10 @@ def untrained(monkeypatch):
 
 def evaluated(**options):
     return evaluate.run(evaluate.Options(**options))
+
+
+def test_the_docstring_names_every_protocol():
+    assert all(f"`{name}`" in evaluate.__doc__ for name in PROTOCOLS)
 
 
 def test_a_file_of_ours_under_both_protocols(tmp_path, capsys):

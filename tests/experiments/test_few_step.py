@@ -1,5 +1,6 @@
 """`experiments.few_step`: accuracy after every number of steps, on what runs learned and on real data."""
 
+import dataclasses
 import json
 
 import jax
@@ -66,7 +67,9 @@ def test_two_runs_beside_real_data(runs, tmp_path, capsys):
     assert {row["learner"] for row in rows.values()} == {"linear, batches of 10"}
     assert rows["slow", 1]["made_of"] == "1 per class" and rows["real data", 1]["made_of"] == "real data"
     run = load_run(runs[1])
-    trial = few_step.trial_of(run, Options(**QUICK, seed=0, steps=(), strategy="auto", learner_chunk=None))
+    trial = few_step.trial_of(
+        run, "fast", Options(**QUICK, seed=0, steps=(), strategy="auto", learner_chunk=None)
+    )
     first = jax.tree.map(lambda a: a[0], trial.networks("learners", 3))
     ours = [rows["fast", t]["every"][0] for t in (1, 2)]
     np.testing.assert_allclose(after_each_step(run, first), ours, atol=1e-6)  # one test image is 0.003
@@ -78,13 +81,45 @@ def test_two_runs_beside_real_data(runs, tmp_path, capsys):
     assert "Test accuracy (%) on digits after so many steps; K = 3" in out and "fast       " in out
 
 
+def test_runs_share_rows_on_real_data_if_those_depend_on_the_same(runs):
+    run = load_run(runs[0])
+    bias = run.tested._replace(apply=lambda params, x: run.tested.apply(params, x) + 1.0)
+    tested = run.plan._replace(tested=bias)  # as eval_norm changes it
+    read = run.plan._replace(data=run.data._replace(validation=run.data.test))  # as preprocess changes it
+    others = [dataclasses.replace(run, plan=plan) for plan in (run.plan, tested, read)]
+    chosen = Options(**QUICK, seed=0, steps=(), strategy="auto", learner_chunk=None)
+    trials = [
+        few_step.trial_of(each, name, chosen) for each, name in zip([run, *others], "abcd", strict=True)
+    ]
+    found = few_step.on_real_data(trials)
+    assert [(name, trial.name) for name, (trial, _) in found.items()] == [
+        ("real, batches of 10, for a and b", "a"),
+        ("real, batches of 10, for c", "c"),
+        ("real, batches of 10, for d", "d"),
+    ]
+    assert None not in (who for _, who in found.values())
+
+
+def test_runs_are_named_by_what_tells_their_folders_apart():
+    assert few_step.names_of(["a/x", "b/y/"]) == ["x", "y"]
+    assert few_step.names_of(["a/x", "b/x", "b/y"]) == ["a/x", "b/x", "b/y"]
+    assert few_step.names_of(["a/c/x", "b/c/x"]) == ["a/c/x", "b/c/x"]
+    with pytest.raises(UserError, match=r"different runs, got a/x, \./a/x"):
+        few_step.names_of(["a/x", "./a/x"])
+
+
 def test_rows_on_real_data_are_named_by_what_tells_networks_apart():
     def named(*networks):
-        return [few_step.real_name(few_step.Trial(None, None, [], n, None), networks) for n in networks]
+        trials = [
+            few_step.Trial(None, name, None, [], n, None) for name, n in zip("abc", networks, strict=False)
+        ]
+        return few_step.real_names([[trial] for trial in trials])
 
     assert named("mlp, batches of 10") == ["real data"]
     assert named("mlp, batches of 10", "mlp, batches of 12") == ["real, batches of 10", "real, batches of 12"]
     assert named("mlp, batches of 10", "lenet, batches of 10")[1] == "real, lenet, batches of 10"
+    same = named("mlp, batches of 10", "mlp, batches of 10", "mlp, batches of 12")
+    assert same == ["real, batches of 10, for a", "real, batches of 10, for b", "real, batches of 12"]
 
 
 def test_a_table_has_a_column_for_every_number_of_steps():

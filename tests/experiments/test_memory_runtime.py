@@ -97,6 +97,9 @@ def test_a_comparison_from_start_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cells, "cell", None)  # what is there is not measured again
     (tmp_path / "run/result.json").unlink()
     assert run(tmp_path / "run", **GRID)["rows"] == rows
+    (tmp_path / "run/cells/K2-T1.json").write_text("{")
+    with pytest.raises(UserError, match=r"saved results: expected a readable .*K2-T1"):
+        run(tmp_path / "run", **GRID)
 
 
 def dense(problem, batch):

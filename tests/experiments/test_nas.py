@@ -8,8 +8,9 @@ import pytest
 from helpers import message
 from tiny_runs import TINY
 
-from experiments import nas
-from experiments.nas import Options
+from experiments.nas import __main__ as nas
+from experiments.nas import architectures
+from experiments.nas.__main__ import Options
 from jaxdistill.config.option import UNSET
 from jaxdistill.config.resolve import filled, resolve
 from jaxdistill.config.table import Config
@@ -24,14 +25,17 @@ SHORT |= {"learner": "linear", "num_outer_steps": 4, "chunk_length": 2, "num_lea
 SEARCH = {"num_candidates": 3, "num_learners": 1, "num_epochs": 1, "batch_size": 512, "step_sizes": [0.1]}
 
 
-@pytest.fixture(scope="module")
-def distilled(tmp_path_factory):
+def distill(path, **changed):
     """The folder of a run of ten images, for T = 2 steps."""
-    path = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs_of, "export", lambda run, directory: None)  # pictures take longer than the run
-        runs_of.distill(Config(**SHORT), run_dir=path, progress=False)
+        runs_of.distill(Config(**SHORT | changed), run_dir=path, progress=False)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    return distill(tmp_path_factory.mktemp("run") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,12 @@ def test_a_search_of_linear_networks(distilled, tmp_path, capsys, monkeypatch):
         assert row["long_validation"] > row["distilled_validation"]  # an epoch of digits, 4 outer steps
     monkeypatch.setattr(nas, "candidate", None)  # what is there is not measured again
     assert nas.run(options)["rows"] == result["rows"]
+    next((tmp_path / "search/candidates").iterdir()).write_text("{")
+    with pytest.raises(UserError, match=r"saved results: expected a readable .*candidates"):
+        nas.run(options)
+    other = distill(tmp_path / "other/run", seed=1)  # another run of the same folder name
+    with pytest.raises(UserError, match=r"distilled_sha256: [0-9a-f]{8}"):
+        nas.run(options.replace(distilled=other))
 
 
 @pytest.mark.slow
@@ -92,14 +102,16 @@ def test_ranks_are_those_of_scipy_by_hand():
 
 
 def test_the_space_is_large_and_fits_the_images(info):
-    every = nas.space(info)
-    assert len(every) >= 64 and len({nas.name_of(network) for network in every}) == len(every)
-    assert len(nas.space(info._replace(image_shape=(4, 4, 1)))) < len(every)  # no room for three poolings
-    drawn = nas.drawn(info, 5, seed=0)
-    assert len({nas.name_of(network) for network in drawn}) == 5
-    assert drawn == nas.drawn(info, 5, seed=0) != nas.drawn(info, 5, seed=1)
+    every = architectures.space(info)
+    assert len(every) >= 64 and len({architectures.name_of(network) for network in every}) == len(every)
+    assert len(architectures.space(info._replace(image_shape=(4, 4, 1)))) < len(
+        every
+    )  # no room for three poolings
+    drawn = architectures.drawn(info, 5, seed=0)
+    assert len({architectures.name_of(network) for network in drawn}) == 5
+    assert drawn == architectures.drawn(info, 5, seed=0) != architectures.drawn(info, 5, seed=1)
     with pytest.raises(UserError) as error:
-        nas.drawn(info, 10_000, 0)
+        architectures.drawn(info, 10_000, 0)
     assert f"num_candidates <= {len(every)}" in message(error)
 
 

@@ -16,7 +16,7 @@ each training ranks first. The test set ranks nothing. Candidates are measured o
 command again to resume a search that was stopped.
 """
 
-import itertools
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -29,15 +29,17 @@ import numpy as np
 import scipy.stats
 
 from experiments import cli
+from experiments.nas.architectures import drawn, made, name_of, space
+from experiments.records import kept
 from experiments.tables import as_csv, as_markdown
 from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import filled
 from jaxdistill.config.table import Config, DeviceOptions, MapOptions, Places, SeedOptions
-from jaxdistill.core.checks import UserError, fail
+from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, Learner
-from jaxdistill.data import DatasetInfo, Splits
+from jaxdistill.data import Splits
 from jaxdistill.evaluation import (
     Protocol,
     Subsets,
@@ -50,9 +52,9 @@ from jaxdistill.evaluation import (
     with_step_size,
 )
 from jaxdistill.inner.over_learners import by_turns
-from jaxdistill.learners import learner
 from jaxdistill.runs.compare import show as show_result
 from jaxdistill.runs.networks import new_networks
+from jaxdistill.runs.plan import numbers_of
 from jaxdistill.runs.protocols import as_learned, seen
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runs.run import Run, load_run
@@ -60,15 +62,6 @@ from jaxdistill.runtime import figures, mesh, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import RunDir, open_run
 
-SPACE: dict[str, tuple[Any, ...]] = {
-    "depth": (1, 2, 3),
-    "width": (2, 4, 8, 16, 32),
-    "norm": ("none", "instance", "batch"),
-    "activation": ("relu", "tanh"),
-    "kernel": (3, 5),
-    "pooling": ("average", "max"),
-}
-"""The options of a candidate; depths that the image has no room for are left out."""
 WAYS = {
     "distilled": "few steps on distilled data",
     "real": "as many steps on real data",
@@ -149,8 +142,8 @@ def run(options: Options) -> dict[str, Any]:
     info = distilled.data.info
     candidates = drawn(info, options.num_candidates, options.seed)
     left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "distilled")
-    kept = {n: v for n, v in options.chosen().items() if n not in left_out}
-    pinned = kept | {"distilled": Path(path).name, "dataset": info.name}
+    pinned = {n: v for n, v in options.chosen().items() if n not in left_out}
+    pinned |= {"distilled": Path(path).name, "distilled_sha256": digest_of(distilled), "dataset": info.name}
     with open_run(folder / "search", pinned, experiment="nas") as directory:
         progress.say(
             f"{len(candidates)} of {len(space(info))} ConvNets on {info.name}, "
@@ -184,36 +177,13 @@ def default_run(folder: Path, smoke: bool) -> str:
     return path
 
 
-def space(info: DatasetInfo) -> list[dict[str, Any]]:
-    """Every architecture that fits the images."""
-    fitting = []
-    for values in itertools.product(*SPACE.values()):
-        network = dict(zip(SPACE, values, strict=True))
-        try:
-            made(info, network)
-        except UserError:
-            continue
-        fitting.append(network)
-    return fitting
-
-
-def made(info: DatasetInfo, network: Mapping[str, Any]) -> Learner:
-    """The ConvNet of those options, for images of that kind."""
-    return learner("convnet", image_shape=info.image_shape, num_classes=info.num_classes, **network)
-
-
-def drawn(info: DatasetInfo, count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` different architectures of the space."""
-    every = space(info)
-    if count > len(every):
-        raise fail("nas", f"num_candidates <= {len(every)}, the architectures that fit", count)
-    order = np.random.default_rng(seed).permutation(len(every))[:count]
-    return [every[i] for i in order]
-
-
-def name_of(network: Mapping[str, Any]) -> str:
-    """Such as `depth3-width16-instance-relu-kernel3-average`."""
-    return "depth{depth}-width{width}-{norm}-{activation}-kernel{kernel}-{pooling}".format(**network)
+def digest_of(run: Run) -> str:
+    """SHA-256 of what a run is and of what it has learned so far."""
+    text = json.dumps(numbers_of(run.plan.identity), sort_keys=True)
+    found = hashlib.sha256(f"{text} {run.step}".encode())
+    for leaf in jax.tree.leaves(run.state.output):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 class Training(NamedTuple):
@@ -286,11 +256,12 @@ def measured(
     directory: RunDir, distilled: Run, options: Options, trainings: Trainings, network: Mapping[str, Any]
 ) -> Row:
     """A candidate's row; one that was measured before is read."""
-    file = directory.path / "candidates" / f"{name_of(network)}.json"
-    if not file.exists():
+
+    def make() -> Row:
         progress.say(f"{name_of(network)} ...")
-        directory.write_json(file, candidate(distilled, options, trainings, network))
-    return json.loads(file.read_text())
+        return candidate(distilled, options, trainings, network)
+
+    return kept(directory, directory.path / "candidates" / f"{name_of(network)}.json", make)
 
 
 def candidate(distilled: Run, options: Options, trainings: Trainings, network: Mapping[str, Any]) -> Row:

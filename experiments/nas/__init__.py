@@ -1,0 +1,1 @@
+"""Architecture search by few steps; the command is in `__main__`."""
