@@ -102,7 +102,7 @@ def _build(source: Source, base: Any, files: Path) -> None:
             builder.download_and_prepare(
                 download_dir=unused, download_config=config, file_format="array_record"
             )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # TFDS turns a full disk into the second
         if prepared_folder(source.data_dir, source.name) is None:  # else another process was faster
             raise fail(
                 where, f"a folder to write in at {source.data_dir}", repr(error), "Pass data_dir."
