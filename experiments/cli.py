@@ -37,7 +37,7 @@ SHORT = (
     *("outer_learning_rate", "num_learners", "real_batch_size", "experts", "seed"),
 )
 """The options that `--help` shows if they have an effect and a value."""
-ALWAYS = ("pool", "run_dir")
+ALWAYS = ("image_size", "pool", "run_dir")
 """Options that it shows without a value too."""
 OWN_TITLE = f"only with the chosen {', '.join([*HEADS][:-1])} or {[*HEADS][-1]}"
 """The group of options that no class lists, in `--helpfull`."""

@@ -188,6 +188,8 @@ def read_npz(path: str | os.PathLike, where: str, *, mapped: bool = False) -> di
             return {name: there[name] if name in there else file[name] for name in file.files}
     except UserError:
         raise
+    except PermissionError as error:
+        raise fail(where, f"a readable {path}", error.strerror) from None
     except DAMAGED as error:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
             remedy = "Save labels that are text as np.asarray(y, str), images as one array."

@@ -16,6 +16,8 @@ from jaxdistill.data.trees import Entry
 
 VERSION = "arrays-2"
 """A part of each cache's name; increase it when the content changes."""
+ABANDONED = 3600.0
+"""An unfinished folder that nobody has written to for so many seconds is removed."""
 ARRAYS = ("x", "y", "x_validation", "y_validation", "x_test", "y_test")
 FACTS = ("name", "class_names", "scale", "digest", "cautions")
 
@@ -46,8 +48,14 @@ def cached(folder: Path, read: Callable[[], Raw]) -> Raw:
     raw = read_cache(folder)
     if raw is None:
         raw = read()
-        write_cache(folder, raw)
-        raw = read_cache(folder) or raw
+        problem = write_cache(folder, raw)
+        told = (
+            f"the decoded images cannot be kept in {folder.parent} ({problem}): they stay in memory, and are"
+        )
+        kept = (
+            raw if problem is None else raw._replace(cautions=(*raw.cautions, f"{told} decoded every time"))
+        )
+        raw = read_cache(folder) or kept
     return raw
 
 
@@ -68,21 +76,25 @@ def read_cache(folder: Path) -> Raw | None:
         return None  # it is only a cache, and is written anew
 
 
-def write_cache(folder: Path, raw: Raw) -> None:
-    """Writes the whole cache or nothing; a full or read-only disk raises no error."""
+def write_cache(folder: Path, raw: Raw) -> str | None:
+    """Writes the whole cache or nothing; returns why it cannot, on a full or read-only disk for example."""
     arrays = {name: getattr(raw, name) for name in ARRAYS if getattr(raw, name) is not None}
     about = {name: getattr(raw, name) for name in FACTS} | {"arrays": list(arrays)}
     part = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
+            if part.stat().st_mtime - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array)
         (part / "about.json").write_text(json.dumps(about), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
-    except OSError:
-        pass
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)

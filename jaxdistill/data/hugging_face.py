@@ -31,9 +31,12 @@ def is_hugging_face(name: str | os.PathLike) -> bool:
     path = as_path("load", name)
     if path.suffix == ".parquet":
         return True
-    if not os.fspath(name) or not path.is_dir():
-        return False
-    return (path / SPLITS).is_file() or (path / STATE).is_file() or bool(_parquet(path))
+    try:
+        if not os.fspath(name) or not path.is_dir():
+            return False
+        return (path / SPLITS).is_file() or (path / STATE).is_file() or bool(_parquet(path))
+    except PermissionError:
+        return False  # who reads it as a folder of pictures says what cannot be read
 
 
 def load_hugging_face(

@@ -381,8 +381,10 @@ def _check_counts(raw: Raw, form: _Form) -> None:
     if counts.min() < 1 + len(split_off):
         least = int(counts.argmin())
         expected = f"{1 + len(split_off)} images of each class ({', '.join(['train', *split_off])})"
-        remedy = "Add images, or give these parts: " + ", ".join(f"x_{p} and y_{p}" for p in split_off)
-        remedy = f"{remedy}." if split_off else ""
+        named = " and ".join(split_off)
+        remedy = (
+            f"Add images, or give {named} as folders, splits or arrays of their own." if split_off else ""
+        )
         raise fail(where, expected, f"{counts[least]} of class {raw.class_names[least]}", remedy)
 
 

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -99,7 +100,7 @@ def evaluate(
     step_sizes: Sequence[float] = STEP_SIZES,
     fresh_baselines: bool = False,
     num_epochs: int | None = None,
-    data: Splits | None = None,
+    data: Splits | str | os.PathLike[str] | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
     manual_dir: str | None = None,
@@ -142,8 +143,8 @@ def evaluate(
       fresh_baselines: whether networks are trained on random real images anew where the user's cache has the
         very numbers.
       num_epochs: of the papers' protocols; the paper's number of epochs or steps when None.
-      data: the data to test on, as `jd.splits` makes them. When None, those that `dataset` names, or else
-        those of the run or of the file.
+      data: the data to test on, as `jd.splits` makes them, or their path. When None, those that `dataset`
+        names, or else those of the run or of the file.
       dataset, data_dir, manual_dir, data_memory: as for `jd.distill`.
       image_size, fit, channels, layout, scale, skip_broken, validation_fraction, test_fraction, preprocess:
         as for `jd.distill`; when None, as for the run that made the file.
@@ -201,7 +202,11 @@ def evaluate(
 
 
 def prepared(
-    images: Images, learners: Learners, chosen: EvaluateOptions, *, data: Splits | None = None
+    images: Images,
+    learners: Learners,
+    chosen: EvaluateOptions,
+    *,
+    data: Splits | str | os.PathLike[str] | None = None,
 ) -> Prepared:
     """The checked evaluation for the arguments of `evaluate`.
 

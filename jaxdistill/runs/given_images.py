@@ -89,22 +89,26 @@ def content(images: Images) -> Synthetic:
     return read_torch(folder) if folder.suffix in SUFFIXES else read_synthetic(folder)
 
 
-def real_data(chosen: C, file: Synthetic, run: Run | None, data: Splits | None) -> tuple[C, Splits]:
+def real_data(
+    chosen: C, file: Synthetic, run: Run | None, data: Splits | str | os.PathLike[str] | None
+) -> tuple[C, Splits]:
     """(the options with the name of the test networks' data set, that data set).
 
     Args:
       chosen: of the evaluation.
       file: the images.
       run: where they come from, if that is a run.
-      data: the set that someone gives.
+      data: the set that someone gives, or its path.
 
     Raises:
       UserError: no set, two of them, or one that cannot be loaded.
     """
-    if data is not None and not isinstance(data, Splits):
-        raise fail("evaluate", "data as jaxdistill.splits makes it", type(data).__name__)
     if data is not None and chosen.dataset is not None:
         raise fail("evaluate", "either data or dataset", "both")
+    if isinstance(data, str | os.PathLike):
+        chosen, data = chosen.replace(dataset=os.fspath(data)), None
+    if data is not None and not isinstance(data, Splits):
+        raise fail("evaluate", "data as jaxdistill.splits makes it, or a path", type(data).__name__)
     if data is None and run is not None and chosen.dataset is None:
         data = run.data
     if data is not None:

@@ -4,6 +4,7 @@ Pictures have 8 bits: pixels are rounded, and clipped to the range from black to
 often leave. The exact images stand beside them where a format has room for it.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -117,14 +118,13 @@ def write_folder(folder: Path, file: Synthetic) -> None:
     """Writes a PNG per image in a folder per class; readers of picture folders number the classes alike."""
     names = class_folders(file.metadata["class_names"])
     classes, shown = file.labels.argmax(axis=1), pictures(file)
-    places = [f"{names[c]}/{row:05d}.png" for row, c in enumerate(classes)]
-    for place, x in zip(places, shown.x, strict=True):
+    images = []
+    for row, (c, x, soft) in enumerate(zip(classes.tolist(), shown.x, file.labels.tolist(), strict=True)):
+        place, content = f"{names[c]}/{row:05d}.png", _png(x)
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / place).write_bytes(_png(x))
-    images = [
-        {"file": place, "label": label, LABELS[file.kind]: soft}
-        for place, label, soft in zip(places, classes.tolist(), file.labels.tolist(), strict=True)
-    ]
+        (folder / place).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        images.append({"file": place, "sha256": digest, "label": c, LABELS[file.kind]: soft})
     _write_metadata(folder, file, {"pictures": f"rounded to 8 bits; {shown.clipped}", "images": images})
 
 
@@ -169,7 +169,8 @@ def read_export(folder: Path) -> Synthetic:
     try:
         told = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         steps, white = dict(told["steps"]), told["white"]
-        arrays = _arrays_of_rows(folder, where) if "images" not in told else _arrays_of_pictures(folder, told)
+        pictured = "images" in told
+        arrays = _arrays_of_pictures(folder, told, where) if pictured else _arrays_of_rows(folder, where)
         arrays |= {name: np.asarray(told[name]) for name in ("class_names", "mean", "std") if name in told}
         texts = {name: told[name] for name in HOW if name in told and name not in arrays}
         arrays |= {n: np.asarray(t if isinstance(t, str) else json.dumps(t)) for n, t in texts.items()}
@@ -184,11 +185,18 @@ def read_export(folder: Path) -> Synthetic:
         raise fail(where, f"what jd.export writes, with {METADATA}", f"{error!r}", remedy) from None
 
 
-def _arrays_of_pictures(folder: Path, told: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Images and labels of `write_folder`."""
+def _arrays_of_pictures(folder: Path, told: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
+    """Images and labels of `write_folder`; an older version wrote no digests."""
     pixels = []
     for image in told["images"]:
-        with Image.open(folder / image["file"]) as picture:
+        expected, remedy = f"the picture {image['file']} as it was exported", "Export the images anew."
+        try:
+            content = (folder / image["file"]).read_bytes()
+        except OSError as error:
+            raise fail(where, expected, error.strerror or error, remedy) from None
+        if image.get("sha256", digest := hashlib.sha256(content).hexdigest()) != digest:
+            raise fail(where, expected, "another one", remedy)
+        with Image.open(io.BytesIO(content)) as picture:
             pixels.append(np.asarray(picture))
     return {"x": np.stack(pixels)} | _labels(told["images"])
 

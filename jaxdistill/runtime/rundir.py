@@ -258,11 +258,16 @@ def _settle(
     if pinned:
         listed = [f"{n}: {_show(old)} there, {_show(new)} here" for n, (old, new) in pinned.items()]
         more = f"; {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+        changed = [name.removesuffix("_sha256") for name in DIGESTS if name in pinned]
+        remedy = "Use the same values to resume it, or another directory for a new run."
+        if changed and len(changed) == len(pinned):
+            said = " and the ".join(changed)
+            remedy = f"The {said} changed since that start: restore it, or choose another directory."
         raise fail(
             "open_run",
             f"the config that the run in {path} started with",
             "; ".join(listed[:MOST_NAMED]) + more,
-            "Use the same values to resume it, or another directory for a new run.",
+            remedy,
         )
     environment = stored.get("environment")
     if changes or experiment is None:

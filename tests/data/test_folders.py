@@ -234,6 +234,29 @@ def test_repeated_pictures_and_folders_without_any_are_told(tmp_path):
     assert "no picture in emu" in lines
 
 
+def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.warns(
+        Caution, match=r"cannot be kept in .*: they stay in memory, and are decoded every time"
+    ):
+        load(write(tmp_path / "pets", some()), tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    root = write(tmp_path / "pets", some())
+    load(root, tmp_path)
+    (about,) = (tmp_path / "cache").rglob("about.json")
+    left = about.parent.with_name(f".{about.parent.name}.killed")
+    left.mkdir()
+    (about.parent / "x.npy").unlink()
+    load(root, tmp_path)
+    assert left.is_dir()  # another process may be writing it
+    os.utime(left, (1, 1))
+    (about.parent / "x.npy").unlink()
+    load(root, tmp_path)
+    assert not left.exists()
+
+
 def test_a_picture_of_the_old_size_and_time_is_read_anew(tmp_path):
     root = write(tmp_path / "pets", some())
     file = root / "cat/0.bmp"

@@ -82,7 +82,7 @@ BAD_NPZ = {
     "too few": (_with(x=arrays(6, 3)["x"], y=np.arange(6) % 3), "3 images of each class"),
     "rare class": (
         _with(y=np.minimum(np.arange(40), 1)),
-        "got 1 of class 0. Add images, or give these parts",
+        "got 1 of class 0. Add images, or give validation and test",
     ),
     "names": (_with(class_names=np.array(["a"])), "class_names of 4 strings, one per class, got 1"),
     "names twice": (_with(class_names=np.array([*"abca"])), "class_names that differ, got a more than once"),

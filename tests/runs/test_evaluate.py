@@ -269,7 +269,7 @@ def test_bad_input_is_one_line(run, mine, real, tmp_path, untrained):
     assert f"{expected}ndarray. numpy.savez(path, x=..., y=...)" in refused(real[0])
     for arguments, options, says in (
         ((), {"data": mine, "dataset": "digits"}, "either data or dataset, got both"),
-        ((), {"data": (1, 2)}, "data as jaxdistill.splits makes it, got tuple"),
+        ((), {"data": (1, 2)}, "data as jaxdistill.splits makes it, or a path, got tuple"),
         ((), {"image_size": 16}, "no image_size with images of a run or with data, got 16"),
         ((), {"dataset": "digits", "image_size": 16}, "images 16x16x1 as in digits, got 8x8x1"),
         ((), {"protocols": "dc"}, "protocols as a list, got 'dc'"),

@@ -104,6 +104,22 @@ def test_folders_sort_as_classes():
     assert class_folders([str(n) for n in range(11)])[1:3] == ["01_1", "02_2"]
 
 
+def test_a_picture_that_is_gone_or_another_is_named(file, tmp_path):
+    folder = jd.export(file, tmp_path / "folder", to="folder", progress=False)
+    pictures_there = sorted(folder.rglob("*.png"))
+    kept = pictures_there[0].read_bytes()
+    pictures_there[0].write_bytes(pictures_there[1].read_bytes())
+    with pytest.raises(UserError) as error:
+        content(folder)
+    name = pictures_there[0].relative_to(folder).as_posix()
+    assert f"the picture {name} as it was exported, got another one" in message(error)
+    pictures_there[0].write_bytes(kept)
+    pictures_there[1].unlink()
+    with pytest.raises(UserError) as error:
+        content(folder)
+    assert f"the picture {pictures_there[1].relative_to(folder).as_posix()} as it was" in message(error)
+
+
 def test_a_class_without_images_is_told(tmp_path, capsys):
     labels = np.eye(3, dtype=np.float32)[[0, 0, 2, 2]]
     jd.export(written(tmp_path / "synthetic.npz", labels=labels), tmp_path / "folder", to="folder")

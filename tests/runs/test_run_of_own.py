@@ -157,6 +157,8 @@ def test_a_set_named_by_its_path_is_read_as_for_the_run(here):
     for name in ("mine.npz", str(here / "mine.npz")):
         _, found = real_data(resolve(TestedOnOptions(dataset=name)), file, None, None)
         assert len(found.test.y) == 16
+    _, found = real_data(resolve(TestedOnOptions()), file, None, here / "mine.npz")
+    assert len(found.test.y) == 16
 
 
 def test_folders_that_hold_no_run(here):
