@@ -38,7 +38,7 @@ class Form(NamedTuple):
     names: str
     """The file with the names of the classes."""
     key: str
-    """What the label is called in Python batches; empty of the binary form."""
+    """What the label is called in Python batches; empty in the binary form."""
 
 
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
@@ -287,8 +287,7 @@ class _Refused(Exception):
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """The only names that a pickle may use; each call returns a new function, so that it stays
-        unaltered."""
+        """The only names that a pickle may use: those that make arrays."""
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return np.zeros(0).__reduce__()[0]  # pyright: ignore[reportReturnType]
         if (module, name) == ("numpy", "ndarray"):

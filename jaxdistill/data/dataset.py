@@ -40,7 +40,7 @@ class DatasetInfo(NamedTuple):
     std: tuple[float, ...]
     """Per channel, of pixels / scale."""
     digest: str = ""
-    """SHA-256 of a user's own images and labels; empty of a set that its name tells."""
+    """SHA-256 of a user's own images and labels; empty for a named set."""
     whitening: Whitening | None = None
     """What follows the standardisation; None for nothing."""
 
@@ -78,7 +78,7 @@ class Raw(NamedTuple):
     split: Callable[[np.ndarray, int, int], tuple[np.ndarray, np.ndarray]] = stratified_split
     """(y, size, seed) -> indices (kept, taken)."""
     digest: str = ""
-    """SHA-256 of a user's own images and labels; empty of a set that its name tells."""
+    """SHA-256 of a user's own images and labels; empty for a named set."""
     cautions: tuple[str, ...] = ()
     """What was found out about the set that a user should know."""
 

@@ -1,6 +1,6 @@
-"""Sets that `load` returned are known again, so that one given as data is the set of its name.
+"""Remembers the sets that `load` returned: `jd.distill(data=...)` knows such a set by its name.
 
-Only the very arrays are: a set that a user changed, or made, is the user's own.
+A set that a user made or changed has other arrays, and is the user's own.
 """
 
 import weakref

@@ -29,7 +29,7 @@ TRAINING = "training steps"
 SLICE = 128
 """Maximum steps of one call of the compiled program; beside so many steps the cost of a call is small."""
 FEW = 10_000
-"""Images whose order is drawn by a program that is compiled quickly; of more, drawing it takes longer so."""
+"""Up to so many images, a program that compiles quickly draws their order; on larger sets it is slow."""
 OF_THE_LOSS = ("loss", "labels", "weight_decay", "temperature")
 """The fields of a protocol that define the training loss."""
 Build = Callable[[dict[str, Array]], Any]

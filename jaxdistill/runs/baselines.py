@@ -54,6 +54,8 @@ Row = dict[str, Any]
 
 @options
 class BaselineOptions(SearchOptions):
+    """Options of the sets that images are compared with."""
+
     title: ClassVar[str] = "baselines"
     num_sets: int = option(50, "random sets; the best of them are the optimised real images", low=1)
     keep: float = option(0.2, "fraction of the random sets to keep", above=0, high=1)

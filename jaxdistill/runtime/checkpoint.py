@@ -235,7 +235,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _Quiet:
-    """Inside, what the whole process is told by Orbax is not shown; as before after the last of all threads.
+    """A context that hides the messages of Orbax in the whole process, until the last thread has left it.
 
     Orbax tells absl's logger and Python's warnings about everything it does; where a read fails, the reads
     beside it end later, in threads whose event loop is gone.
