@@ -33,7 +33,7 @@ FOLDER_OF = {
 }
 """Packages that only some folders may import; the experiments may import all of them."""
 PRINTING = ("runtime", "runs")
-TOOLS = ("cli", "signals", "start", "measure", "programs", "records", "tables")
+TOOLS = ("cli", "signals", "start", "measure", "pages", "programs", "records", "tables")
 """Modules that all scripts share."""
 ON_TOP_OF = {"study": ("report",), "league": ("report",)}
 """Packages of the experiments that stand on another one's modules."""

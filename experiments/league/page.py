@@ -1,17 +1,14 @@
 """Writes a league: JSON, CSV, Markdown, a figure and a page; prints its table."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from experiments.league.rows import FULL
 from experiments.league.setting import League
 from experiments.league.table import DIRTY, SAYS
+from experiments.pages import page, uri
 from experiments.tables import as_csv, as_markdown
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.atomic import atomic_write, write_json
@@ -142,18 +139,17 @@ def _html(
     pictures: list[tuple[str, str]],
     league: League,
 ) -> str:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return page(
+        TEMPLATE,
         title=f"League: {league.title}",
         recipe=recipe(league),
         columns=columns,
         lines=list(zip(result["lines"], cells, strict=True)),
         explained=EXPLAINED,
         cautions=result["cautions"],
-        plot=f"data:image/png;base64,{base64.b64encode(plot).decode()}",
+        plot=uri(plot, "png"),
         pictures=pictures,
         rows=[row for row in result["rows"] if row.get("command")],
-        today=date.today().isoformat(),
     )
 
 

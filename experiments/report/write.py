@@ -1,13 +1,10 @@
 """Writes a report: the page, the Markdown, their pictures, the rows; and prints its tables."""
 
-import base64
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from experiments.pages import page, uri
 from experiments.report.cautions import cautions
 from experiments.report.content import (
     Content,
@@ -155,13 +152,8 @@ def _images(found: Sequence[Table]) -> dict[str, bytes]:
 
 
 def _html(content: Content, plots: Mapping[str, Draw]) -> str:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-
-    def uri(picture: bytes) -> str:
-        return f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"
-
-    return template.render(
+    return page(
+        TEMPLATE,
         **content._asdict(),
         columns=COLUMNS,
         used=used_columns,
@@ -171,9 +163,11 @@ def _html(content: Content, plots: Mapping[str, Draw]) -> str:
         findings=findings,
         ran=what_was_run(content.rows),
         took=time_taken(content.rows),
-        today=date.today().isoformat(),
         costs=PLOTS,
-        plots={name: (uri(draw("svg")), uri(draw("svg", dark=True))) for name, draw in plots.items()},
+        plots={
+            name: (uri(draw("svg"), "svg+xml"), uri(draw("svg", dark=True), "svg+xml"))
+            for name, draw in plots.items()
+        },
     )
 
 
