@@ -171,7 +171,7 @@ def decoder(config: Any, data: Splits, key: Array) -> Decoder:
     names = taken("decoder", {"decoder": config.decoder})
     options = {name: value for name, value in config.own.items() if name in names}
     if "real" in names:
-        per_class = min(REAL_PER_CLASS, int(data.train.counts.min()))
+        per_class = min(REAL_PER_CLASS, int(np.asarray(data.train.counts).min()))
         options["real"] = random_real(data.train, stream(key, "decoder"), per_class).x
     return make(DECODERS, config.decoder, image_shape=data.info.image_shape, **options)
 
@@ -183,7 +183,7 @@ def start_images(config: Any, data: Splits, key: Array) -> Array | None:
     info, per_class = data.info, config.images_per_class
     if config.start == "unit_noise":
         return unit_noise(stream(key, "start"), (info.num_classes, per_class, *info.image_shape))
-    smallest = int(data.train.counts.min())
+    smallest = int(np.asarray(data.train.counts).min())
     if per_class > smallest:
         name = info.class_names[int(data.train.counts.argmin())]
         expected = f"images_per_class <= {smallest}, the training images of class {name}, with start=real"
@@ -342,7 +342,7 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
     if augmented is None and how.needs_augmentation:
         expected = f"at least one operation in augment, with method={config.method}"
         raise fail("method", expected, "none", "Without augmentation use method=dc.")
-    smallest = int(data.train.counts.min())
+    smallest = int(np.asarray(data.train.counts).min())
     if draws_by_class(config) and config.real_batch_size > smallest:
         drawn = f"{config.real_batch_size} are drawn with replacement"
         text = f"real_batch_size: a class has {smallest} images; {drawn}."

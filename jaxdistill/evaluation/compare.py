@@ -110,8 +110,9 @@ def tuned(
 
 def with_step_size(protocol: Protocol, step_size: float) -> Protocol:
     """The same protocol with its step sizes scaled so that `Protocol.step_size` is the given value."""
-    rates, now = protocol.values["learning_rate"], protocol.step_size
-    return protocol._replace(values=protocol.values | {"learning_rate": rates / now * step_size})
+    rates = np.asarray(protocol.values["learning_rate"])
+    scaled = jax.device_put(rates / protocol.step_size * step_size)
+    return protocol._replace(values=protocol.values | {"learning_rate": scaled})
 
 
 def everything(num_images: int) -> Subsets:

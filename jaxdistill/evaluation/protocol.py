@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxdistill.augment import Mixing
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Augment, Batch, InnerOptimizer
@@ -58,9 +60,9 @@ class Protocol(NamedTuple):
         return None if self.augment is None and self.mix is None else Changes(self.augment, self.mix)
 
     @property
-    def step_size(self) -> Array:
-        """The step size that a table names: scalar."""
-        return self.values["learning_rate"][self.peak]
+    def step_size(self) -> np.floating:
+        """The step size that a table names."""
+        return np.asarray(self.values["learning_rate"])[self.peak]
 
 
 def multiples(step_size: float) -> tuple[float, ...]:

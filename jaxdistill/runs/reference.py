@@ -220,7 +220,7 @@ def network_of(evaluation: Evaluation, data: Splits, subsets: Subsets) -> list[s
 
 def training_of(protocol: Protocol, data: Splits) -> dict[str, Any] | None:
     """A protocol's fields, its functions by their fingerprints and its values by their digest."""
-    key = jax.random.key(0)
+    key = jax.eval_shape(lambda: jax.random.key(0))
     now = {name: jax.ShapeDtypeStruct((), value.dtype) for name, value in protocol.values.items()}
     image = jax.ShapeDtypeStruct((1, *data.train.pixels.shape[1:]), jnp.float32)
 
@@ -228,7 +228,8 @@ def training_of(protocol: Protocol, data: Splits) -> dict[str, Any] | None:
         transform = protocol.optimizer.build(now)
         return transform.update(gradient, transform.init(gradient), gradient)
 
-    parts = [fingerprint(protocol.order, key), fingerprint(update, now, jnp.zeros(2))]
+    gradient = jax.ShapeDtypeStruct((2,), jnp.result_type(float))
+    parts = [fingerprint(protocol.order, key), fingerprint(update, now, gradient)]
     if protocol.augment is not None:
         parts.append(fingerprint(protocol.augment, key, image))
     if (mix := protocol.mix) is not None:

@@ -134,6 +134,7 @@ def images(
     def by_class(phi: Params, key: Array) -> Batch:
         return jax.tree.map(in_classes, distinct(phi, key))
 
+    @jax.jit
     def flat_classes(a: Array) -> Array:
         return in_classes(a).reshape(count, *a.shape[2:])
 
