@@ -2,16 +2,28 @@
 
 import csv
 import io
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxdistill.core.checks import fail
 from jaxdistill.runtime.atomic import atomic_write, write_json
+from jaxdistill.runtime.rundir import others_in, problem_of
 
+OWN = {
+    "adapt": ("adapt.json", "distilled/lock"),
+    "analyses": ("analyses.json", "points/*/lock"),
+    "baselines": ("baselines.json", "distilled/lock"),
+    "benchmark": ("rows.json",),
+    "evaluate": ("evaluation.json",),
+    "few_step": ("few_step.json", "gtn/lock", "images/lock"),
+    "nas": ("search/lock", "distilled/lock"),
+    "report": ("report.html",),
+    "scaling": ("scaling.json",),
+}
+"""The files by which a script knows its own folder, for scripts without a config.json: results, then runs."""
 RESULTS = ("adapt", "analyses", "baselines", "few_step", "scaling")
-"""Experiments that write NAME.json into a folder without a config.json."""
+"""Scripts whose results nothing else is written beside."""
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
 """(columns, cells)."""
 
@@ -33,27 +45,29 @@ def as_markdown(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
 
 
 def writable(where: str, run_dir: str | Path, *, own: bool = True) -> Path:
-    """Makes the folder; raises before hours of training if it cannot be written to.
+    """The folder; raises before hours of training if it cannot be made or written to. Makes nothing.
 
     Args:
       where: the script, for errors.
       run_dir: the folder.
-      own: whether it may not be a run of another experiment.
+      own: whether it may not be a run of another experiment, nor hold anything else.
 
     Raises:
-      UserError: it cannot be made or written to, or it has results of another script.
+      UserError: it cannot be made or written to, or it has results of another script, or things of no script.
     """
     folder = Path(run_dir)
-    others = [name for name in RESULTS if name != where and (folder / f"{name}.json").exists()]
-    if own and (others or (folder / "config.json").exists()):
-        what = f"results of experiments.{others[0]}" if others else "a run of another experiment"
-        raise fail(where, "a run_dir of its own", f"{folder}, {what}", "Choose another.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
+    error = problem_of(folder)
+    if error is not None:
         raise fail(where, "a run_dir to write to", f"{folder} ({error.strerror})") from error
+    others = others_in(folder)
+    results = [name for name in RESULTS if name != where and (folder / f"{name}.json").exists()]
+    if own and (results or (folder / "config.json").exists()):
+        what = f"results of experiments.{results[0]}" if results else "a run of another experiment"
+        raise fail(where, "a run_dir of its own", f"{folder}, {what}", "Choose another.")
+    if own and others and not any(any(folder.glob(pattern)) for pattern in OWN[where]):
+        got = f"{folder} with {', '.join(others[:3])} in it"
+        raise fail(where, "a run_dir that is new, empty or its own", got, "Choose another.")
+    return folder
 
 
 def write_tables(

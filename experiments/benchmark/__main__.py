@@ -22,7 +22,6 @@ import contextlib
 import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from experiments import cli
 from experiments.benchmark.convolutions import conv
@@ -38,6 +37,7 @@ from experiments.benchmark.steps import chunk, generated, outer, remat, torch
 from experiments.benchmark.streaming import streaming
 from experiments.benchmark.torch_reference import available
 from experiments.measure import Row, append_rows, no_compile_cache
+from experiments.tables import writable
 from jaxdistill.config.resolve import filled
 from jaxdistill.core.checks import fail
 from jaxdistill.runtime import profile, progress
@@ -79,7 +79,7 @@ def run(options: Options) -> list[Row]:
     options = filled(options.with_smoke({"repeats": 2}))
     if "torch" in options.what and not available():
         raise fail("benchmark torch", "PyTorch", "none", REMEDY)
-    file, load = Path(options.run_dir) / "rows.json", round(os.getloadavg()[0], 2)
+    file, load = writable("benchmark", options.run_dir) / "rows.json", round(os.getloadavg()[0], 2)
     saved = append_rows(file, [])
     about = profile.environment()
     told = {name: about[name] for name in ("jaxdistill", "jax", "python", "commit")}

@@ -31,7 +31,7 @@ import scipy.stats
 from experiments import cli
 from experiments.nas.architectures import drawn, made, name_of, space
 from experiments.records import kept
-from experiments.tables import as_csv, as_markdown
+from experiments.tables import as_csv, as_markdown, writable
 from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import filled
@@ -136,7 +136,7 @@ def run(options: Options) -> dict[str, Any]:
     """
     options = filled(options.with_smoke(SMOKE))
     devices = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
-    folder = Path(options.run_dir)
+    folder = writable("nas", options.run_dir)
     path = options.distilled or default_run(folder, options.smoke)
     distilled = load_run(path, **{name: getattr(options, name) for name in PLACES})
     info = distilled.data.info

@@ -3,23 +3,25 @@
 import hashlib
 import os
 import re
-import warnings
 import zipfile
 import zlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill.core.checks import Caution, UserError, above, fail, one_of
+from jaxdistill.core.checks import UserError, above, fail, one_of
 from jaxdistill.core.paths import as_path
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.labels import numbered
 from jaxdistill.data.mapped import forget, mapped_arrays
+from jaxdistill.data.trees import ENCRYPTED, most_unpacked, too_much
 
 # what zipfile, zlib and numpy raise on damage; NotImplementedError: an unknown compression
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+SMALLER = "If you trust it, write its arrays with numpy.savez, which does not compress."
+"""The remedy for an archive that grows too much."""
 PARTS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),
@@ -139,7 +141,7 @@ def raw_of_arrays(
             lacking = classes.class_names[int(counts.argmin())]
             raise fail(where, f"an image of each class in {keys[part]['y']}", f"none of class {lacking}")
     told = reading.scale if reading.scale is not None else _told_scale(content, where)
-    x, scale = _in_units(x, told, where)
+    x, scale, odd = _in_units(x, told, where)
     return Raw(
         name=name,
         x=x["train"],
@@ -151,7 +153,17 @@ def raw_of_arrays(
         x_test=x.get("test"),
         y_test=y.get("test"),
         digest=digest_of([*x.values(), *y.values()]),
+        cautions=(*classes.cautions, *odd),
     )
+
+
+def as_array(value: Any, where: str, key: str) -> np.ndarray:
+    """What a user gives under a key, as an array."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of lists that differ in length
+        remedy = "Make all images of one size, or give a folder of pictures with image_size."
+        raise fail(where, f"{key} as one array", f"lists of several shapes ({error})", remedy) from None
 
 
 def digest_of(arrays: Collection[np.ndarray]) -> str:
@@ -173,7 +185,8 @@ def read_npz(path: str | os.PathLike, where: str, *, mapped: bool = False) -> di
       mapped: memory maps of the arrays that are not compressed.
 
     Raises:
-      UserError: the file is missing, damaged, not an `.npz`, or holds Python objects.
+      UserError: the file is missing, damaged, encrypted, not an `.npz`, or holds Python objects or more than
+        `most_unpacked` bytes.
     """
     path = as_path("load", path)
     if not path.is_file():
@@ -183,7 +196,12 @@ def read_npz(path: str | os.PathLike, where: str, *, mapped: bool = False) -> di
         file = np.load(path, allow_pickle=False)
         if isinstance(file, np.ndarray):
             raise fail(where, "an .npz archive", "a single .npy array", remedy)
-        with file:
+        with file, zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if any(member.flag_bits & ENCRYPTED for member in members):
+                raise fail(where, "an .npz archive that needs no password", "one that is encrypted", remedy)
+            if sum(member.file_size for member in members) > most_unpacked(path):
+                raise too_much(where, path, SMALLER)
             there = mapped_arrays(path) if mapped else {}
             return {name: there[name] if name in there else file[name] for name in file.files}
     except UserError:
@@ -279,8 +297,8 @@ def _told_scale(content: dict[str, np.ndarray], where: str) -> float | None:
 
 def _in_units(
     x: dict[str, np.ndarray], told: float | None, where: str
-) -> tuple[dict[str, np.ndarray], float]:
-    """The images and the pixel value of white; warns if pixels lie far from it."""
+) -> tuple[dict[str, np.ndarray], float, list[str]]:
+    """The images, the pixel value of white, and a caution if pixels lie far from it."""
     if told is not None:
         above(where, "scale", told, 0)
         if not np.isfinite(told):
@@ -293,13 +311,13 @@ def _in_units(
     else:
         scale = told or white(x["train"])
     low, high = _extremes(x["train"])
+    odd = []
     if low < -0.02 * scale:
-        line = f"pixels lie from {low:.3g} to {high:.3g}; pictures show 0 as black and {scale:g} as white"
-        warnings.warn(f"{where}: {line}", Caution, stacklevel=3)
+        odd = [f"pixels lie from {low:.3g} to {high:.3g}; pictures show 0 as black and {scale:g} as white"]
     elif not 0.25 * scale <= high <= BRIGHT * scale:
         line = f"the brightest pixel of an image is {high:.3g}, and white is taken to be {scale:g}"
-        warnings.warn(f"{where}: {line}; scale=VALUE sets another value", Caution, stacklevel=3)
-    return x, scale
+        odd = [f"{line}; scale=VALUE sets another value"]
+    return x, scale, odd
 
 
 def white(x: np.ndarray) -> float:

@@ -4,15 +4,18 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxdistill.core.checks import Caution
+from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import DAMAGED
 from jaxdistill.data.dataset import Raw
-from jaxdistill.data.trees import Entry
+from jaxdistill.data.trees import BLOCK, Entry
 
 VERSION = "arrays-2"
 """A part of each cache's name; increase it when the content changes."""
@@ -20,6 +23,18 @@ ABANDONED = 3600.0
 """An unfinished folder that nobody has written to for so many seconds is removed."""
 ARRAYS = ("x", "y", "x_validation", "y_validation", "x_test", "y_test")
 FACTS = ("name", "class_names", "scale", "digest", "cautions")
+DIGESTS = "sha256.json"
+"""The file with the digests of the others."""
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    found, size = hashlib.sha256(), path.stat().st_size
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+            report(f"checking {path.name}, bytes", file.tell(), size)
+    return found.hexdigest()
 
 
 def of_archive(data_dir: Path, name: str, key: str) -> Path:
@@ -37,6 +52,8 @@ def key_of(files: Iterable[Entry], **settings: Any) -> str:
 
 def cached(folder: Path, read: Callable[[], Raw]) -> Raw:
     """The set in the cache `folder`; if it is missing or damaged, calls `read()` and writes the folder.
+
+    A damaged cache is told.
 
     Args:
       folder: its name tells the files that the set is made of, and `VERSION`.
@@ -60,8 +77,18 @@ def cached(folder: Path, read: Callable[[], Raw]) -> Raw:
 
 
 def read_cache(folder: Path) -> Raw | None:
-    """The set in a cache, with arrays that stay on the disk until use; None if it is missing or damaged."""
+    """The set in a cache, with arrays that stay on the disk until use; None if it is missing or damaged.
+
+    All bytes are compared with the digests that were taken when they were written, which takes a second per
+    gigabyte. Of a cache without digests, of an older version, only the sizes are checked.
+    """
+    if not folder.is_dir():
+        return None
     try:
+        digests = json.loads((folder / DIGESTS).read_text()) if (folder / DIGESTS).is_file() else {}
+        changed = [name for name, digest in digests.items() if sha256_of(folder / name) != digest]
+        if changed:
+            raise ValueError(f"{', '.join(changed)} changed since it was written")
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["arrays"]}
         return Raw(
@@ -72,8 +99,10 @@ def read_cache(folder: Path) -> Raw | None:
             cautions=tuple(about["cautions"]),
             **arrays,
         )
-    except (*DAMAGED, KeyError, TypeError):
-        return None  # it is only a cache, and is written anew
+    except (*DAMAGED, KeyError, TypeError, AttributeError) as error:
+        line = f"the cache of decoded images {folder} is damaged ({error}): they are decoded anew"
+        warnings.warn(line, Caution, stacklevel=2)
+        return None
 
 
 def write_cache(folder: Path, raw: Raw) -> str | None:
@@ -90,6 +119,8 @@ def write_cache(folder: Path, raw: Raw) -> str | None:
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array)
         (part / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        digests = {file.name: sha256_of(file) for file in sorted(part.iterdir())}
+        (part / DIGESTS).write_text(json.dumps(digests))
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
         return None

@@ -118,7 +118,8 @@ def _decoded(path: Path, where: str, parts: dict[str, list[Path]], image_size: i
         start += len(table)
     if names:
         content["class_names"] = np.asarray(names, np.str_)
-    return raw_of_arrays(content, path.stem, where)._replace(cautions=tuple(told))
+    raw = raw_of_arrays(content, path.stem, where)
+    return raw._replace(cautions=(*told, *raw.cautions))
 
 
 def _pyarrow(where: str) -> Any:

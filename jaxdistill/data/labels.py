@@ -1,11 +1,10 @@
 """Converts labels to class numbers: numbers with gaps, strings, one-hot rows, columns."""
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxdistill.core.checks import Caution, fail
+from jaxdistill.core.checks import fail
 
 LARGE = 2.0**63
 """Labels are below, so that they fit 64 bits."""
@@ -19,6 +18,8 @@ class Numbered(NamedTuple):
     labels: dict[str, np.ndarray]
     """[N] int64 in range(classes), by the name of the array."""
     class_names: tuple[str, ...]
+    cautions: tuple[str, ...] = ()
+    """What a user should know about the numbers."""
 
 
 def numbered(
@@ -28,7 +29,7 @@ def numbered(
 
     The classes are those of the first part, the training images; each has to occur there. Strings are sorted,
     and are the names of the classes. Numbers that do not start from 0, or have gaps, are numbered anew in
-    their order, and a caution says so.
+    their order, and a caution tells it.
 
     Args:
       given: labels by the name of their array, training part first: [N] integers, whole floats or strings,
@@ -56,10 +57,8 @@ def numbered(
         unknown = np.setdiff1d(y, classes)
         if len(unknown):
             raise fail(where, f"labels in {name} that {first} has too", f"{_few(unknown)}, which it lacks")
-    return Numbered(
-        {name: np.searchsorted(classes, y).astype(np.int64) for name, y in flat.items()},
-        _class_names(classes, names, where, key, text=kinds[first]),
-    )
+    numbers = {name: np.searchsorted(classes, y).astype(np.int64) for name, y in flat.items()}
+    return Numbered(numbers, *_class_names(classes, names, where, key, text=kinds[first]))
 
 
 def _flat(y: np.ndarray, where: str) -> np.ndarray:
@@ -87,15 +86,13 @@ def _flat(y: np.ndarray, where: str) -> np.ndarray:
 
 def _class_names(
     classes: np.ndarray, names: np.ndarray | None, where: str, key: str, *, text: bool
-) -> tuple[str, ...]:
-    """A name for each of the classes, which are sorted."""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(a name for each of the classes, which are sorted; cautions)."""
     count = len(classes)
     if names is None:
-        if not text and (classes != np.arange(count)).any():
-            warnings.warn(
-                f"{where}: labels {_few(classes)} are numbered 0 to {count - 1}", Caution, stacklevel=4
-            )
-        return tuple(map(str, classes))
+        anew = not text and bool((classes != np.arange(count)).any())
+        told = (f"labels {_few(classes)} are numbered 0 to {count - 1}",) if anew else ()
+        return tuple(map(str, classes)), told
     names = np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names
     if text or names.dtype.kind != "U" or names.ndim != 1:
         expected = f"{key} of {count} strings, and labels that are numbers" if text else f"{key} of strings"
@@ -106,12 +103,12 @@ def _class_names(
     if several:
         raise fail(where, f"{key} that differ", f"{several[0]} more than once", "Give each class its own.")
     if len(names) == count:
-        return tuple(map(str, names))
+        return tuple(map(str, names)), ()
     if len(names) != classes[-1] + 1:
         raise fail(where, f"{key} of {count} strings, one per class", f"{len(names)}")
     lacking = np.delete(names, classes)
-    warnings.warn(f"{where}: no image of {_few(lacking)}; these classes are left out", Caution, stacklevel=4)
-    return tuple(map(str, names[classes]))
+    told = f"no image of {_few(lacking)}; these classes are left out"
+    return tuple(map(str, names[classes])), (told,)
 
 
 def _few(values: np.ndarray) -> str:

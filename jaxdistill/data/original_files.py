@@ -1,7 +1,6 @@
 """Original files of data sets: found in a folder or downloaded, and checked before they are read."""
 
 import contextlib
-import hashlib
 import threading
 import urllib.request
 import warnings
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from jaxdistill.core.checks import Caution, fail
 from jaxdistill.core.reporting import report
+from jaxdistill.data.cache import sha256_of
 from jaxdistill.data.tfds_sets import Source
 
 PROBE_SECONDS = 10.0
@@ -139,9 +139,3 @@ def damage(path: Path, registered: Original) -> str:
         if actual == registered.sha256
         else f"SHA-256 {actual[:12]}... in place of {registered.sha256[:12]}..."
     )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

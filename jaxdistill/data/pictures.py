@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jfif"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".pbm", ".pgm", ".ppm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "TGA": (".tga",),
+}
+"""The formats that are read, as Pillow calls them, and their suffixes. Pillow tells the size of each from the
+header. It knows other formats, and starts other programs for some of them."""
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MOST_PIXELS = 100_000_000
 """A larger picture is refused before it is decoded."""
 BACKGROUND = (255, 255, 255)
@@ -28,7 +41,7 @@ def decode(content: bytes, size: int | None = None, fit: str = "crop") -> np.nda
     white.
 
     Args:
-      content: of the file: PNG, JPEG, WebP, BMP and what else Pillow reads; of an animation the first frame.
+      content: of the file, in one of `FORMATS`; of an animation the first frame.
       size: side in pixels to resize to (antialiased bilinear); None keeps the size.
       fit: how a picture that is no square becomes one, with `size`: `crop`, the middle is kept; `pad`, black
         is added; `stretch`.
@@ -37,12 +50,12 @@ def decode(content: bytes, size: int | None = None, fit: str = "crop") -> np.nda
       [H, W, 1] or [H, W, 3], uint8; uint16 of a grey picture of 16 bits.
 
     Raises:
-      ValueError or another of `BROKEN`: a damaged file, or a picture of more than `MOST_PIXELS`.
+      ValueError or another of `BROKEN`: a damaged file, another format, more than `MOST_PIXELS`.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Any = Image.open(io.BytesIO(content))
+            image: Any = Image.open(io.BytesIO(content), formats=list(FORMATS))
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MOST_PIXELS:,} pixels") from None
     width, height = image.size

@@ -14,7 +14,7 @@ from jaxdistill.core.checks import Caution, above, fail, one_of
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.registry import Registry
 from jaxdistill.core.user_cache import user_cache
-from jaxdistill.data.arrays import Reading, load_npz, raw_of_arrays
+from jaxdistill.data.arrays import Reading, as_array, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics, with_whitening
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
 from jaxdistill.data.hugging_face import is_hugging_face, load_hugging_face
@@ -45,6 +45,8 @@ DATASETS: Registry[Callable[[Source], Raw]] = Registry(
     },
 )
 """The named sets, one line each. `load` also takes any prepared TFDS set."""
+BUNDLED = ("digits",)
+"""Named sets that come with a package and have no files of their own."""
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel."""
@@ -125,7 +127,7 @@ def load(
       data_dir: folder of prepared TFDS sets; by default `jaxdistill/data` in the user's cache folder.
       manual_dir: folder with the original files of a set that is not prepared yet: `mnist`, `fashion_mnist`,
         `kmnist`, `cifar10`, `cifar100` and `svhn_cropped`, which are downloaded without it, `tiny_imagenet`
-        and `usps`, which are not. Where it is given, it has to be there for any set.
+        and `usps`, which are not. Refused with a set that has no such files.
       data_memory: most bytes of training images on the device; those of a larger set stay on the disk, or on
         the host (a compressed `.npz`), and what outer steps draw is fetched ahead of them.
       image_size: side in pixels to resize to (square, antialiased bilinear); None keeps the size.
@@ -216,20 +218,15 @@ def splits(
     given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
     given |= {"x_validation": x_validation, "y_validation": y_validation}
     where = f"splits({name})"
-    content = {key: _array(value, where, key) for key, value in given.items() if value is not None}
+    content = {key: as_array(value, where, key) for key, value in given.items() if value is not None}
     if class_names is not None:
         content["class_names"] = np.asarray(class_names, np.str_)
     form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
     form.check(where)
-    return _splits_of(raw_of_arrays(content, name, where, Reading(layout, scale)), form, None)
-
-
-def _array(value: Any, where: str, key: str) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except ValueError as error:  # lists of lists that differ in length
-        remedy = "Make all images of one size, or give a folder of pictures with image_size."
-        raise fail(where, f"{key} as one array", f"lists of several shapes ({error})", remedy) from None
+    raw = raw_of_arrays(content, name, where, Reading(layout, scale))
+    for line in raw.cautions:
+        warnings.warn(f"{where}: {line}", Caution, stacklevel=2)
+    return _splits_of(raw, form, None)
 
 
 def _raw(
@@ -242,6 +239,10 @@ def _raw(
     mapped: bool,
 ) -> Raw:
     """The set by the loader of its kind; options without effect on that kind are refused."""
+    if name not in DATASETS:
+        from jaxdistill.data.original_names import check_no_original  # imports the loaders of all sets
+
+        check_no_original(name)
     size: dict[str, Any] = {"image_size": form.image_size, "fit": form.fit}
     other = name in DATASETS or name.endswith(".npz")
     if not other and is_hugging_face(name):
@@ -343,22 +344,22 @@ def _read(
         remedy = "Leave it out if the set is already prepared."
         raise fail(f"load({name})", "manual_dir, a folder", f"{files}, which is not a folder", remedy)
     if name.endswith(".npz"):
+        _check_unused(name, manual_dir=files)
         raw = load_npz(name, reading, mapped=mapped)
         if raw.name not in (Path(name).name, *DATASETS):
             expected = f"a name among {', '.join(sorted(DATASETS))}"
             raise fail(f"load({name})", expected, repr(raw.name), "Or leave the name out.")
         return raw
     _check_unused(name, **reading._asdict())
+    own = name in DATASETS
+    there = own or prepared_folder(folder, name) or configured_names(folder, name)
+    if not (there or known_to_tfds(name)):
+        kinds = "any prepared TFDS set, a folder of pictures, a .zip, .tar, .npz or .parquet"
+        raise fail("load", f"one of {', '.join(sorted(DATASETS))}, {kinds}", repr(name))
+    if name in BUNDLED or not own:
+        _check_unused(name, manual_dir=files)
     source = Source(name, folder, files, form.image_size, form.fit)
-    if name in DATASETS:
-        return DATASETS[name](source)
-    if not (prepared_folder(folder, name) or configured_names(folder, name) or known_to_tfds(name)):
-        names = ", ".join(sorted(DATASETS))
-        expected = (
-            f"one of {names}, any prepared TFDS set, a folder of pictures, a .zip, .tar, .npz or .parquet"
-        )
-        raise fail("load", expected, repr(name))
-    return load_prepared(source)
+    return DATASETS[name](source) if own else load_prepared(source)
 
 
 def _check_unused(name: str, **options: Any) -> None:

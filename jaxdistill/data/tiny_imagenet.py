@@ -8,10 +8,9 @@ import numpy as np
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.reporting import report
-from jaxdistill.data.cache import cached, of_archive
+from jaxdistill.data.cache import cached, of_archive, sha256_of
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.folders import decoded_in_threads
-from jaxdistill.data.original_files import sha256_of
 from jaxdistill.data.tfds_sets import Source
 from jaxdistill.data.trees import Entry, Tree, tree
 

@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -27,7 +27,13 @@ COMPRESSED: dict[str, Callable[..., Any]] = {
 MOST_BYTES = 256 * 2**20
 """A larger file is refused before it is read."""
 MOST_RATIO = 1000
-"""A file of an archive that grows by more than this factor is refused, from a megabyte on."""
+"""A file of a zip that grows by more than this factor is refused, from a megabyte on."""
+MOST_GROWTH = 100
+"""An archive that grows by more than this factor as a whole is refused, from `MOST_BYTES` on."""
+BLOCK = 2**20
+"""Bytes that are read at a time."""
+ENCRYPTED = 1
+"""The bit in `flag_bits` of a zip's member that needs a password."""
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 DAMAGED += (RuntimeError, KeyError)
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
@@ -67,6 +73,8 @@ class Tree(NamedTuple):
         with contextlib.ExitStack() as stack:
             try:
                 read = self._reader(stack)
+            except UserError:
+                raise
             except DAMAGED as error:
                 raise _damaged(self.where, f"{self.root.name} ({error})") from None
             for entry in wanted:
@@ -83,7 +91,7 @@ class Tree(NamedTuple):
             archive = stack.enter_context(zipfile.ZipFile(self.root))
             infos = {_plain(info.filename): info for info in archive.infolist()}
             return lambda path: archive.read(infos[path])
-        file = stack.enter_context(_unpacked(self.root))
+        file = stack.enter_context(_unpacked(self.root, self.where))
         tar = stack.enter_context(tarfile.TarFile(fileobj=file))
         members = {_plain(member.name): member for member in tar.getmembers()}
 
@@ -109,27 +117,30 @@ def tree(path: Path, where: str) -> Tree:
       where: for errors.
 
     Raises:
-      UserError: nothing there, a damaged archive, a link that leads out of the folder, a file that is too
-        large or grows too much.
+      UserError: nothing there, an archive that is damaged, needs a password or grows too much, a link that
+        leads out of the folder, a file that is too large. An archive is read no further than its first fault.
     """
     if not path.exists():
         raise fail(where, "a folder or an archive", f"nothing at {path}")
+    entries: Iterable[Entry]
+    folders: list[str] = []
     if path.is_dir():
         entries, folders = _of_folder(path, where)
     elif not is_archive(path):
         kinds = ", ".join((*ARCHIVES, ".npz", ".parquet"))
         raise fail(where, f"a folder, or a file that ends in one of {kinds}", path.name)
     else:
-        entries, folders = _of_archive(path, where), []
-        for entry in entries:
-            if OUTSIDE.search(entry.path):
-                raise fail(where, "names that stay in the archive", f"{entry.path}, which leads out of it")
-    kept = [entry for entry in entries if not HIDDEN.search(entry.path)]
-    for entry in kept:
+        entries = _of_zip(path, where) if _is_zip(path) else _of_tar(path, where)
+    kept = []
+    for entry in entries:
+        if OUTSIDE.search(entry.path):
+            raise fail(where, "names that stay in the archive", f"{entry.path}, which leads out of it")
+        if HIDDEN.search(entry.path):
+            continue
         if entry.size > MOST_BYTES:
-            raise fail(
-                where, f"files of at most {MOST_BYTES >> 20} MB", f"{entry.path}, {entry.size >> 20} MB"
-            )
+            got = f"{entry.path}, {entry.size >> 20} MB"
+            raise fail(where, f"files of at most {MOST_BYTES >> 20} MB", got)
+        kept.append(entry)
     return Tree(path, where, sorted(kept), folders)
 
 
@@ -161,29 +172,57 @@ def _of_folder(root: Path, where: str) -> tuple[list[Entry], list[str]]:
     return entries, empty
 
 
-def _of_archive(path: Path, where: str) -> list[Entry]:
+def _of_zip(path: Path, where: str) -> Iterator[Entry]:
     changed = path.stat().st_ctime_ns
     try:
-        if not _is_zip(path):
-            with tarfile.open(path) as archive:
-                members = archive.getmembers()
-            for member in members:
-                if not (member.isfile() or member.isdir()):
-                    raise fail(
-                        where, "files and folders in the archive", f"{member.name}, a link or a device"
-                    )
-            return [Entry(_plain(m.name), m.size, changed) for m in members if m.isfile()]
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
+    except DAMAGED as error:
+        raise _damaged(where, f"{path.name} ({error})") from None
+    for info in infos:
+        if info.flag_bits & ENCRYPTED:
+            got = f"{path.name}, which is encrypted"
+            remedy = "Unpack it with its password, and give the folder."
+            raise fail(where, "an archive that needs no password", got, remedy)
+        if info.file_size > max(2**20, MOST_RATIO * info.compress_size):
+            got = f"{info.filename}: {info.compress_size:,} bytes that become {info.file_size:,}"
+            raise fail(where, f"files that grow by at most a factor of {MOST_RATIO}", got)
+    if sum(info.file_size for info in infos) > most_unpacked(path):
+        raise too_much(where, path)
+    return (Entry(_plain(info.filename), info.file_size, changed) for info in infos)
+
+
+def _of_tar(path: Path, where: str) -> Iterator[Entry]:
+    """Its files in their order, each as soon as its header is read."""
+    changed, total, most = path.stat().st_ctime_ns, 0, most_unpacked(path)
+    try:
+        with _stream(path, where) as file, tarfile.TarFile(fileobj=file) as archive:
+            for member in archive:
+                if not (member.isfile() or member.isdir()):
+                    got = f"{member.name}, a link or a device"
+                    raise fail(where, "files and folders in the archive", got)
+                total += member.size  # of a sparse file more than is in the archive
+                if total > most:
+                    raise too_much(where, path)
+                if member.isfile():
+                    yield Entry(_plain(member.name), member.size, changed)
     except UserError:
         raise
     except DAMAGED as error:
         raise _damaged(where, f"{path.name} ({error})") from None
-    for info in infos:
-        if info.file_size > max(2**20, MOST_RATIO * info.compress_size):
-            got = f"{info.filename}: {info.compress_size:,} bytes that become {info.file_size:,}"
-            raise fail(where, f"files that grow by at most a factor of {MOST_RATIO}", got)
-    return [Entry(_plain(info.filename), info.file_size, changed) for info in infos]
+
+
+def most_unpacked(path: Path) -> int:
+    """The number of bytes that an archive may hold."""
+    return max(MOST_BYTES, MOST_GROWTH * path.stat().st_size)
+
+
+def too_much(
+    where: str, path: Path, remedy: str = "If you trust it, unpack it and give the folder."
+) -> UserError:
+    """The error of an archive that holds more than `most_unpacked`."""
+    expected = f"at most {most_unpacked(path):,} bytes in an archive of {path.stat().st_size:,}"
+    return fail(where, expected, f"more in {path.name}", remedy)
 
 
 def _is_zip(path: Path) -> bool:
@@ -195,16 +234,49 @@ def _plain(name: str) -> str:
     return name.removeprefix("./")
 
 
+class _Limited:
+    """A file that may hold too much: whoever reads it learns that before memory or disk do."""
+
+    def __init__(self, file: IO[bytes], most: int, error: UserError):
+        self._file, self._most, self._error = file, most, error
+
+    def read(self, size: int) -> bytes:
+        found = []
+        while size > 0 and (block := self._file.read(min(size, BLOCK))):
+            found.append(block)
+            size -= len(block)
+            self._check(self._file.tell())
+        return b"".join(found)
+
+    def seek(self, place: int) -> int:
+        self._check(place)
+        return self._file.seek(place)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def _check(self, place: int) -> None:
+        if place > self._most:
+            raise self._error
+
+
 @contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+def _stream(path: Path, where: str) -> Iterator[Any]:
+    """The bytes of a tar, unpacked as they are read; raises as soon as they are too many."""
+    endings = (open_ for ending, open_ in COMPRESSED.items() if path.name.lower().endswith(ending))
+    with next(endings, open)(path, "rb") as file:
+        yield _Limited(file, most_unpacked(path), too_much(where, path))
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path, where: str) -> Iterator[IO[bytes]]:
     """A tar that is not compressed, so that its members can be read in any order at once."""
-    opener = next((open_ for ending, open_ in COMPRESSED.items() if path.name.lower().endswith(ending)), None)
-    if opener is None:
+    if not path.name.lower().endswith(tuple(COMPRESSED)):
         with path.open("rb") as file:
             yield file
         return
-    with opener(path) as packed, tempfile.TemporaryFile() as file:
-        shutil.copyfileobj(packed, file, 2**20)
+    with _stream(path, where) as packed, tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(packed, file, BLOCK)
         file.seek(0)
         yield file
 

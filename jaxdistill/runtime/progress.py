@@ -156,7 +156,7 @@ class Progress:
 
     On a terminal a bar with step, rate, remaining time and metrics; elsewhere plain lines, at most one per
     5 seconds and fewer as the run gets longer. The rate leaves out what happens before the first update,
-    which is compilation.
+    which is compilation. At the end there is the time of the whole in the place of both.
 
     Args:
       total: the last step.
@@ -238,13 +238,15 @@ class Progress:
         say(text, self._file)
 
     def _pace(self, step: int, now: float) -> list[str]:
+        left = self.total - step
+        if left <= 0:
+            return [f"took {duration(now - self._began)}"]
         since, first = self._first or (now, step)
         if step <= first or now <= since:
-            return [] if step >= self.total else [f"{duration(now - self._began)} with compilation"]
+            return [f"{duration(now - self._began)} with compilation"]
         rate = (step - first) / (now - since)
         speed = f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s/step"
-        left = self.total - step
-        return [speed, f"{duration(left / rate)} left" if left > 0 else f"took {duration(now - self._began)}"]
+        return [speed, f"{duration(left / rate)} left"]
 
 
 def duration(seconds: float) -> str:

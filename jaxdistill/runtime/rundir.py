@@ -162,25 +162,39 @@ def check_folder(path: str | os.PathLike) -> None:
       UserError: a file, a directory of something else, or no permission.
     """
     directory = as_path("open_run", path).absolute()
-    try:
-        if directory.exists():
-            _check_content(directory, path)
-        nearest = next(place for place in (directory, *directory.parents) if place.exists())
-    except OSError as error:
+    error = problem_of(directory)
+    if error is not None:
         raise _unusable(path, error) from error
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        code = errno.EACCES if nearest.is_dir() else errno.ENOTDIR
-        raise _unusable(path, OSError(code, os.strerror(code)))
+    _check_content(directory, path)
+
+
+def problem_of(directory: Path) -> OSError | None:
+    """Why a directory cannot be made or written to; None if it can. Makes nothing."""
+    directory = directory.absolute()
+    try:
+        nearest = next(place for place in (directory, *directory.parents) if place.exists())
+    except OSError as error:  # a name that is too long
+        return error
+    if nearest.is_dir() and os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        return None
+    code = errno.EACCES if nearest.is_dir() else errno.ENOTDIR
+    return OSError(code, os.strerror(code))
+
+
+def others_in(directory: Path) -> list[str]:
+    """The names of what a directory holds, sorted, but for what a run that was killed leaves."""
+    there = directory.iterdir() if directory.exists() else ()
+    return sorted(item.name for item in there if not _own_leftover(item.name))
 
 
 def _check_content(directory: Path, path: Any) -> None:
     """Raises if a directory holds something other than a run."""
-    others = [item.name for item in directory.iterdir() if not _own_leftover(item.name)]
+    others = others_in(directory)
     if others and "config.json" not in others:
         raise fail(
             "open_run",
             "a new or empty directory, or one that holds a run (config.json)",
-            f"{path} with {', '.join(sorted(others)[:3])} in it",
+            f"{path} with {', '.join(others[:3])} in it",
             "Choose another directory.",
         )
 

@@ -12,7 +12,8 @@ from helpers import message
 from jaxdistill import data
 from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.data import cifar, original_files
-from jaxdistill.data.original_files import Original, sha256_of
+from jaxdistill.data.cache import sha256_of
+from jaxdistill.data.original_files import Original
 
 PER_FILE = {"cifar10": (20, 20), "cifar100": (300, 200)}
 """Images in each file of the training part, and in that of the test part."""

@@ -303,6 +303,37 @@ def test_a_manual_dir_that_is_not_there_is_refused_for_any_set(tmp_path, name):
             data.load(name, manual_dir=wrong, data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["digits", "mine.npz"])
+def test_a_manual_dir_of_a_set_without_original_files_is_refused(tmp_path, name):
+    with pytest.raises(UserError) as error:
+        data.load(name, manual_dir=tmp_path)
+    assert f"load({name}): expected no manual_dir with this kind of data set, got" in message(error)
+    with pytest.raises(UserError, match=r"expected one of cifar10.* got 'mnistt'"):  # rather than that
+        data.load("mnistt", manual_dir=tmp_path, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("cifar-10-python.tar.gz", "cifar10"),
+        ("cifar-100-binary", "cifar100"),
+        ("tiny-imagenet-200.zip", "tiny_imagenet"),
+        ("train-images-idx3-ubyte.gz", "mnist or dataset=fashion_mnist or dataset=kmnist"),
+    ],
+)
+def test_an_original_file_in_the_place_of_a_set_says_how_to_load_it(tmp_path, name, sets):
+    path = tmp_path / name
+    path.write_bytes(b"") if path.suffix else path.mkdir()
+    with pytest.raises(UserError) as error:
+        data.load(path)
+    assert f"load({name}): expected a named set, or pictures or arrays of your own, got " in message(error)
+    assert message(error).endswith(f"Use dataset={sets} with manual_dir={tmp_path}.")
+    if path.is_dir():
+        (tmp_path / "cifar10").mkdir()  # a folder of any other name is not meant
+        with pytest.raises(UserError, match=r"one of cifar10|pictures"):
+            data.load(tmp_path / "cifar10")
+
+
 def test_large_sets_of_8_bits_have_the_numbers_of_floats(monkeypatch, key):
     x = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), np.uint8)
     given = x, np.arange(60) % 3

@@ -8,6 +8,7 @@ import pytest
 
 from jaxdistill import data
 from jaxdistill.core.checks import Caution, UserError
+from jaxdistill.data import trees
 
 
 def arrays(n=40, classes=4, dtype=np.uint8, seed=0):
@@ -277,6 +278,22 @@ def test_a_file_that_is_no_intact_npz_is_one_clear_line(kind, tmp_path):
         data.load(str(path))
     assert "\n" not in str(error.value)
     assert "file.npz" in str(error.value)
+
+
+def test_an_encrypted_npz_and_one_that_grows_too_much_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=np.zeros((40, 200, 200), np.uint8), y=np.arange(40) % 4)
+    monkeypatch.setattr(trees, "MOST_BYTES", 10**6)
+    with pytest.raises(
+        UserError, match=r"at most 1,000,000 bytes in an archive of .*got more in a.npz. If you"
+    ):
+        data.load(str(path))
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\1\2", 8), (b"PK\3\4", 6)):  # the flags in both headers of the first array
+        content[content.index(mark) + place] |= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"an .npz archive that needs no password, got one that is encrypted"):
+        data.load(str(path))
 
 
 def test_a_file_that_says_what_it_is_is_standardised_as_that_set(tmp_path):

@@ -10,7 +10,8 @@ from scipy.io import savemat
 from jaxdistill import data
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import original_files, svhn
-from jaxdistill.data.original_files import Original, sha256_of
+from jaxdistill.data.cache import sha256_of
+from jaxdistill.data.original_files import Original
 
 COUNTS = (40, 20)
 

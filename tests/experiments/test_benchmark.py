@@ -173,7 +173,7 @@ def test_an_odd_rows_file_is_left_alone(tmp_path, content):
 
 def test_a_run_dir_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(UserError, match=r"expected to write .*rows\.json") as error:
+    with pytest.raises(UserError, match=r"a run_dir to write to, got .*taken") as error:
         benchmark.run(Options(what=["conv"], smoke=True, run_dir=str(tmp_path / "taken")))
     message(error)
 

@@ -154,6 +154,27 @@ def test_a_folder_of_another_experiment_is_refused(ours, tmp_path, untrained, th
     assert [path.name for path in tmp_path.iterdir()] == [there]
 
 
+def test_a_folder_of_other_things_is_refused(ours, tmp_path, untrained):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError) as error:
+        evaluated(synthetic=ours, run_dir=tmp_path, **QUICK)
+    assert f"a run_dir that is new, empty or its own, got {tmp_path} with cat, dog in it." in message(error)
+    (tmp_path / "evaluation.json").write_text("{}")
+    with pytest.raises(AssertionError, match="it trains"):  # it is its own
+        evaluated(synthetic=ours, run_dir=tmp_path, **QUICK)
+
+
+def test_an_interruption_leaves_no_folder(ours, tmp_path, monkeypatch):
+    def interrupted(plan):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "evaluated", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(synthetic=ours, run_dir=tmp_path / "new/out", **QUICK)
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_folder_of_the_images_own_run_will_do(tmp_path, monkeypatch):
     mine = written(tmp_path / "synthetic.npz", load("digits"))
     (tmp_path / "config.json").write_text("{}")

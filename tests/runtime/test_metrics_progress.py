@@ -76,7 +76,7 @@ def test_progress_in_a_log_is_few_plain_lines():
     assert lines[0] == "dd: compiling ..."
     assert lines[1] == "dd: 1/1000  10.0 s with compilation  loss 1  accuracy 50.0%"
     assert lines[2] == "dd: 6/1000  1/s  16 min 34 s left  loss 0.1667  accuracy 50.0%"
-    assert lines[-2].startswith("dd: 1000/1000  1/s  took 16 min 49 s") and lines[-1] == "done"
+    assert lines[-2].startswith("dd: 1000/1000  took 16 min 49 s  loss") and lines[-1] == "done"
     assert len(lines) < 90 and max(map(len, lines)) <= 80
 
 
