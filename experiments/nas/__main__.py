@@ -30,6 +30,7 @@ import scipy.stats
 
 from experiments import cli
 from experiments.nas.architectures import drawn, made, name_of, space
+from experiments.nas.figure import rank_scatter
 from experiments.records import kept
 from experiments.tables import as_csv, as_markdown
 from jaxdistill.config import build
@@ -58,7 +59,7 @@ from jaxdistill.runs.plan import numbers_of
 from jaxdistill.runs.protocols import as_learned, seen
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runs.run import Run, load_run
-from jaxdistill.runtime import figures, mesh, profile, progress
+from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import RunDir, open_run
 
@@ -164,7 +165,7 @@ def run(options: Options) -> dict[str, Any]:
         for name, text in files.items():
             atomic_write(directory.path / name, lambda file, text=text: file.write(text.encode()))
         title = f"few steps against long training: {len(rows)} ConvNets on {info.name}"
-        figures.rank_scatter(directory.path / "nas.png", rows, WAYS, title=title)
+        rank_scatter(directory.path / "nas.png", rows, WAYS, title=title)
     show(result)
     return result
 
