@@ -34,7 +34,7 @@ import numpy as np
 from jaxdistill.core.checks import fail
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.types import Batch
-from jaxdistill.data import read_npz, to_pixels
+from jaxdistill.data import DatasetInfo, read_npz, to_pixels
 from jaxdistill.data.whitening import Whitening
 from jaxdistill.runtime.atomic import atomic_write, jsonable
 
@@ -136,9 +136,7 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
     order, info = np.asarray(content["order"], np.int32), content["info"]
     kind = "free" if content.get("free") else "probabilities"
     _check(where, images, labels, order, kind)
-    steps, channels = order.shape[0], (images.shape[-1],)
-    mean, std = (np.broadcast_to(np.asarray(v, np.float32), channels) for v in (info.mean, info.std))
-    scale = np.float32(info.scale)
+    steps = order.shape[0]
     arrays: dict[str, Any] = {
         "x": to_pixels(images, info),
         "x_standardised": images,
@@ -153,8 +151,7 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
                 where, f"{name} finite, of shape ({steps},) or (1,)", f"shape {value.shape}, {value.tolist()}"
             )
         arrays[f"hyper_{name}"] = np.broadcast_to(value, (steps,))
-    arrays |= {"scale": scale, "mean": mean, "std": std, "class_names": np.asarray(info.class_names, np.str_)}
-    arrays |= whitening_arrays(info.whitening)
+    arrays |= data_arrays(info)
     for keys, weights in jax.tree_util.tree_leaves_with_path(content.get("start")):
         arrays["/".join(["start", *(str(k.key) for k in keys)])] = np.asarray(weights)
     texts = {"dataset": info.name, "method": content["method"]}
@@ -163,9 +160,24 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
     return arrays | {name: np.asarray(text, np.str_) for name, text in texts.items()}
 
 
-def whitening_arrays(whitening: Whitening | None) -> dict[str, np.ndarray]:
-    """The arrays of a file that define the whitening of its images; empty if they are not whitened."""
-    return {} if whitening is None else {f"zca_{name}": getattr(whitening, name) for name in ZCA}
+def data_arrays(info: DatasetInfo) -> dict[str, np.ndarray]:
+    """The arrays of a file that say how its images were standardised and what its classes are called.
+
+    Args:
+      info: of the data set; of it `scale`, `mean`, `std`, `class_names` and `whitening` are used.
+
+    Returns:
+      `scale`, `mean` and `std` [C] float32, `class_names`, and `zca_*` if images are whitened.
+    """
+    arrays: dict[str, np.ndarray] = {
+        "scale": np.asarray(info.scale, np.float32),
+        "mean": np.asarray(info.mean, np.float32),
+        "std": np.asarray(info.std, np.float32),
+        "class_names": np.asarray(info.class_names, np.str_),
+    }
+    if info.whitening is not None:
+        arrays |= {f"zca_{name}": getattr(info.whitening, name) for name in ZCA}
+    return arrays
 
 
 def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -> Synthetic:
