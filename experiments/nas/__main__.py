@@ -36,7 +36,7 @@ from experiments.tables import as_csv, as_markdown
 from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import filled
-from jaxdistill.config.table import Config, DeviceOptions, MapOptions, Places, SeedOptions
+from jaxdistill.config.table import OF_A_SAVED_RUN, Config, DeviceOptions, MapOptions, Places, SeedOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, Learner
@@ -69,8 +69,6 @@ WAYS = {
     "random": "as many steps on random real images",
     "again": "long training of other networks",
 }
-PLACES = ("dataset", "data_dir", "manual_dir")
-"""Options for the data of the run."""
 
 
 @options
@@ -139,10 +137,10 @@ def run(options: Options) -> dict[str, Any]:
     devices = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
     folder = Path(options.run_dir)
     path = options.distilled or default_run(folder, options.smoke)
-    distilled = load_run(path, **{name: getattr(options, name) for name in PLACES})
+    distilled = load_run(path, **{name: getattr(options, name) for name in OF_A_SAVED_RUN})
     info = distilled.data.info
     candidates = drawn(info, options.num_candidates, options.seed)
-    left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "distilled")
+    left_out = (*OF_A_SAVED_RUN, *DeviceOptions.options(), "run_dir", "distilled")
     pinned = {n: v for n, v in options.chosen().items() if n not in left_out}
     pinned |= {"distilled": Path(path).name, "distilled_sha256": digest_of(distilled), "dataset": info.name}
     with open_run(folder / "search", pinned, experiment="nas") as directory:

@@ -718,6 +718,8 @@ PLACES = (
     *HostOptions.options(),
 )
 """Options for folders, devices and the user's cache; they are no part of a run's identity."""
+OF_A_SAVED_RUN = ("dataset", *Places.options())
+"""Options by which scripts find the data of a saved run."""
 CADENCE = ("checkpoint_every", "tensorboard")
 """Options that change no number of a result."""
 FREE = (*EvaluationOptions.options(), *CADENCE)

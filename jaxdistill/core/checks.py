@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+IN_WORDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+"""By type of an option: what the user calls a value."""
 
 
 class UserError(ValueError):

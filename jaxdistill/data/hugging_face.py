@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxdistill.core.checks import Caution, fail, needs
 from jaxdistill.core.paths import as_path
-from jaxdistill.data.arrays import KINDS, PARTS, raw_of_arrays
+from jaxdistill.data.arrays import NAMES_OF_ARRAYS, PARTS, raw_of_arrays
 from jaxdistill.data.cache import cached, key_of
 from jaxdistill.data.dataset import Raw
 from jaxdistill.data.decoding import alike, check_sizes, decoded, intact
@@ -245,7 +245,7 @@ def _storage(kind: Any) -> str:
 
 def _one_of(columns: list[str], kind: str, what: str, known: list[str], where: str) -> str:
     if len(columns) > 1:
-        columns = [name for name in columns if name.lower() in KINDS[kind]] or columns
+        columns = [name for name in columns if name.lower() in NAMES_OF_ARRAYS[kind]] or columns
     if len(columns) != 1:
         got = f"{', '.join(columns)}" if columns else f"only {', '.join(known)}"
         raise fail(where, f"one column of {what}", got, "Remove the others." if columns else "")

@@ -37,8 +37,8 @@ from jaxdistill.inner.train import train
 from jaxdistill.learners import num_params
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.banks import (
+    BANKS,
     GROUPS_FOLDER,
-    KINDS,
     SCORES,
     Group,
     Kind,
@@ -186,7 +186,7 @@ def pretrain(chosen: PretrainOptions) -> dict[str, Any]:
         done(1)
         return found
 
-    return _saved(setting, KINDS["pool"], options.num_networks, make)
+    return _saved(setting, BANKS["pool"], options.num_networks, make)
 
 
 def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
 
     count = options.num_epochs
     return _saved(
-        setting, KINDS["trajectories"], options.num_experts, make, units=count, num_snapshots=count + 1
+        setting, BANKS["trajectories"], options.num_experts, make, units=count, num_snapshots=count + 1
     )
 
 

@@ -38,8 +38,8 @@ from jaxdistill.data import DatasetInfo, read_npz, to_pixels
 from jaxdistill.data.whitening import Whitening
 from jaxdistill.runtime.atomic import atomic_write, jsonable
 
-KINDS = {"probabilities": "y_soft", "free": "y_free"}
-"""The name of the labels' array, by the kind of labels."""
+LABEL_ARRAYS = {"probabilities": "y_soft", "free": "y_free"}
+"""By kind of labels: the name of their array."""
 HYPERPARAMETERS = ("learning_rate", "momentum")
 """Those of the inner optimisers, see `jaxdistill.inner.optimizers`."""
 ZCA = tuple(field.name for field in dataclasses.fields(Whitening))
@@ -141,7 +141,7 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
         "x": to_pixels(images, info),
         "x_standardised": images,
         "y": labels.argmax(axis=-1).astype(np.int64),
-        KINDS[kind]: labels,
+        LABEL_ARRAYS[kind]: labels,
         "order": order,
     }
     for name, value in content["hyperparameters"].items():
@@ -210,7 +210,7 @@ def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | Non
     Raises:
       UserError: as `read_synthetic`.
     """
-    if "x" not in arrays or not {"y", *KINDS.values()} & set(arrays):
+    if "x" not in arrays or not {"y", *LABEL_ARRAYS.values()} & set(arrays):
         raise fail(where, "arrays x and y", f"only {', '.join(sorted(arrays)) or 'an empty file'}")
     pixels = _images(where, "x", arrays["x"])
     images = (
@@ -218,8 +218,8 @@ def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | Non
     )
     if images is not None and images.shape != pixels.shape:
         raise fail(where, f"x_standardised of the shape of x, {pixels.shape}", images.shape)
-    kind = "free" if KINDS["free"] in arrays else "probabilities"
-    labels = _labels(where, arrays.get(KINDS[kind], arrays.get("y")), num_classes)
+    kind = "free" if LABEL_ARRAYS["free"] in arrays else "probabilities"
+    labels = _labels(where, arrays.get(LABEL_ARRAYS[kind], arrays.get("y")), num_classes)
     order = arrays.get("order")
     if order is not None and order.dtype.kind not in "iu":
         raise fail(where, "order as integers", order.dtype)

@@ -48,6 +48,17 @@ from jaxdistill.inner.over_learners import DATA, LEARNER
 from jaxdistill.runtime import progress
 
 MORE_CPUS = "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N devices of a CPU."
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+    "send",
+)
+"""Names in compiled programs of the operations that send data between devices."""
 
 
 class Layout(NamedTuple):
@@ -255,20 +266,8 @@ def communication(compiled: Any) -> list[Collective]:
     Args:
       compiled: what `jax.jit(f).lower(...).compile()` gives.
     """
-    found = re.findall(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(?:-start)?\(", compiled.as_text())
+    found = re.findall(rf"= (\(.*?\)|\S+) ({'|'.join(COLLECTIVES)})(?:-start)?\(", compiled.as_text())
     return [Collective(kind, _bytes(shape)) for shape, kind in found]
-
-
-KINDS = (
-    "all-reduce",
-    "all-gather",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-    "send",
-)
 
 
 def _bytes(shapes: str) -> int:
