@@ -176,6 +176,11 @@ def default_run(folder: Path, smoke: bool) -> str:
     return path
 
 
+def root_key(options: Options) -> jax.Array:
+    """The key of a search, which every draw has a stream of."""
+    return stream(jax.random.key(options.seed), "nas")
+
+
 def digest_of(run: Run) -> str:
     """SHA-256 of what a run is and of what it has learned so far."""
     text = json.dumps(numbers_of(run.plan.identity), sort_keys=True)
@@ -220,7 +225,7 @@ def trainings_of(distilled: Run, options: Options) -> Trainings:
     """
     train = distilled.data.train
     size = len(train.y)
-    own, subsets = seen(distilled, stream(jax.random.key(options.seed), "draws"), options.num_learners)
+    own, subsets = seen(distilled, stream(root_key(options), "draws"), options.num_learners)
     own_training = build.has_steps(distilled.config)
     if own_training and options.num_steps is not None:
         found = f"num_steps={options.num_steps}"
@@ -292,13 +297,14 @@ class Trial(NamedTuple):
           way: its name.
           training: how networks are trained.
           rates: step sizes to try; [None] for the learned ones.
-          draw: names the networks' first weights.
+          draw: names the draw of networks, of their images and of the order of these.
           test: whether the test accuracy of the best is measured too.
         """
         options, count = self.options, self.options.num_learners
-        key = stream(stream(jax.random.key(options.seed), "nas"), draw)
-        params = new_networks(self.net)(key, count)
-        rows = training.subsets(key, count)
+        key = stream(root_key(options), draw)
+        params = new_networks(self.net)(stream(key, "learners"), count)
+        rows = training.subsets(stream(key, "images"), count)
+        key = stream(key, "training")
         strategy, chunk = options.strategy, options.learner_chunk
         protocols = [
             training.protocol if rate is None else with_step_size(training.protocol, rate) for rate in rates
