@@ -180,13 +180,13 @@ def data_arrays(info: DatasetInfo) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -> Synthetic:
+def read_synthetic(path: str | os.PathLike) -> Synthetic:
     """Reads a synthetic data file of a run, or any `.npz` with images `x` and labels `y`.
 
     Args:
       path: the `.npz`. `x` is [N, H, W, C] or [N, H, W] in raw pixel units, of any numeric type; `y` is
-        [N] integers or [N, classes] probabilities (`y_soft` or `y_free` goes before it where it is there).
-      num_classes: how many classes there are, where `y` is integers; by default one more than the largest.
+        [N] integers from 0 to the number of classes - 1, or [N, classes] probabilities (`y_soft` or `y_free`
+        goes before it where it is there).
 
     Returns:
       The content, checked.
@@ -196,16 +196,15 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
     """
     path = as_path("read_synthetic", path)
     where = f"read_synthetic({Path(*path.parts[-2:])})"  # of many runs, the folder tells which
-    return checked(where, read_npz(path, where), num_classes)
+    return checked(where, read_npz(path, where))
 
 
-def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | None = None) -> Synthetic:
+def checked(where: str, arrays: Mapping[str, np.ndarray]) -> Synthetic:
     """The checked content of a file with the given arrays.
 
     Args:
       where: for errors.
       arrays: those of an `.npz`, by name.
-      num_classes: as for `read_synthetic`.
 
     Raises:
       UserError: as `read_synthetic`.
@@ -219,7 +218,7 @@ def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | Non
     if images is not None and images.shape != pixels.shape:
         raise fail(where, f"x_standardised of the shape of x, {pixels.shape}", images.shape)
     kind = "free" if LABEL_ARRAYS["free"] in arrays else "probabilities"
-    labels = _labels(where, arrays.get(LABEL_ARRAYS[kind], arrays.get("y")), num_classes)
+    labels = _labels(where, arrays.get(LABEL_ARRAYS[kind], arrays.get("y")))
     order = arrays.get("order")
     if order is not None and order.dtype.kind not in "iu":
         raise fail(where, "order as integers", order.dtype)
@@ -333,20 +332,15 @@ def _images(where: str, name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def _labels(where: str, y: Any, num_classes: int | None) -> np.ndarray:
+def _labels(where: str, y: Any) -> np.ndarray:
     if y.dtype.kind not in "biuf":
         raise fail(where, "y as integers or probabilities", y.dtype)
     if y.ndim == 2 and y.shape[1] > 1:
-        if num_classes is not None and y.shape[1] != num_classes:
-            raise fail(where, f"labels for {num_classes} classes", y.shape[1])
         return y.astype(np.float32)
     y = y.reshape(-1)
     if y.size == 0 or not np.isfinite(y).all() or (y != np.round(y)).any() or y.min() < 0:
         raise fail(where, "y as integers from 0", y[:3].tolist())
-    classes = int(y.max()) + 1 if num_classes is None else num_classes
-    if y.max() >= classes:
-        raise fail(where, f"y below the number of classes, {classes}", int(y.max()))
-    return np.eye(classes, dtype=np.float32)[y.astype(np.int64)]
+    return np.eye(int(y.max()) + 1, dtype=np.float32)[y.astype(np.int64)]
 
 
 def _check(where: str, images: np.ndarray, labels: np.ndarray, order: np.ndarray | None, kind: str) -> None:

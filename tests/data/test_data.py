@@ -10,7 +10,7 @@ from jaxdistill import data
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import dataset
 from jaxdistill.data.dataset import statistics
-from jaxdistill.data.shaping import fitted, with_channels
+from jaxdistill.data.shaping import fitted, resize, with_channels
 from jaxdistill.data.splitting import stratified_split
 
 INFO = data.DatasetInfo("two", (4, 4, 2), 3, ("a", "b", "c"), 255.0, (0.3, 0.5), (0.2, 0.31))
@@ -145,7 +145,7 @@ def test_statistics_agree_with_numpy_and_refuse_a_constant_channel():
 def test_resize_agrees_with_jax(size):
     x = np.random.default_rng(0).random((2, 4, 6, 3), dtype=np.float32)
     expected = jax.jit(lambda x: jax.image.resize(x, (2, size, size, 3), "bilinear", antialias=True))(x)
-    np.testing.assert_allclose(data.resize(x, size), expected, atol=1e-6)  # sums of ten float32 terms
+    np.testing.assert_allclose(resize(x, size), expected, atol=1e-6)  # sums of ten float32 terms
 
 
 def test_image_size_is_applied_on_load():
@@ -153,7 +153,7 @@ def test_image_size_is_applied_on_load():
     assert splits.info.image_shape == splits.train.x.shape[1:] == splits.test.x.shape[1:] == (4, 4, 1)
     assert float(splits.train.x.std()) == pytest.approx(1, abs=1e-5)
     x = np.zeros((1, 8, 8, 1), np.uint8)
-    assert data.resize(x, 8) is x
+    assert resize(x, 8) is x
 
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, True, "8"])
@@ -169,7 +169,7 @@ def test_images_that_are_no_squares_are_fitted():
     padded = fitted(x, 8, "pad")
     np.testing.assert_array_equal(padded[0, 2:6], x[0])
     assert padded[0, :2].max() == padded[0, 6:].max() == 0
-    np.testing.assert_array_equal(fitted(x, 4, "stretch"), data.resize(x, 4))
+    np.testing.assert_array_equal(fitted(x, 4, "stretch"), resize(x, 4))
     with pytest.raises(UserError, match="one of crop, pad, stretch"):
         data.load("digits", image_size=4, fit="squeeze")
 
