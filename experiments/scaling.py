@@ -40,6 +40,7 @@ from jaxdistill.config.table import (
 )
 from jaxdistill.core.checks import fail
 from jaxdistill.core.platform import present
+from jaxdistill.core.sizes import format_bytes
 from jaxdistill.runs.plan import Plan, planned
 from jaxdistill.runtime import hosts, mesh, profile, progress
 from jaxdistill.runtime.figures import (
@@ -52,7 +53,6 @@ from jaxdistill.runtime.figures import (
     save_titled,
     style_panel,
 )
-from jaxdistill.runtime.memory import format_bytes
 
 FIXED, PER_DEVICE = "fixed", "fixed per device"
 

@@ -8,6 +8,7 @@ its help in one place.
 from typing import ClassVar
 
 from jaxdistill.config.option import Options, option, options
+from jaxdistill.core.checks import LARGEST_SEED
 from jaxdistill.evaluation.protocol import STEP_SIZES
 
 STARTS = ("noise", "unit_noise", "real")
@@ -635,7 +636,7 @@ class EvaluationOptions(SearchOptions):
 @options
 class SeedOptions(Options):
     title: ClassVar[str] = "run"
-    seed: int = option(0, "root of all randomness", low=0, high=2**32 - 1)
+    seed: int = option(0, "root of all randomness", low=0, high=LARGEST_SEED)
 
 
 @options

@@ -23,6 +23,7 @@ from jaxdistill.inner.over_learners import by_turns, gathered, over_data, over_l
 from jaxdistill.inner.train import train
 
 Evaluator = Callable[[Params, Batch, Array, dict[str, Array], Dataset | Batch, Array], Any]
+"""(params [K, ...], images [M, ...], subsets [K, N], values, test, key) -> [K, ...], see `evaluator`."""
 
 
 def as_they_are(

@@ -29,6 +29,7 @@ from jaxdistill.config.table import (
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.platform import choices
+from jaxdistill.core.sizes import format_bytes
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import Protocol, as_they_are, epochs, pretraining, training
@@ -49,7 +50,6 @@ from jaxdistill.runs.banks import (
 from jaxdistill.runs.plan import identity_from, script_identity, splits
 from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.checkpoint import Checkpoints
-from jaxdistill.runtime.memory import format_bytes
 from jaxdistill.runtime.rundir import open_run
 
 Make = Callable[[Group, Callable[[int], None]], dict[str, Any]]

@@ -166,14 +166,18 @@ def spread(devices: Layout | None) -> contextlib.AbstractContextManager:
 
 
 def state_shardings(devices: Layout, state: DistillState) -> DistillState:
-    """The placement of a state: arrays with an axis of K learners are split over it, others are replicated.
+    """Where each array of a state lies: those of learners are split over devices, the others copied to all.
+
+    Arrays of learners are those of `population` and `solver` with a leading axis of length K, such as weights
+    of networks. The mesh axis `learner` splits that axis. Every device has a copy of all other arrays: what
+    is learned, its optimiser state, the step, the average.
 
     Args:
-      devices: the layout.
+      devices: the mesh, and K.
       state: arrays or shapes.
 
     Returns:
-      A sharding for every leaf.
+      A state with the sharding of each array in its place.
     """
     axis = PartitionSpec(LEARNER)
 

@@ -162,6 +162,19 @@ def test_a_bad_image_size_is_refused_before_anything_is_read(size):
         data.load("missing.npz", image_size=size)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        *(({"seed": seed}, "seed as a whole number in 0 ...") for seed in (1.5, "0", -1, True, None, 2**32)),
+        *(({"data_memory": size}, "data_memory: expected a size such as 2GB") for size in ("much", -1, True)),
+    ],
+)
+def test_a_bad_seed_or_size_is_refused_before_anything_is_read(chosen, says):
+    with pytest.raises(UserError) as error:
+        data.load("missing.npz", **chosen)
+    assert says in message(error)
+
+
 def test_images_that_are_no_squares_are_fitted():
     x = np.zeros((1, 4, 8, 1), np.uint8)
     x[:, :, 2:6] = 200  # the square in the middle

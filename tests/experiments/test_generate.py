@@ -72,3 +72,5 @@ def test_what_cannot_be_drawn_is_one_line(folder, tmp_path):
     with pytest.raises(UserError) as error:
         jd.generate(jd.load_run(folder), 0)
     assert "a whole number num_images >= 1, got 0" in message(error)
+    with pytest.raises(UserError, match=r"generate: expected seed as a whole number .*, got 1\.5"):
+        jd.generate(jd.load_run(folder), 1, seed=1.5)
