@@ -19,9 +19,9 @@ import numpy as np
 from experiments import cli
 from jaxdistill.config.option import option, options
 from jaxdistill.config.table import HostOptions
+from jaxdistill.core.sizes import format_bytes
 from jaxdistill.runs.bank_training import ExpertOptions, train_experts
 from jaxdistill.runtime import progress
-from jaxdistill.runtime.memory import format_bytes
 
 SMOKE = {"num_experts": 2, "group_size": 1, "num_epochs": 4, "width": 8, "depth": 1}
 

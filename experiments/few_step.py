@@ -24,7 +24,15 @@ from experiments.tables import writable, write_tables
 from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import filled
-from jaxdistill.config.table import Config, DeviceOptions, MapOptions, Places, SearchOptions, SeedOptions
+from jaxdistill.config.table import (
+    OF_A_SAVED_RUN,
+    Config,
+    DeviceOptions,
+    MapOptions,
+    Places,
+    SearchOptions,
+    SeedOptions,
+)
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Dataset, Params
@@ -47,8 +55,8 @@ from jaxdistill.runs.result import run_to_result
 from jaxdistill.runs.run import Run, load_run
 from jaxdistill.runtime import figures, mesh, profile, progress
 
-PLACES = ("dataset", "data_dir", "manual_dir", "pool")
-"""Options for the data and networks of the runs."""
+OF_RUNS = (*OF_A_SAVED_RUN, "pool")
+"""Options by which the data and networks of the runs are found."""
 
 
 @options
@@ -106,7 +114,7 @@ def run(options: Options) -> dict[str, Any]:
     if not options.runs:
         writable("few_step", folder)
     paths = options.runs or default_runs(folder, options.smoke)
-    places = {name: getattr(options, name) for name in PLACES}
+    places = {name: getattr(options, name) for name in OF_RUNS}
     runs = [load_run(path, **places, inner_loop=True) for path in paths]
     names = names or names_of(paths)
     trials = [trial_of(each, name, options) for each, name in zip(runs, names, strict=True)]
@@ -118,7 +126,7 @@ def run(options: Options) -> dict[str, Any]:
         rows = [row for trial in trials for row in rows_on_its_data(trial)]
         for series, (trial, who) in on_real_data(trials).items():
             rows += rows_on_real_data(trial, series, who)
-    left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "fresh_baselines")
+    left_out = (*OF_RUNS, *DeviceOptions.options(), "run_dir", "fresh_baselines")
     result = {
         "rows": rows,
         "config": {n: v for n, v in options.chosen().items() if n not in left_out}

@@ -5,8 +5,8 @@ Question: what does the generator make of new noise? The file that this writes c
     python -m experiments.generate --run_dir=RUN --num_images=1000
 
 RUN is a finished run of `experiments.distill --teacher=generator` (or `--method=gtn`). Writes
-RUN/generated.npz (x in pixel units, x_standardised, y) and RUN/generated.png. The noise is new, of the
-distribution in the generator's training. Takes seconds.
+RUN/generated.npz (x in pixel units, x_standardised, y, and the scale, mean, std and class_names of the data
+set) and RUN/generated.png. The noise is new, of the distribution in the generator's training. Takes seconds.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from jaxdistill.runs.generate import generate
 from jaxdistill.runs.run import load_run
 from jaxdistill.runtime import figures, progress
 from jaxdistill.runtime.atomic import atomic_write
-from jaxdistill.runtime.export import whitening_arrays, write_arrays
+from jaxdistill.runtime.export import data_arrays, write_arrays
 
 
 @options
@@ -52,9 +52,9 @@ def run(options: Options) -> dict[str, Any]:
     )
     pixels, standardised, labels = generate(saved, options.num_images, seed=options.seed)
     arrays = {"x": pixels, "x_standardised": standardised, "y": labels}
-    content = arrays | whitening_arrays(saved.data.info.whitening)
+    info = saved.data.info
+    content, written = arrays | data_arrays(info), f"{folder / 'generated.npz'}"
     atomic_write(folder / "generated.npz", lambda file: write_arrays(file, content))
-    info, written = saved.data.info, f"{folder / 'generated.npz'}"
     if info.image_shape[-1] in (1, 3):
         title = f"{info.name}, new noise, {saved.config.method}"
         file = folder / "generated.png"

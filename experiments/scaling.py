@@ -13,10 +13,12 @@ each device holds only its share of the memory, not the gain of more devices. Ta
 
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments import cli
 from experiments.measure import Program, Row, interleaved, outer_steps
@@ -38,10 +40,19 @@ from jaxdistill.config.table import (
 )
 from jaxdistill.core.checks import fail
 from jaxdistill.core.platform import present
+from jaxdistill.core.sizes import format_bytes
 from jaxdistill.runs.plan import Plan, planned
 from jaxdistill.runtime import hosts, mesh, profile, progress
-from jaxdistill.runtime.figures_scaling import scaling
-from jaxdistill.runtime.memory import format_bytes
+from jaxdistill.runtime.figures import (
+    COLOURS,
+    FAINT,
+    MARKERS,
+    legend_beside,
+    logarithmic_y,
+    row_of_panels,
+    save_titled,
+    style_panel,
+)
 
 FIXED, PER_DEVICE = "fixed", "fixed per device"
 
@@ -83,6 +94,12 @@ SHARED = (
     "These devices share the {cores} cores of one CPU: what splitting costs, not what more devices bring."
 )
 COLUMNS = ("work", "devices", "K", "ms/step", "images/s", "efficiency", "memory", "sent")
+PANELS = (
+    ("seconds_median", "time of an outer step, ms", 1e3),
+    ("images_per_second", "real images per second", 1.0),
+    ("program_bytes", "memory of a device, MiB", 2.0**-20),
+)
+"""(column, title, factor) of each panel of the plot."""
 
 
 class Point(NamedTuple):
@@ -138,7 +155,7 @@ def run(chosen: Options) -> dict[str, Any]:
     }
     if hosts.is_primary():
         write_tables(folder, "scaling", result, table(rows))
-        scaling(folder / "scaling.png", rows, title=title_of(base, shared))
+        draw(folder / "scaling.png", rows, title=title_of(base, shared))
     show(result)
     progress.say(f"written to {folder}")
     return result
@@ -197,6 +214,38 @@ def title_of(plan: Plan, shared: bool) -> str:
     config = plan.config
     where = f"{os.cpu_count()} cores that all devices share" if shared else profile.device_description()
     return f"an outer step of {config.method}: {config.learner} on {plan.data.info.name}, {where}"
+
+
+def draw(path: Path, rows: Sequence[Row], *, title: str) -> None:
+    """Draws time, rate and memory of an outer step against the number of devices, a line per kind of work.
+
+    Dotted lines are the ideal, from the fewest devices: of fixed work half of the time on twice the devices,
+    of fixed work per device the same.
+    """
+    figure, panels = row_of_panels(len(PANELS), 4.0 * len(PANELS) + 1.0, 3.6)
+    for panel, (name, label, factor) in zip(panels, PANELS, strict=True):
+        shown = []
+        for i, work in enumerate(dict.fromkeys(row["work"] for row in rows)):
+            line = sorted((row["devices"], factor * row[name]) for row in rows if row["work"] == work)
+            devices, values = np.asarray(line, float).T
+            style = {"color": COLOURS[i], "marker": MARKERS[i], "ms": 4, "lw": 1.4}
+            panel.plot(devices, values, label=f"work {work}", **style)
+            ideal = values[0] * ideal_of(name, work, devices / devices[0])
+            panel.plot(devices, ideal, color=FAINT, lw=0.9, ls=":")
+            shown += [values, ideal]
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        logarithmic_y(panel, np.concatenate(shown))
+        style_panel(panel, label, "devices")
+    legend_beside(figure, panels[0])
+    save_titled(path, figure, title)
+
+
+def ideal_of(name: str, work: str, times: np.ndarray) -> np.ndarray:
+    """What a column would be on so many times the devices, relative to its first value."""
+    if name == "images_per_second":
+        return times
+    return np.ones_like(times) if work == PER_DEVICE else 1 / times
 
 
 def table(rows: list[Row]) -> Table:

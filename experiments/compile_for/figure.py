@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from experiments.compile_for.chips import CHIPS
 from experiments.measure import Row
+from jaxdistill.core.sizes import format_bytes
 from jaxdistill.runtime.atomic import atomic_write
-from jaxdistill.runtime.memory import format_bytes
 
 
 def draw(path: Path, rows: Sequence[Row]) -> None:

@@ -17,11 +17,12 @@ from experiments.measure import Row, no_compile_cache
 from experiments.programs import Program, problem, trajectories
 from jaxdistill.core.checks import Caution
 from jaxdistill.core.platform import choices
+from jaxdistill.core.sizes import format_bytes
 from jaxdistill.core.types import Data
 from jaxdistill.data import Splits
 from jaxdistill.runtime import mesh
 from jaxdistill.runtime.loop import compiled_chunk
-from jaxdistill.runtime.memory import format_bytes, total_bytes
+from jaxdistill.runtime.memory import total_bytes
 
 TOO_LARGE = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 """How XLA's TPU compiler says that a program does not fit."""

@@ -10,9 +10,9 @@ from experiments.league.setting import League
 from experiments.league.table import DIRTY, SAYS
 from experiments.tables import as_markdown
 from jaxdistill.core.checks import fail
+from jaxdistill.core.sizes import format_bytes
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.atomic import atomic_folder
-from jaxdistill.runtime.memory import format_bytes
 
 MOST_BYTES = 8 * 10**6
 """All files of a folder of sets together."""

@@ -26,6 +26,7 @@ from typing import Any
 from experiments import cli
 from experiments.memory_runtime.cells import measured
 from experiments.memory_runtime.estimators import estimator, problem
+from experiments.memory_runtime.figure import memory_and_time
 from experiments.memory_runtime.options import ESTIMATORS, SMOKE, Options
 from experiments.memory_runtime.report import report, show
 from experiments.tables import as_csv
@@ -33,7 +34,7 @@ from jaxdistill.config.gradients import check_used
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.saved import chosen_of
 from jaxdistill.runs.plan import identity_from, script_identity, splits
-from jaxdistill.runtime import figures, profile, progress
+from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import open_run
 
@@ -73,7 +74,7 @@ def run(chosen: Options) -> dict[str, Any]:
         atomic_write(directory.path / "rows.csv", lambda file: file.write(as_csv(rows).encode()))
         atomic_write(directory.path / "memory_runtime.md", lambda file: file.write(report(result).encode()))
         title = f"one hypergradient: {options.learner} on {data.info.name}, {profile.device_description()}"
-        figures.memory_and_time(directory.path / "memory_runtime.png", rows, title=title)
+        memory_and_time(directory.path / "memory_runtime.png", rows, title=title)
     show(result)
     return result
 

@@ -14,11 +14,12 @@ from experiments.memory_runtime.processes import in_processes
 from experiments.memory_runtime.reference import Reference, compare, reference
 from experiments.records import kept
 from jaxdistill.core.platform import present
+from jaxdistill.core.sizes import format_bytes
 from jaxdistill.data import Splits
 from jaxdistill.learners import num_params
 from jaxdistill.runs.budget import OUT_OF_MEMORY
 from jaxdistill.runtime import profile, progress
-from jaxdistill.runtime.memory import format_bytes, total_bytes
+from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.rundir import RunDir
 
 SHOWN = ("inner_gradient", "residual", "cosine", "failed_solves", "solver_steps", "negative_curvature")

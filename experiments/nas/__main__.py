@@ -30,12 +30,13 @@ import scipy.stats
 
 from experiments import cli
 from experiments.nas.architectures import drawn, made, name_of, space
+from experiments.nas.figure import rank_scatter
 from experiments.records import kept
 from experiments.tables import as_csv, as_markdown, writable
 from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import filled
-from jaxdistill.config.table import Config, DeviceOptions, MapOptions, Places, SeedOptions
+from jaxdistill.config.table import OF_A_SAVED_RUN, Config, DeviceOptions, MapOptions, Places, SeedOptions
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, Learner
@@ -58,7 +59,7 @@ from jaxdistill.runs.plan import numbers_of
 from jaxdistill.runs.protocols import as_learned, seen
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runs.run import Run, load_run
-from jaxdistill.runtime import figures, mesh, profile, progress
+from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
 from jaxdistill.runtime.rundir import RunDir, open_run
 
@@ -68,8 +69,6 @@ WAYS = {
     "random": "as many steps on random real images",
     "again": "long training of other networks",
 }
-PLACES = ("dataset", "data_dir", "manual_dir")
-"""Options for the data of the run."""
 
 
 @options
@@ -138,10 +137,10 @@ def run(options: Options) -> dict[str, Any]:
     devices = mesh.layout(options.mesh, options.num_learners)  # before anything is distilled
     folder = writable("nas", options.run_dir)
     path = options.distilled or default_run(folder, options.smoke)
-    distilled = load_run(path, **{name: getattr(options, name) for name in PLACES})
+    distilled = load_run(path, **{name: getattr(options, name) for name in OF_A_SAVED_RUN})
     info = distilled.data.info
     candidates = drawn(info, options.num_candidates, options.seed)
-    left_out = (*PLACES, *DeviceOptions.options(), "run_dir", "distilled")
+    left_out = (*OF_A_SAVED_RUN, *DeviceOptions.options(), "run_dir", "distilled")
     pinned = {n: v for n, v in options.chosen().items() if n not in left_out}
     pinned |= {"distilled": Path(path).name, "distilled_sha256": digest_of(distilled), "dataset": info.name}
     with open_run(folder / "search", pinned, experiment="nas") as directory:
@@ -164,7 +163,7 @@ def run(options: Options) -> dict[str, Any]:
         for name, text in files.items():
             atomic_write(directory.path / name, lambda file, text=text: file.write(text.encode()))
         title = f"few steps against long training: {len(rows)} ConvNets on {info.name}"
-        figures.rank_scatter(directory.path / "nas.png", rows, WAYS, title=title)
+        rank_scatter(directory.path / "nas.png", rows, WAYS, title=title)
     show(result)
     return result
 
@@ -175,6 +174,11 @@ def default_run(folder: Path, smoke: bool) -> str:
     config = DISTILLED.replace(**(SHORT if smoke else {}), run_dir=path)
     show_result(run_to_result(config))
     return path
+
+
+def root_key(options: Options) -> jax.Array:
+    """The key of a search, which every draw has a stream of."""
+    return stream(jax.random.key(options.seed), "nas")
 
 
 def digest_of(run: Run) -> str:
@@ -221,7 +225,7 @@ def trainings_of(distilled: Run, options: Options) -> Trainings:
     """
     train = distilled.data.train
     size = len(train.y)
-    own, subsets = seen(distilled, stream(jax.random.key(options.seed), "draws"), options.num_learners)
+    own, subsets = seen(distilled, stream(root_key(options), "draws"), options.num_learners)
     own_training = build.has_steps(distilled.config)
     if own_training and options.num_steps is not None:
         found = f"num_steps={options.num_steps}"
@@ -293,13 +297,14 @@ class Trial(NamedTuple):
           way: its name.
           training: how networks are trained.
           rates: step sizes to try; [None] for the learned ones.
-          draw: names the networks' first weights.
+          draw: names the draw of networks, of their images and of the order of these.
           test: whether the test accuracy of the best is measured too.
         """
         options, count = self.options, self.options.num_learners
-        key = stream(stream(jax.random.key(options.seed), "nas"), draw)
-        params = new_networks(self.net)(key, count)
-        rows = training.subsets(key, count)
+        key = stream(root_key(options), draw)
+        params = new_networks(self.net)(stream(key, "learners"), count)
+        rows = training.subsets(stream(key, "images"), count)
+        key = stream(key, "training")
         strategy, chunk = options.strategy, options.learner_chunk
         protocols = [
             training.protocol if rate is None else with_step_size(training.protocol, rate) for rate in rates

@@ -19,7 +19,7 @@ from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import Facts, recipe_of
 from jaxdistill.populations import POPULATIONS
 from jaxdistill.populations.source import source_of
-from jaxdistill.runs.banks import KINDS
+from jaxdistill.runs.banks import BANKS
 from jaxdistill.runtime.export import Synthetic, read_synthetic
 
 NEEDED = ("test_accuracies", "test_accuracy_step_size", "protocol", "seconds", "outer_steps", "environment")
@@ -162,4 +162,4 @@ def _bank(saved: Mapping[str, Any]) -> list[str]:
     """The flag of the networks that a run drew from; a run does not say where they were."""
     name = str(saved.get("population"))
     bank = source_of(POPULATIONS[name]).bank if name in POPULATIONS else None
-    return [] if bank is None else [f"--{KINDS[bank].option}=FOLDER"]
+    return [] if bank is None else [f"--{BANKS[bank].option}=FOLDER"]

@@ -45,7 +45,7 @@ def check_rows(rows: Any, path: str | Path, needed: Sequence[str] = ABOUT) -> No
         missing = [name for name in wanted if not isinstance(row, dict) or name not in row]
         if missing:
             raise fail(SAVED, expected, f"one without the field {missing[0]!r}", REMEDY)
-        wrong = [name for name in KINDS if name in row and not KINDS[name](row[name])]
+        wrong = [name for name in IS_VALID if name in row and not IS_VALID[name](row[name])]
         if wrong:
             got = f"{row[wrong[0]]!r}"
             raise fail(SAVED, expected, f"{wrong[0]} = {got if len(got) < 60 else got[:60] + '...'}", REMEDY)
@@ -96,7 +96,7 @@ TEXTS = ("name", "teacher", "gradient", "change", "reading", "learner", "dataset
 TEXTS += ("status", "note", "what", "architecture", "protocol")
 STORED = ("scalars_stored", "bits_per_class")
 NUMBERS = ("images", "outer_steps", "seconds", "seconds_per_step", "seed", "try")
-KINDS: dict[str, Callable[[Any], bool]] = {
+IS_VALID: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(TEXTS, _text),
     **dict.fromkeys(NUMBERS, _number),
     **dict.fromkeys(

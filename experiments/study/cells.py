@@ -4,21 +4,18 @@ A cell is a teacher and a gradient; an ablation is a cell with one choice change
 `python -m experiments.study --list` prints all of them with all their options.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from jaxdistill.config.gradients import NAMED
+from jaxdistill.methods.recipe import NONE, Settings
 
-Options = Mapping[str, Any]
-"""Options of `jaxdistill.Config` by name."""
-NONE: Options = MappingProxyType({})
-TEACHERS: dict[str, Options] = {
+TEACHERS: dict[str, Settings] = {
     "images": {"teacher": "images", "start": "real"},
     "generator": {"teacher": "generator", "architecture": "compact", "generator_width": 64},
 }
 """The rows of the grid."""
-GRADIENTS: dict[str, Options] = {
+GRADIENTS: dict[str, Settings] = {
     "unrolled": {"method": "dd", **NAMED["unrolled"]},
     "unrolled_remat": {"method": "dd", **NAMED["unrolled_step"]},
     "matching_by_class": {"method": "dc"},
@@ -38,11 +35,11 @@ class Cell(NamedTuple):
 
     teacher: str
     gradient: str
-    options: Options
+    options: Settings
     """All options of `experiments.distill`, but for the seed."""
     change: str = ""
     """What an ablation changes, in words; empty for a cell of the grid."""
-    changes: Options = NONE
+    changes: Settings = NONE
     """The options that an ablation changes."""
 
     @property
@@ -92,7 +89,7 @@ class Preset(NamedTuple):
         return [named[teacher, gradient] for teacher in teachers for gradient in gradients]
 
 
-def cell(teacher: str, gradient: str, common: Options, outer: Options, more: Options = NONE) -> Cell:
+def cell(teacher: str, gradient: str, common: Settings, outer: Settings, more: Settings = NONE) -> Cell:
     """A cell of a grid.
 
     Args:
@@ -123,7 +120,7 @@ def of_gradients(grid: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def adam(rate: float, *, clip: float = 1.0, **more: Any) -> Options:
+def adam(rate: float, *, clip: float = 1.0, **more: Any) -> Settings:
     """Adam at a constant rate."""
     return {
         "outer_optimizer": "adam",
@@ -135,7 +132,7 @@ def adam(rate: float, *, clip: float = 1.0, **more: Any) -> Options:
     }
 
 
-def descent(rate: float) -> Options:
+def descent(rate: float) -> Settings:
     """Gradient descent with momentum 0.5 at a constant rate, as the papers have it."""
     return {
         "outer_optimizer": "sgd",
@@ -146,12 +143,12 @@ def descent(rate: float) -> Options:
     }
 
 
-TEN_STEPS: Options = {"max_inner_steps": 10}
+TEN_STEPS: Settings = {"max_inner_steps": 10}
 """Ten inner steps, as in the paper; conjugate gradients do better near a minimum, where no solve fails."""
-NEUMANN: Options = {"neumann_terms": 11, **TEN_STEPS}
-HEAD: Options = {"population": "ages", "ridge": 5e-4, "ridge_unit": "images"}
+NEUMANN: Settings = {"neumann_terms": 11, **TEN_STEPS}
+HEAD: Settings = {"population": "ages", "ridge": 5e-4, "ridge_unit": "images"}
 """A pool of networks as in FRePo and RCIG, and RCIG's ridge."""
-TANGENT: Options = {"norm": "none"}
+TANGENT: Settings = {"norm": "none"}
 """The derivative of instance normalisation is unbounded where an image is flat: RCIG's networks have none."""
 WIDTHS = (16, 32, 128)
 """Widths of the generator in ablations; the grid's is 64."""

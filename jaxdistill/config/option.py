@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Self, cast, dataclass_transform
 
-from jaxdistill.core.checks import above, at_least, fail, one_of
+from jaxdistill.core.checks import IN_WORDS, above, at_least, fail, one_of
 from jaxdistill.core.paths import as_path, check_text
 from jaxdistill.core.registry import unknown
 
@@ -31,13 +31,8 @@ class Unset:
 
 
 UNSET: Any = Unset()
-KINDS: dict[Any, tuple[Any, str]] = {
-    bool: (bool, "true or false"),
-    int: (numbers.Integral, "a whole number"),
-    float: (numbers.Real, "a number"),
-    str: (str | os.PathLike, "text"),
-}
-"""By type: the Python types that it accepts, and its name for the user."""
+ACCEPTED: dict[type, Any] = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str | os.PathLike}
+"""By type of an option: the Python types of its values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +103,8 @@ class Option:
         return tuple(self._checked_one(part) for part in value)
 
     def _checked_one(self, value: Any) -> Any:
-        fits, word = KINDS[self.kind]
-        if not isinstance(value, fits) or (isinstance(value, bool) and self.kind is not bool):
-            raise fail("options", f"{self.name} as {word}", repr(value))
+        if not isinstance(value, ACCEPTED[self.kind]) or (isinstance(value, bool) and self.kind is not bool):
+            raise fail("options", f"{self.name} as {IN_WORDS[self.kind]}", repr(value))
         value = os.fspath(value) if isinstance(value, os.PathLike) else self.kind(value)
         if self.kind is str:
             check_text("options", self.name, value)

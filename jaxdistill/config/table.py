@@ -8,6 +8,7 @@ its help in one place.
 from typing import ClassVar
 
 from jaxdistill.config.option import Options, option, options
+from jaxdistill.core.checks import LARGEST_SEED
 from jaxdistill.evaluation.protocol import STEP_SIZES
 
 STARTS = ("noise", "unit_noise", "real")
@@ -635,7 +636,7 @@ class EvaluationOptions(SearchOptions):
 @options
 class SeedOptions(Options):
     title: ClassVar[str] = "run"
-    seed: int = option(0, "root of all randomness", low=0, high=2**32 - 1)
+    seed: int = option(0, "root of all randomness", low=0, high=LARGEST_SEED)
 
 
 @options
@@ -718,6 +719,8 @@ PLACES = (
     *HostOptions.options(),
 )
 """Options for folders, devices and the user's cache; they are no part of a run's identity."""
+OF_A_SAVED_RUN = ("dataset", *Places.options())
+"""Options by which scripts find the data of a saved run."""
 CADENCE = ("checkpoint_every", "tensorboard")
 """Options that change no number of a result."""
 FREE = (*EvaluationOptions.options(), *CADENCE)

@@ -9,6 +9,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+IN_WORDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+"""By type of an option: what the user calls a value."""
+LARGEST_SEED = 2**32 - 1
 
 
 class UserError(ValueError):
@@ -65,6 +68,12 @@ def above(where: str, name: str, value: float, low: float) -> None:
     """Raises unless `value > low` (a NaN and a text are not)."""
     if isinstance(value, str) or not value > low:
         raise fail(where, f"{name} > {low}", value)
+
+
+def check_seed(where: str, seed: object) -> None:
+    """Raises unless it is a whole number from 0 to `LARGEST_SEED`."""
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= int(seed) <= LARGEST_SEED:
+        raise fail(where, f"seed as a whole number in 0 ... {LARGEST_SEED}", repr(seed))
 
 
 def check_whole(where: str, **values: object) -> None:

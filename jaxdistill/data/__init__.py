@@ -11,7 +11,6 @@ from jaxdistill.data.dataset import (
 )
 from jaxdistill.data.registry import DATASETS, MIRRORS, load, splits
 from jaxdistill.data.sampling import check_per_class, choose_per_class, sample, sample_per_class, take
-from jaxdistill.data.shaping import resize
 
 __all__ = [
     "DATASETS",
@@ -25,7 +24,6 @@ __all__ = [
     "load",
     "load_npz",
     "read_npz",
-    "resize",
     "sample",
     "sample_per_class",
     "splits",

@@ -28,7 +28,7 @@ PARTS = {
     "test": ("test", "testing"),
 }
 """Common names of the parts of a set."""
-KINDS = {
+NAMES_OF_ARRAYS = {
     "x": ("x", "images", "image", "data", "pixels", "inputs"),
     "y": ("y", "labels", "label", "targets", "target", "classes"),
 }
@@ -245,7 +245,7 @@ def _meaning(key: str) -> tuple[str | None, str | None]:
     """(part, `x` or `y`) that a key means; (None, None) for other keys."""
     words = [word for word in re.split(r"[^a-z]+", key.lower()) if word]
     part = [p for word in words for p, names in PARTS.items() if word in names]
-    kind = [k for word in words for k, names in KINDS.items() if word in names]
+    kind = [k for word in words for k, names in NAMES_OF_ARRAYS.items() if word in names]
     if len(part) > 1 or len(kind) != 1 or len(part) + len(kind) != len(words):
         return None, None
     return (part or ["train"])[0], kind[0]

@@ -2,28 +2,21 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdistill.core.checks import fail
 from jaxdistill.core.paths import as_path
-from jaxdistill.core.reporting import report
 from jaxdistill.data.arrays import PARTS
 from jaxdistill.data.cache import cached, key_of
 from jaxdistill.data.dataset import Raw
-from jaxdistill.data.pictures import BROKEN, SUFFIXES, decode
+from jaxdistill.data.decoding import alike, check_sizes, decoded
+from jaxdistill.data.pictures import SUFFIXES
 from jaxdistill.data.trees import Entry, Tree, tree
 
-CHUNK = 256
-"""Pictures that one thread decodes at a time."""
-SMALL = 16_384
-"""Files of fewer bytes on average are decoded by one thread: most of their time goes to Python, for which
-threads wait. 60,000 JPEGs of 32x32 take 5 s in one thread and 10 s in two."""
 MOST_NAMED = 3
 """A message names this many files."""
 
@@ -157,14 +150,10 @@ def _part(name: str) -> str | None:
 def _decoded(
     name: str, files: Tree, found: Sequence[Labelled], size: int | None, fit: str, skip_broken: bool
 ) -> Raw:
-    """Decodes all pictures, a chunk in each thread."""
-    pixels: list[np.ndarray | str] = []
-    digests: list[str] = []
+    """Decodes all pictures."""
     contents = files.read([each.entry for each in found])
-    for each in decoded_in_threads(contents, size, fit):
-        pixels += each[0]
-        digests += each[1]
-        report("decoding pictures", len(pixels), len(found))
+    pictures = list(decoded(contents, len(found), size=size, fit=fit))
+    pixels = [picture.pixels for picture in pictures]
     broken = [i for i, each in enumerate(pixels) if isinstance(each, str)]
     if broken and not skip_broken:
         first = "; ".join(f"{found[i].entry.path} ({pixels[i]})" for i in broken[:MOST_NAMED])
@@ -199,72 +188,14 @@ def _decoded(
     verb = "files are no pictures" if len(others) > 1 else "file is no picture"
     cautions += [f"{len(others)} {verb} by name, and left out: {_named(others)}"] if others else []
     lines = sorted(
-        f"{e.part}/{e.label}/{e.entry.path.rsplit('/', 1)[-1]} {d}"
-        for e, d in zip(found, digests, strict=True)
+        f"{e.part}/{e.label}/{e.entry.path.rsplit('/', 1)[-1]} {picture.digest}"
+        for e, picture in zip(found, pictures, strict=True)
     )
     digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     arrays = {("x" if part == "train" else f"x_{part}"): x[part] for part in parts}
     arrays |= {("y" if part == "train" else f"y_{part}"): y[part] for part in parts}
     white = float(np.iinfo(x["train"].dtype).max)
     return Raw(**arrays, name=name, class_names=names, scale=white, digest=digest, cautions=tuple(cautions))
-
-
-def decoded_in_threads(
-    contents: Iterator[bytes], size: int | None, fit: str
-) -> Iterator[tuple[list[np.ndarray | str], list[str]]]:
-    """(pictures, or the errors of broken pictures; SHA-256 of the files), chunk by chunk in their order."""
-    threads = os.cpu_count() or 1
-
-    def work(chunk: list[bytes]) -> tuple[list[np.ndarray | str], list[str]]:
-        return [_one(content, size, fit) for content in chunk], [
-            hashlib.sha256(content).hexdigest() for content in chunk
-        ]
-
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: list[Future[Any]] = []
-        while chunk := list(islice(contents, CHUNK)):
-            if sum(map(len, chunk)) < SMALL * len(chunk):
-                for each in waiting:
-                    yield each.result()
-                waiting = []
-                yield work(chunk)
-                continue
-            waiting.append(pool.submit(work, chunk))
-            if len(waiting) > 2 * threads:
-                yield waiting.pop(0).result()
-        for each in waiting:
-            yield each.result()
-
-
-def _one(content: bytes, size: int | None, fit: str) -> np.ndarray | str:
-    try:
-        return decode(content, size, fit)
-    except BROKEN as error:
-        return " ".join(str(error).split()).split(" <_io")[0] or type(error).__name__
-
-
-def check_sizes(images: Sequence[np.ndarray], names: Sequence[str], where: str) -> None:
-    """Raises unless all pictures have the height and width of the first; the error names two."""
-    for name, image in zip(names, images, strict=True):
-        if image.shape[:2] != images[0].shape[:2]:
-            pair = ((names[0], images[0].shape), (name, image.shape))
-            shapes = [f"{height}x{width} of {of}" for of, (height, width, _) in pair]
-            remedy = "Pass image_size, say 64; fit says whether they are cropped, padded or stretched."
-            raise fail(where, "pictures of one size", " and ".join(shapes), remedy)
-
-
-def alike(images: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
-    """The images with one type and one number of channels, and notes about changes."""
-    told = []
-    wide = [image.dtype == np.uint16 for image in images]
-    if any(wide) and not all(wide):
-        told.append(f"{sum(wide)} of {len(images)} pictures have 16 bits; they are rounded to 8")
-        images = [np.rint(i / 257).astype(np.uint8) if w else i for i, w in zip(images, wide, strict=True)]
-    colour = [image.shape[2] == 3 for image in images]
-    if any(colour) and not all(colour):
-        told.append(f"{len(images) - sum(colour)} of {len(images)} pictures are grey; they become colour")
-        images = [i if c else np.repeat(i, 3, axis=2) for i, c in zip(images, colour, strict=True)]
-    return images, told
 
 
 def _alike_in_parts(x: dict[str, np.ndarray]) -> list[str]:

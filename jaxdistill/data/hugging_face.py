@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ import numpy as np
 
 from jaxdistill.core.checks import Caution, fail, needs
 from jaxdistill.core.paths import as_path
-from jaxdistill.core.reporting import report
-from jaxdistill.data.arrays import KINDS, PARTS, raw_of_arrays
+from jaxdistill.data.arrays import NAMES_OF_ARRAYS, PARTS, raw_of_arrays
 from jaxdistill.data.cache import cached, key_of
 from jaxdistill.data.dataset import Raw
-from jaxdistill.data.folders import alike, check_sizes, decoded_in_threads
+from jaxdistill.data.decoding import alike, check_sizes, decoded, intact
 from jaxdistill.data.trees import Entry
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -85,7 +85,6 @@ def _decoded(path: Path, where: str, parts: dict[str, list[Path]], image_size: i
     tables = {part: _table(arrow, files, where) for part, files in parts.items()}
     image, label, names = _columns(tables["train"].schema, where)
     content: dict[str, np.ndarray] = {}
-    pictures, sources = [], []
     for part, table in tables.items():
         for column in (image, label):
             if column not in table.column_names:
@@ -97,18 +96,10 @@ def _decoded(path: Path, where: str, parts: dict[str, list[Path]], image_size: i
             raise fail(where, f"a label in each row of {part}", f"{table[label].null_count} without {label}")
         ending = "" if part == "train" else f"_{part}"
         content[f"y{ending}"] = np.asarray(table[label].to_pylist())
-        rows = _contents(table[image], f"{where} {part}")
-        start = len(pictures)
-        for chunk, _ in decoded_in_threads(rows, image_size, fit):
-            for picture in chunk:
-                here = f"row {len(pictures) - start} of {part}"
-                if isinstance(picture, str):
-                    raise fail(
-                        f"{where} {here}", "a picture that can be decoded", f"a broken picture ({picture})"
-                    )
-                pictures.append(picture)
-                sources.append(here)
-            report("decoding pictures", len(pictures), sum(map(len, tables.values())))
+    sources = [f"row {row} of {part}" for part, table in tables.items() for row in range(len(table))]
+    rows = chain.from_iterable(_contents(table[image], f"{where} {part}") for part, table in tables.items())
+    read = decoded(rows, len(sources), size=image_size, fit=fit)
+    pictures = list(intact(read, sources, where))
     check_sizes(pictures, sources, where)
     pictures, told = alike(pictures)
     start = 0
@@ -255,7 +246,7 @@ def _storage(kind: Any) -> str:
 
 def _one_of(columns: list[str], kind: str, what: str, known: list[str], where: str) -> str:
     if len(columns) > 1:
-        columns = [name for name in columns if name.lower() in KINDS[kind]] or columns
+        columns = [name for name in columns if name.lower() in NAMES_OF_ARRAYS[kind]] or columns
     if len(columns) != 1:
         got = f"{', '.join(columns)}" if columns else f"only {', '.join(known)}"
         raise fail(where, f"one column of {what}", got, "Remove the others." if columns else "")

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import chex
 import numpy as np
 
-from jaxdistill.core.checks import Caution, above, fail, one_of
+from jaxdistill.core.checks import Caution, above, check_seed, fail, one_of
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.registry import Registry
+from jaxdistill.core.sizes import parse_bytes
 from jaxdistill.core.user_cache import user_cache
 from jaxdistill.data.arrays import Reading, as_array, load_npz, raw_of_arrays
 from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, statistics, with_whitening
@@ -86,6 +87,7 @@ class _Form(NamedTuple):
         """Raises on a value that no set can have."""
         check_shaping(where, self.image_size, self.fit, self.channels)
         one_of(f"{where} preprocess", self.preprocess, PREPROCESSINGS)
+        check_seed(where, self.seed)
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             if value is None:
@@ -100,7 +102,7 @@ def load(
     *,
     data_dir: str | os.PathLike | None = None,
     manual_dir: str | os.PathLike | None = None,
-    data_memory: int | None = None,
+    data_memory: int | str | None = None,
     image_size: int | None = None,
     fit: str = "crop",
     channels: int | None = None,
@@ -128,8 +130,9 @@ def load(
       manual_dir: folder with the original files of a set that is not prepared yet: `mnist`, `fashion_mnist`,
         `kmnist`, `cifar10`, `cifar100` and `svhn_cropped`, which are downloaded without it, `tiny_imagenet`
         and `usps`, which are not. Refused with a set that has no such files.
-      data_memory: most bytes of training images on the device; those of a larger set stay on the disk, or on
-        the host (a compressed `.npz`), and what outer steps draw is fetched ahead of them.
+      data_memory: most bytes of training images on the device, as a number or as text such as `2GB`; those of
+        a larger set stay on the disk, or on the host (a compressed `.npz`), and what outer steps draw is
+        fetched ahead of them.
       image_size: side in pixels to resize to (square, antialiased bilinear); None keeps the size.
       fit: how images that are no squares become squares, with image_size: `crop`, `pad` or `stretch`.
       channels: 1 for grey images, 3 for colour; None keeps them as they are.
@@ -157,13 +160,14 @@ def load(
     name = os.fspath(name)
     form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
     form.check("load")  # before any file is read
+    limit = None if data_memory is None else parse_bytes(data_memory, "data_memory")
     folder = as_path("load data_dir", data_dir or default_data_dir())
     reading = Reading(layout, scale)
-    raw = _raw(name, folder, manual_dir, form, reading, skip_broken, data_memory is not None)
+    raw = _raw(name, folder, manual_dir, form, reading, skip_broken, limit is not None)
     for line in raw.cautions:
         warnings.warn(f"load({raw.name}): {line}", Caution, stacklevel=2)
     named = raw.name if name.endswith(".npz") else name.partition(":")[0]  # without a version of TFDS
-    found = _splits_of(raw, form, NORMALISATION.get(named), data_memory)
+    found = _splits_of(raw, form, NORMALISATION.get(named), limit)
     if seed == 0:  # no other is an option of a run
         given = form._asdict() | reading._asdict() | {"skip_broken": skip_broken}
         usual = _Form()._asdict() | Reading()._asdict() | {"skip_broken": False}

@@ -115,11 +115,8 @@ def load_prepared(source: Source) -> Raw:
     if folder is not None:
         return read_prepared(folder, source)
     where = f"load({source.name})"
-    configs = sorted(
-        {p.parents[1].name for p in source.data_dir.glob(f"{source.name}/*/*/dataset_info.json")}
-    )
-    if NAME.fullmatch(source.name) and configs:
-        names = ", ".join(f"{source.name}/{config}" for config in configs)
+    names = ", ".join(configured_names(source.data_dir, source.name))
+    if names:
         raise fail(where, f"a set with its configuration, one of {names}", source.name)
     raise fail(where, f"a prepared set in {source.data_dir}", "none", _how_to_build(source))
 

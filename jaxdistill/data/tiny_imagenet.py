@@ -7,10 +7,9 @@ References:
 import numpy as np
 
 from jaxdistill.core.checks import fail
-from jaxdistill.core.reporting import report
 from jaxdistill.data.cache import cached, of_archive, sha256_of
 from jaxdistill.data.dataset import Raw
-from jaxdistill.data.folders import decoded_in_threads
+from jaxdistill.data.decoding import decoded, intact
 from jaxdistill.data.tfds_sets import Source
 from jaxdistill.data.trees import Entry, Tree, tree
 
@@ -61,17 +60,12 @@ def _read(name: str, files: Tree) -> Raw:
     def images(names: list[str]) -> np.ndarray:
         """[N, 64, 64, 3] uint8; grey images become colour."""
         out = np.empty((len(names), SIDE, SIDE, 3), np.uint8)
-        done, contents = 0, files.read([found(file) for file in names])
-        for pictures, _ in decoded_in_threads(contents, None, "crop"):
-            for picture in pictures:
-                here = f"{where} {names[done]}"
-                if isinstance(picture, str):
-                    raise fail(here, "a picture that can be decoded", f"a broken picture ({picture})")
-                if picture.shape[:2] != (SIDE, SIDE):
-                    raise fail(here, f"{SIDE}x{SIDE} pixels", "x".join(map(str, picture.shape[:2])))
-                out[done] = picture
-                done += 1
-            report("decoding pictures", done, len(names))
+        contents = files.read([found(file) for file in names])
+        for row, picture in enumerate(intact(decoded(contents, len(names)), names, where)):
+            if picture.shape[:2] != (SIDE, SIDE):
+                got = "x".join(map(str, picture.shape[:2]))
+                raise fail(f"{where} {names[row]}", f"{SIDE}x{SIDE} pixels", got)
+            out[row] = picture
         return out
 
     ids = sorted(line.strip() for line in lines("wnids.txt") if line.strip())

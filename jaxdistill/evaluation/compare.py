@@ -38,16 +38,25 @@ class Evaluation(NamedTuple):
     """The networks, splits and randomness that all rows of a table share."""
 
     learner: Learner
+    """The network that is trained."""
     contexts: Contexts
+    """Draws start parameters of the networks that are tested."""
     validation: Dataset
+    """What step sizes and protocols are chosen on."""
     test: Dataset
+    """What the chosen ones are scored on; nothing is chosen on it."""
     key: Array
+    """Scalar PRNG key; the search and the test have streams of their own."""
     num_learners: int = 20
+    """K, networks that are tested."""
     search_learners: int = 5
+    """Networks that each candidate of a search trains."""
     search_contexts: Contexts | None = None
-    """Networks of a search; others of the same kind when None. Of a pool: those that are not held out."""
+    """Draws start parameters for a search; `contexts` when None. Of a pool: those not held out."""
     strategy: str = "auto"
+    """How K networks become one program, see `jaxdistill.inner.over_learners.over_learners`."""
     learner_chunk: int | None = None
+    """Networks per chunk of that program, see there."""
 
 
 def score(evaluation: Evaluation, protocol: Protocol, images: Batch, subsets: Subsets) -> Score:

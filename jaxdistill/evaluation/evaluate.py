@@ -23,6 +23,7 @@ from jaxdistill.inner.over_learners import by_turns, gathered, over_data, over_l
 from jaxdistill.inner.train import train
 
 Evaluator = Callable[[Params, Batch, Array, dict[str, Array], Dataset | Batch, Array], Any]
+"""(params [K, ...], images [M, ...], subsets [K, N], values, test, key) -> [K, ...], see `evaluator`."""
 
 
 def as_they_are(
@@ -260,20 +261,19 @@ def _program(
     return evaluate
 
 
-def search(
-    candidates: Sequence[float], score: Callable[[float], float], *, widen: int = 2
-) -> tuple[float, dict[float, float]]:
+def search(candidates: Sequence[float], score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
     """The candidate with the highest score (the first of equal candidates), and every score.
+
+    If the best of several candidates is the largest (smallest), three times (a third of) it is tried too, at
+    most twice: a baseline whose best lies outside the grid would be starved.
 
     Args:
       candidates: step sizes, at least one.
       score: mean VALIDATION accuracy of a candidate; the test set never selects anything.
-      widen: this many times, where the best of several candidates is the largest (smallest), three times
-        (a third of) it is tried too: a baseline whose best lies outside the grid would be starved.
     """
     scores = {candidate: score(candidate) for candidate in candidates}
     best = max(scores, key=scores.__getitem__)
-    for _ in range(widen if len(scores) > 1 else 0):
+    for _ in range(2 if len(scores) > 1 else 0):
         if best not in (min(scores), max(scores)):
             break
         beyond = best * 3 if best == max(scores) else best / 3

@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxdistill.core.checks import at_least, lookup
 
-Options = dict[str, Any]
+Shape = dict[str, Any]
+"""The options of a learner, those of its layers among them."""
 
 
 def _between(generator: np.random.Generator, low: int, high: int) -> int:
@@ -15,18 +16,18 @@ def _between(generator: np.random.Generator, low: int, high: int) -> int:
     return max(1, int(generator.integers(max(1, low), max(2, high))))
 
 
-def _gtn(generator: np.random.Generator, of: Options) -> Options:
+def _gtn(generator: np.random.Generator, of: Shape) -> Shape:
     width = of["width"]
     widths = {"width": _between(generator, width // 2, 2 * width)}
     return widths | {n: _between(generator, width, 4 * width) for n in ("second_width", "hidden")}
 
 
-def _width_and_depth(generator: np.random.Generator, of: Options) -> Options:
+def _width_and_depth(generator: np.random.Generator, of: Shape) -> Shape:
     width = _between(generator, of["width"] // 2, 2 * of["width"])
     return {"width": width, "depth": _between(generator, 1, of["depth"] + 1)}
 
 
-SHAPES: dict[str, Callable[[np.random.Generator, Options], Options]] = {
+SHAPES: dict[str, Callable[[np.random.Generator, Shape], Shape]] = {
     "convnet": _width_and_depth,
     "gtn": _gtn,
     "mlp": _width_and_depth,
@@ -34,7 +35,7 @@ SHAPES: dict[str, Callable[[np.random.Generator, Options], Options]] = {
 """By learner: how the options of one are drawn around given ones."""
 
 
-def random_shapes(name: str, options: Options, *, count: int, seed: int) -> list[Options]:
+def random_shapes(name: str, options: Shape, *, count: int, seed: int) -> list[Shape]:
     """A bounded set of shapes of a learner, each compiled once.
 
     Widths are drawn from [1/2, 2) times the given one (`gtn`: the second and the hidden layer from [1, 4)

@@ -9,23 +9,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.core.checks import fail
+from jaxdistill.core.checks import IN_WORDS, fail
 from jaxdistill.core.registry import find, unknown
 from jaxdistill.core.types import Learner
 from jaxdistill.learners import LEARNERS, learner, options_of
 
 TRUTH = {"true": True, "false": False}
-KINDS: dict[Any, tuple[Callable[[str], Any], str]] = {
-    bool: (lambda text: TRUTH[text.lower()], "true or false"),
-    int: (int, "a whole number"),
-    float: (float, "a number"),
-    str: (str, "text"),
-    tuple: (
-        lambda text: tuple(int(part) for part in text.split("-")),
-        "whole numbers with hyphens, as in 128-256-512",
-    ),
+READERS: dict[type, Callable[[str], Any]] = {
+    bool: lambda text: TRUTH[text.lower()],
+    int: int,
+    float: float,
+    str: str,
+    tuple: lambda text: tuple(int(part) for part in text.split("-")),
 }
-"""By type of an option: how its text is read, and what the user calls it."""
+"""By type of an option: how its text is read."""
+WORDS: dict[type, str] = {**IN_WORDS, tuple: "whole numbers with hyphens, as in 128-256-512"}
+"""By type of an option: what the user calls such a text."""
 
 
 def parse_learner(text: str, info: Any) -> Learner:
@@ -64,18 +63,17 @@ def name_and_options(text: str) -> tuple[str, dict[str, Any]]:
     name, *parts = text.split(":")
     factory, options = find(LEARNERS, name), {}
     kinds = {option: _kind(factory, option, default) for option, default in options_of(name).items()}
-    known = {option: KINDS[kind] for option, kind in kinds.items() if kind in KINDS}
+    known = {option: kind for option, kind in kinds.items() if kind in READERS}
     for part in parts:
         option, equals, value = part.partition("=")
         if not equals:
             raise fail(f"learner {name}", "OPTION=VALUE after each colon", repr(part))
         if option not in known:
             raise unknown(f"learner {name}", "an option", option, known)
-        read, word = known[option]
         try:
-            options[option] = read(value)
+            options[option] = READERS[known[option]](value)
         except (ValueError, KeyError):
-            raise fail(f"learner {name}", f"{option} as {word}", repr(value)) from None
+            raise fail(f"learner {name}", f"{option} as {WORDS[known[option]]}", repr(value)) from None
     return name, options
 
 

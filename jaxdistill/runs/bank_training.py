@@ -29,6 +29,7 @@ from jaxdistill.config.table import (
 from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import at_step, stream
 from jaxdistill.core.platform import choices
+from jaxdistill.core.sizes import format_bytes
 from jaxdistill.core.types import Array, Batch, Dataset, Learner, Params
 from jaxdistill.data import Splits
 from jaxdistill.evaluation import Protocol, as_they_are, epochs, pretraining, training
@@ -37,8 +38,8 @@ from jaxdistill.inner.train import train
 from jaxdistill.learners import num_params
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs.banks import (
+    BANKS,
     GROUPS_FOLDER,
-    KINDS,
     SCORES,
     Group,
     Kind,
@@ -49,7 +50,6 @@ from jaxdistill.runs.banks import (
 from jaxdistill.runs.plan import identity_from, script_identity, splits
 from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.checkpoint import Checkpoints
-from jaxdistill.runtime.memory import format_bytes
 from jaxdistill.runtime.rundir import open_run
 
 Make = Callable[[Group, Callable[[int], None]], dict[str, Any]]
@@ -186,7 +186,7 @@ def pretrain(chosen: PretrainOptions) -> dict[str, Any]:
         done(1)
         return found
 
-    return _saved(setting, KINDS["pool"], options.num_networks, make)
+    return _saved(setting, BANKS["pool"], options.num_networks, make)
 
 
 def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
 
     count = options.num_epochs
     return _saved(
-        setting, KINDS["trajectories"], options.num_experts, make, units=count, num_snapshots=count + 1
+        setting, BANKS["trajectories"], options.num_experts, make, units=count, num_snapshots=count + 1
     )
 
 

@@ -71,7 +71,7 @@ class Kind(NamedTuple):
     """Its members; `num_` before it is an option of the script."""
 
 
-KINDS = {
+BANKS = {
     "trajectories": Kind("experts", "experts", "experts"),
     "pool": Kind("pretrain", "pool", "networks"),
 }
@@ -81,7 +81,7 @@ KINDS = {
 def bank_option(config: Config) -> str | None:
     """The option that names the folder of networks which a run draws from; None if there is none."""
     bank = build.source(config).bank
-    return None if bank is None else KINDS[bank].option
+    return None if bank is None else BANKS[bank].option
 
 
 def network_of_bank(config: Config) -> Choices:
@@ -115,7 +115,7 @@ def load_bank(
     bank = build.source(config).bank
     if bank is None:
         return None
-    kind = KINDS[bank]
+    kind = BANKS[bank]
     own = {"preprocess": "standardise"}  # older versions had nothing else, and do not say so
     own |= {} if config.learner == OWN_NETWORK else options_of(config.learner)
     wanted = of_images(info) | {"dataset": config.dataset, "dataset_sha256": dataset_sha256}

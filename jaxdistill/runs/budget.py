@@ -10,8 +10,8 @@ from jaxdistill.config.owners import BY_GRADIENT
 from jaxdistill.config.resolve import defaults, resolve
 from jaxdistill.config.table import Config
 from jaxdistill.core.checks import UserError, fail
+from jaxdistill.core.sizes import format_bytes, parse_bytes
 from jaxdistill.methods.recipe import Facts
-from jaxdistill.runtime.memory import format_bytes, parse_bytes
 
 OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
 """The error that JAX raises if a program does not fit the memory, when it is compiled or run."""

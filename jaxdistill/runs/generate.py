@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxdistill.config import build
-from jaxdistill.core.checks import check_whole, fail
+from jaxdistill.core.checks import check_seed, check_whole, fail
 from jaxdistill.core.keys import stream
 from jaxdistill.data import to_pixels
 from jaxdistill.runs.run import Run
@@ -38,7 +38,8 @@ def generate(run: Run, num_images: int, *, seed: int = 0) -> Generated:
       The images and their classes.
 
     Raises:
-      UserError: a run that learned images and no generator, or fewer than one image.
+      UserError: a run that learned images and no generator, fewer than one image, or a seed that is no
+        whole number from 0.
 
     Example:
       >>> small = {"generator_width": 4, "generator_hidden": 8, "num_outer_steps": 2, "progress": False}
@@ -47,6 +48,7 @@ def generate(run: Run, num_images: int, *, seed: int = 0) -> Generated:
       (15, 8, 8, 1)
     """
     check_whole("generate", num_images=num_images)
+    check_seed("generate", seed)
     if run.config.teacher != "generator":
         where = "" if run.path is None else f" in {run.path}"
         raise fail("generate", "a run with teacher=generator", f"teacher={run.config.teacher}{where}")

@@ -42,7 +42,7 @@ from jaxdistill.runs import budget
 from jaxdistill.runs.banks import Bank, bank_digest, bank_option, load_bank, network_of_bank
 from jaxdistill.runtime import hosts, mesh, progress
 from jaxdistill.runtime.loop import compiled_chunk
-from jaxdistill.runtime.memory import parse_bytes, total_bytes
+from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import require_tensorboard
 
 READING = tuple(name for name in ReadingOptions.options() if name not in PLACES)
@@ -214,8 +214,6 @@ def splits(config: DataOptions) -> Splits:
     chosen = config.chosen()
     names = (*ReadingOptions.options(), *StreamingOptions.options())
     reading = {name: chosen[name] for name in names if name in chosen}
-    if reading.get("data_memory") is not None:
-        reading["data_memory"] = parse_bytes(reading["data_memory"], "data_memory")
     with progress.counting():
         data = load(chosen.get("dataset", type(config).options()["dataset"].default), **reading)
     if jax.process_count() > 1:

@@ -186,7 +186,16 @@ def in_other_order(run: Run, shuffle: str) -> tuple[Protocol, Batch, Subsets]:
 
 
 def seen(run: Run, key: Array, count: int) -> tuple[Batch, Subsets]:
-    """(images, which of them each of `count` networks sees): a draw of its own where noise is fresh."""
+    """The images of a run, and which of them each network sees: a draw of its own where noise is fresh.
+
+    Args:
+      run: the run.
+      key: of the draws; a named stream, which is split into a key per network.
+      count: networks.
+
+    Returns:
+      (images, subsets).
+    """
     size = len(run.synthetic.images)
     if CURRICULA[run.config.curriculum].noise != "fresh":
         return run.batch, everything(size)

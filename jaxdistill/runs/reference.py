@@ -6,7 +6,6 @@ distillation. It is stored in the user's cache by all of these.
 
 import hashlib
 import json
-import os
 import platform
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -181,15 +180,11 @@ def _searched(protocols: Sequence[Protocol], step_sizes: Sequence[float]) -> lis
 
 def setting(key: Array, data: Splits) -> dict[str, Any]:
     """What numbers depend on besides networks and protocols: program, data, seed, arithmetic, machine."""
-    config: Any = jax.config
     around = jax.sharding.get_abstract_mesh()
     return {
         "semantics": SEMANTICS,
         "data": _digest(data),
         "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
-        "threefry_partitionable": config.jax_threefry_partitionable,
-        "x64": config.jax_enable_x64,
-        "xla_flags": os.environ.get("XLA_FLAGS", "").split(),
         "machine": [target(), machine(), str(around.shape)],
         **{name: value for name, value in environment().items() if name not in OF_A_RUN},
     }

@@ -34,12 +34,12 @@ import numpy as np
 from jaxdistill.core.checks import fail
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.types import Batch
-from jaxdistill.data import read_npz, to_pixels
+from jaxdistill.data import DatasetInfo, read_npz, to_pixels
 from jaxdistill.data.whitening import Whitening
 from jaxdistill.runtime.atomic import atomic_write, jsonable
 
-KINDS = {"probabilities": "y_soft", "free": "y_free"}
-"""The name of the labels' array, by the kind of labels."""
+LABEL_ARRAYS = {"probabilities": "y_soft", "free": "y_free"}
+"""By kind of labels: the name of their array."""
 HYPERPARAMETERS = ("learning_rate", "momentum")
 """Those of the inner optimisers, see `jaxdistill.inner.optimizers`."""
 ZCA = tuple(field.name for field in dataclasses.fields(Whitening))
@@ -136,14 +136,12 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
     order, info = np.asarray(content["order"], np.int32), content["info"]
     kind = "free" if content.get("free") else "probabilities"
     _check(where, images, labels, order, kind)
-    steps, channels = order.shape[0], (images.shape[-1],)
-    mean, std = (np.broadcast_to(np.asarray(v, np.float32), channels) for v in (info.mean, info.std))
-    scale = np.float32(info.scale)
+    steps = order.shape[0]
     arrays: dict[str, Any] = {
         "x": to_pixels(images, info),
         "x_standardised": images,
         "y": labels.argmax(axis=-1).astype(np.int64),
-        KINDS[kind]: labels,
+        LABEL_ARRAYS[kind]: labels,
         "order": order,
     }
     for name, value in content["hyperparameters"].items():
@@ -153,8 +151,7 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
                 where, f"{name} finite, of shape ({steps},) or (1,)", f"shape {value.shape}, {value.tolist()}"
             )
         arrays[f"hyper_{name}"] = np.broadcast_to(value, (steps,))
-    arrays |= {"scale": scale, "mean": mean, "std": std, "class_names": np.asarray(info.class_names, np.str_)}
-    arrays |= whitening_arrays(info.whitening)
+    arrays |= data_arrays(info)
     for keys, weights in jax.tree_util.tree_leaves_with_path(content.get("start")):
         arrays["/".join(["start", *(str(k.key) for k in keys)])] = np.asarray(weights)
     texts = {"dataset": info.name, "method": content["method"]}
@@ -163,18 +160,33 @@ def arrays_of(where: str, content: Content) -> dict[str, np.ndarray]:
     return arrays | {name: np.asarray(text, np.str_) for name, text in texts.items()}
 
 
-def whitening_arrays(whitening: Whitening | None) -> dict[str, np.ndarray]:
-    """The arrays of a file that define the whitening of its images; empty if they are not whitened."""
-    return {} if whitening is None else {f"zca_{name}": getattr(whitening, name) for name in ZCA}
+def data_arrays(info: DatasetInfo) -> dict[str, np.ndarray]:
+    """The arrays of a file that say how its images were standardised and what its classes are called.
+
+    Args:
+      info: of the data set; of it `scale`, `mean`, `std`, `class_names` and `whitening` are used.
+
+    Returns:
+      `scale`, `mean` and `std` [C] float32, `class_names`, and `zca_*` if images are whitened.
+    """
+    arrays: dict[str, np.ndarray] = {
+        "scale": np.asarray(info.scale, np.float32),
+        "mean": np.asarray(info.mean, np.float32),
+        "std": np.asarray(info.std, np.float32),
+        "class_names": np.asarray(info.class_names, np.str_),
+    }
+    if info.whitening is not None:
+        arrays |= {f"zca_{name}": getattr(info.whitening, name) for name in ZCA}
+    return arrays
 
 
-def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -> Synthetic:
+def read_synthetic(path: str | os.PathLike) -> Synthetic:
     """Reads a synthetic data file of a run, or any `.npz` with images `x` and labels `y`.
 
     Args:
       path: the `.npz`. `x` is [N, H, W, C] or [N, H, W] in raw pixel units, of any numeric type; `y` is
-        [N] integers or [N, classes] probabilities (`y_soft` or `y_free` goes before it where it is there).
-      num_classes: how many classes there are, where `y` is integers; by default one more than the largest.
+        [N] integers from 0 to the number of classes - 1, or [N, classes] probabilities (`y_soft` or `y_free`
+        goes before it where it is there).
 
     Returns:
       The content, checked.
@@ -184,21 +196,20 @@ def read_synthetic(path: str | os.PathLike, *, num_classes: int | None = None) -
     """
     path = as_path("read_synthetic", path)
     where = f"read_synthetic({Path(*path.parts[-2:])})"  # of many runs, the folder tells which
-    return checked(where, read_npz(path, where), num_classes)
+    return checked(where, read_npz(path, where))
 
 
-def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | None = None) -> Synthetic:
+def checked(where: str, arrays: Mapping[str, np.ndarray]) -> Synthetic:
     """The checked content of a file with the given arrays.
 
     Args:
       where: for errors.
       arrays: those of an `.npz`, by name.
-      num_classes: as for `read_synthetic`.
 
     Raises:
       UserError: as `read_synthetic`.
     """
-    if "x" not in arrays or not {"y", *KINDS.values()} & set(arrays):
+    if "x" not in arrays or not {"y", *LABEL_ARRAYS.values()} & set(arrays):
         raise fail(where, "arrays x and y", f"only {', '.join(sorted(arrays)) or 'an empty file'}")
     pixels = _images(where, "x", arrays["x"])
     images = (
@@ -206,8 +217,8 @@ def checked(where: str, arrays: Mapping[str, np.ndarray], num_classes: int | Non
     )
     if images is not None and images.shape != pixels.shape:
         raise fail(where, f"x_standardised of the shape of x, {pixels.shape}", images.shape)
-    kind = "free" if KINDS["free"] in arrays else "probabilities"
-    labels = _labels(where, arrays.get(KINDS[kind], arrays.get("y")), num_classes)
+    kind = "free" if LABEL_ARRAYS["free"] in arrays else "probabilities"
+    labels = _labels(where, arrays.get(LABEL_ARRAYS[kind], arrays.get("y")))
     order = arrays.get("order")
     if order is not None and order.dtype.kind not in "iu":
         raise fail(where, "order as integers", order.dtype)
@@ -321,20 +332,15 @@ def _images(where: str, name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def _labels(where: str, y: Any, num_classes: int | None) -> np.ndarray:
+def _labels(where: str, y: Any) -> np.ndarray:
     if y.dtype.kind not in "biuf":
         raise fail(where, "y as integers or probabilities", y.dtype)
     if y.ndim == 2 and y.shape[1] > 1:
-        if num_classes is not None and y.shape[1] != num_classes:
-            raise fail(where, f"labels for {num_classes} classes", y.shape[1])
         return y.astype(np.float32)
     y = y.reshape(-1)
     if y.size == 0 or not np.isfinite(y).all() or (y != np.round(y)).any() or y.min() < 0:
         raise fail(where, "y as integers from 0", y[:3].tolist())
-    classes = int(y.max()) + 1 if num_classes is None else num_classes
-    if y.max() >= classes:
-        raise fail(where, f"y below the number of classes, {classes}", int(y.max()))
-    return np.eye(classes, dtype=np.float32)[y.astype(np.int64)]
+    return np.eye(int(y.max()) + 1, dtype=np.float32)[y.astype(np.int64)]
 
 
 def _check(where: str, images: np.ndarray, labels: np.ndarray, order: np.ndarray | None, kind: str) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxdistill.core.checks import UserError, fail, needs
 from jaxdistill.runtime.atomic import jsonable
-from jaxdistill.runtime.export import KINDS, Synthetic, checked, write_arrays
+from jaxdistill.runtime.export import LABEL_ARRAYS, Synthetic, checked, write_arrays
 from jaxdistill.runtime.torch_files import OURS
 from jaxdistill.runtime.training_code import LABELS, from_hf_folder, training_code
 
@@ -218,7 +218,7 @@ def _arrays_of_rows(folder: Path, where: str) -> dict[str, np.ndarray]:
 def _labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     kind = next(kind for kind, name in LABELS.items() if name in rows[0])
     found = {"y": np.asarray([row["label"] for row in rows])}
-    return found | {KINDS[kind]: np.asarray([row[LABELS[kind]] for row in rows], np.float32)}
+    return found | {LABEL_ARRAYS[kind]: np.asarray([row[LABELS[kind]] for row in rows], np.float32)}
 
 
 def require_pyarrow(where: str) -> tuple[Any, Any]:

@@ -98,11 +98,10 @@ def curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title:
     panels = [(name, series) for name, series in panels if series]
     if not panels:
         raise fail("curves", "rows with a loss or an accuracy", f"{len(rows)} rows without")
-    figure = _figure(4.6 * len(panels) + 0.4, 3.6)
-    axes = np.ravel(figure.subplots(1, len(panels), squeeze=False))
+    figure, axes = row_of_panels(len(panels), 4.6 * len(panels) + 0.4, 3.6)
     for axis, (name, series) in zip(axes, panels, strict=True):
         _panel(axis, name, series)
-    _finish(path, figure, title)
+    save_titled(path, figure, title)
 
 
 def lines(
@@ -128,8 +127,7 @@ def lines(
     """
     from matplotlib import ticker
 
-    figure = _figure(6.4 if len(panels) == 1 else 4.6 * len(panels), 4.2)
-    axes = np.ravel(figure.subplots(1, len(panels), squeeze=False))
+    figure, axes = row_of_panels(len(panels), 6.4 if len(panels) == 1 else 4.6 * len(panels), 4.2)
     for axis, (label, (mean_of, std_of)) in zip(axes, panels.items(), strict=True):
         for i, series in enumerate(dict.fromkeys(row["series"] for row in rows)):
             own = sorted((r[x], r[mean_of], r[std_of]) for r in rows if r["series"] == series)
@@ -140,76 +138,9 @@ def lines(
             axis.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
         axis.set_xscale("log", base=base)
         axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-        _axes(axis, label, x_label)
+        style_panel(axis, label, x_label)
     axes[0].legend(fontsize=7.5, frameon=False, labelcolor=INK, loc="best")
-    _finish(path, figure, title)
-
-
-def rank_scatter(
-    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], ways: Mapping[str, str], *, title: str = ""
-) -> None:
-    """Draws the accuracy of long training against that of few steps, with a panel per kind of few-step
-    training.
-
-    Args:
-      path: the PNG.
-      rows: one per architecture, with `long_validation` and `WAY_validation` in [0, 1].
-      ways: name to what its panel is called.
-      title: stands above.
-    """
-    figure = _figure(3.6 * len(ways) + 0.4, 3.8)
-    axes = np.ravel(figure.subplots(1, len(ways), squeeze=False, sharey=True))
-    truth = 100 * np.asarray([row["long_validation"] for row in rows])
-    for i, (axis, (way, label)) in enumerate(zip(axes, ways.items(), strict=True)):
-        scores = 100 * np.asarray([row[f"{way}_validation"] for row in rows])
-        axis.scatter(scores, truth, s=22, color=COLOURS[i], alpha=0.8, lw=0)
-        _axes(axis, label, "validation accuracy after few steps, %")
-    axes[0].set_ylabel("after long training, %", fontsize=8.5, color=FAINT)
-    _finish(path, figure, title)
-
-
-def memory_and_time(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
-    """Draws memory and time of hypergradients against the number of inner steps, both logarithmic.
-
-    A line per estimator; learners K by line style.
-
-    Args:
-      path: the PNG.
-      rows: with `estimator`, `K`, `T`, and any of `program_bytes` and `seconds_median`.
-      title: stands above.
-    """
-    panels = [("program_bytes", "memory of the program, MiB", 2.0**-20)]
-    panels.append(("seconds_median", "time, ms", 1e3))
-    panels = [panel for panel in panels if any(row.get(panel[0]) is not None for row in rows)]
-    estimators = list(dict.fromkeys(row["estimator"] for row in rows))
-    learners = sorted({row["K"] for row in rows})
-    figure = _figure(4.4 * max(1, len(panels)) + 1.9, 3.8)
-    axes = np.ravel(figure.subplots(1, max(1, len(panels)), squeeze=False))
-    for axis, (name, label, factor) in zip(axes, panels, strict=False):
-        shown = [row for row in rows if row.get(name) is not None]
-        for i, estimator in enumerate(estimators):
-            for k, count in enumerate(learners):
-                line = sorted(
-                    (r["T"], r[name]) for r in shown if (r["estimator"], r["K"]) == (estimator, count)
-                )
-                steps, values = np.asarray(line, float).reshape(-1, 2).T
-                text = estimator.replace("_", " ") if len(learners) == 1 else f"{estimator}, K = {count}"
-                marker = MARKERS[i % len(MARKERS)]
-                style: dict[str, Any] = {
-                    "ls": ("-", "--", ":", "-.")[k % 4],
-                    "lw": 1.4,
-                    "marker": marker,
-                    "ms": 4,
-                }
-                colour = COLOURS[i % len(COLOURS)] if i < len(COLOURS) else INK
-                axis.plot(steps, values * factor, color=colour, label=text, **style)
-        axis.set_xscale("log")
-        _logarithmic(axis, factor * np.asarray([row[name] for row in shown], float))
-        _axes(axis, label, "inner steps T")
-    if panels:
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", fontsize=7.5, frameon=False, labelcolor=INK)
-    _finish(path, figure, title)
+    save_titled(path, figure, title)
 
 
 def display_range(pixels: np.ndarray, scale: float | None) -> tuple[float, float, str]:
@@ -272,6 +203,29 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
+def row_of_panels(
+    count: int, width: float, height: float, *, share_y: bool = False
+) -> tuple[Any, np.ndarray]:
+    """A blank figure with panels beside each other.
+
+    Args:
+      count: panels, at least one.
+      width, height: of the figure, in inches.
+      share_y: whether all panels have the y axis of the first.
+
+    Returns:
+      (the figure, its panels [count]).
+    """
+    figure = _figure(width, height)
+    return figure, np.ravel(figure.subplots(1, count, squeeze=False, sharey=share_y))
+
+
+def legend_beside(figure: Any, panel: Any) -> None:
+    """Puts the legend of a panel to the right of all panels."""
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7.5, frameon=False, labelcolor=INK)
+
+
 def _canvas(width: float, height: float, content: float, title: str) -> tuple[Any, float, float]:
     """A figure with room for the title above and the caption below; (figure, left, top), inches."""
     top = 76 / DPI if title else 22 / DPI
@@ -312,7 +266,8 @@ def _caption(path: Any, figure: Any, x: float, caption: str) -> None:
     _save(path, figure)
 
 
-def _finish(path: Any, figure: Any, title: str) -> None:
+def save_titled(path: str | os.PathLike, figure: Any, title: str) -> None:
+    """Writes a figure of panels to a PNG, with a title above them unless it is empty."""
     if title:
         title = fonts.shown(title)
         figure.suptitle(
@@ -365,16 +320,16 @@ def _panel(axis: Any, name: str, series: list[tuple[str, np.ndarray, np.ndarray]
             axis.plot(steps, values[:, t], color=_shade(t / last), label=shown, **style)
     finite = np.concatenate([values[np.isfinite(values)] for _, _, values in series])
     if not name.startswith("accuracy") and finite.min() > 0 and finite.max() > 10 * finite.min():
-        _logarithmic(axis, finite)
-    _axes(axis, name, "outer step")
+        logarithmic_y(axis, finite)
+    style_panel(axis, name, "outer step")
     if len(axis.get_legend_handles_labels()[1]) > 1:
         axis.legend(fontsize=7.5, frameon=False, labelcolor=INK)
 
 
-def _axes(axis: Any, name: str, below: str) -> None:
-    """The look that all panels share."""
-    axis.set_title(name, loc="left", fontsize=9.5, color=INK)
-    axis.set_xlabel(below, fontsize=8.5, color=FAINT)
+def style_panel(axis: Any, title: str, x_label: str) -> None:
+    """Gives a panel its title, the label of its x axis and the look that all panels share."""
+    axis.set_title(title, loc="left", fontsize=9.5, color=INK)
+    axis.set_xlabel(x_label, fontsize=8.5, color=FAINT)
     axis.tick_params(labelsize=8, colors=FAINT, length=0, which="both")
     axis.grid(color=RULE, lw=0.7)
     axis.set_axisbelow(True)
@@ -383,8 +338,13 @@ def _axes(axis: Any, name: str, below: str) -> None:
         spine.set_color(RULE)
 
 
-def _logarithmic(axis: Any, values: np.ndarray) -> None:
-    """A logarithmic axis with plain numbers: 0.05, 0.1, 0.2 where it spans few decades."""
+def logarithmic_y(axis: Any, values: np.ndarray) -> None:
+    """Makes the y axis logarithmic with plain numbers, such as 0.05, 0.1, 0.2 if it spans few decades.
+
+    Args:
+      axis: the panel.
+      values: what it shows, above 0, of any shape.
+    """
     from matplotlib import ticker
 
     few = values.max() < 300 * values.min()

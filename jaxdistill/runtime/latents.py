@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxdistill.core.types import Stored
 from jaxdistill.runtime.atomic import atomic_write
-from jaxdistill.runtime.export import whitening_arrays, write_arrays
+from jaxdistill.runtime.export import data_arrays, write_arrays
 from jaxdistill.teachers.decoders.decoder import NUMPY, Decoder
 
 OF_UINT8 = ("/low", "/step")
@@ -53,20 +53,15 @@ def latents_arrays(
         value = np.asarray(array)
         value = value.astype(np.float32) if value.dtype == np.float64 else value
         arrays[name if name.endswith(OF_UINT8) else f"latents/{name}"] = value
-    channels = info.image_shape[-1:]
-    mean, std = (np.broadcast_to(np.asarray(v, np.float32), channels) for v in (info.mean, info.std))
     arrays |= {
         "image_shape": np.asarray(info.image_shape, np.int64),
         "classes": np.repeat(np.arange(info.num_classes), images_per_class),
-        "scale": np.float32(info.scale),
-        "mean": mean,
-        "std": std,
-        "class_names": np.asarray(info.class_names, np.str_),
+        **data_arrays(info),
     }
     code = NUMPY + decoder.numpy + LABELS
     texts = {"decoder": decoder.name, "code": code, "dataset": info.name, "label_kind": label_kind}
     arrays |= {name: np.asarray(text, np.str_) for name, text in texts.items()}
-    return arrays | whitening_arrays(info.whitening)
+    return arrays
 
 
 def write_latents(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:

@@ -48,6 +48,17 @@ from jaxdistill.inner.over_learners import DATA, LEARNER
 from jaxdistill.runtime import progress
 
 MORE_CPUS = "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N devices of a CPU."
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+    "send",
+)
+"""Names in compiled programs of the operations that send data between devices."""
 
 
 class Layout(NamedTuple):
@@ -155,14 +166,18 @@ def spread(devices: Layout | None) -> contextlib.AbstractContextManager:
 
 
 def state_shardings(devices: Layout, state: DistillState) -> DistillState:
-    """The placement of a state: arrays with an axis of K learners are split over it, others are replicated.
+    """Where each array of a state lies: those of learners are split over devices, the others copied to all.
+
+    Arrays of learners are those of `population` and `solver` with a leading axis of length K, such as weights
+    of networks. The mesh axis `learner` splits that axis. Every device has a copy of all other arrays: what
+    is learned, its optimiser state, the step, the average.
 
     Args:
-      devices: the layout.
+      devices: the mesh, and K.
       state: arrays or shapes.
 
     Returns:
-      A sharding for every leaf.
+      A state with the sharding of each array in its place.
     """
     axis = PartitionSpec(LEARNER)
 
@@ -255,20 +270,8 @@ def communication(compiled: Any) -> list[Collective]:
     Args:
       compiled: what `jax.jit(f).lower(...).compile()` gives.
     """
-    found = re.findall(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(?:-start)?\(", compiled.as_text())
+    found = re.findall(rf"= (\(.*?\)|\S+) ({'|'.join(COLLECTIVES)})(?:-start)?\(", compiled.as_text())
     return [Collective(kind, _bytes(shape)) for shape, kind in found]
-
-
-KINDS = (
-    "all-reduce",
-    "all-gather",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-    "send",
-)
 
 
 def _bytes(shapes: str) -> int:

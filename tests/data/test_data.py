@@ -10,7 +10,7 @@ from jaxdistill import data
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import dataset
 from jaxdistill.data.dataset import statistics
-from jaxdistill.data.shaping import fitted, with_channels
+from jaxdistill.data.shaping import fitted, resize, with_channels
 from jaxdistill.data.splitting import stratified_split
 
 INFO = data.DatasetInfo("two", (4, 4, 2), 3, ("a", "b", "c"), 255.0, (0.3, 0.5), (0.2, 0.31))
@@ -145,7 +145,7 @@ def test_statistics_agree_with_numpy_and_refuse_a_constant_channel():
 def test_resize_agrees_with_jax(size):
     x = np.random.default_rng(0).random((2, 4, 6, 3), dtype=np.float32)
     expected = jax.jit(lambda x: jax.image.resize(x, (2, size, size, 3), "bilinear", antialias=True))(x)
-    np.testing.assert_allclose(data.resize(x, size), expected, atol=1e-6)  # sums of ten float32 terms
+    np.testing.assert_allclose(resize(x, size), expected, atol=1e-6)  # sums of ten float32 terms
 
 
 def test_image_size_is_applied_on_load():
@@ -153,13 +153,26 @@ def test_image_size_is_applied_on_load():
     assert splits.info.image_shape == splits.train.x.shape[1:] == splits.test.x.shape[1:] == (4, 4, 1)
     assert float(splits.train.x.std()) == pytest.approx(1, abs=1e-5)
     x = np.zeros((1, 8, 8, 1), np.uint8)
-    assert data.resize(x, 8) is x
+    assert resize(x, 8) is x
 
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, True, "8"])
 def test_a_bad_image_size_is_refused_before_anything_is_read(size):
     with pytest.raises(UserError, match="image_size"):
         data.load("missing.npz", image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        *(({"seed": seed}, "seed as a whole number in 0 ...") for seed in (1.5, "0", -1, True, None, 2**32)),
+        *(({"data_memory": size}, "data_memory: expected a size such as 2GB") for size in ("much", -1, True)),
+    ],
+)
+def test_a_bad_seed_or_size_is_refused_before_anything_is_read(chosen, says):
+    with pytest.raises(UserError) as error:
+        data.load("missing.npz", **chosen)
+    assert says in message(error)
 
 
 def test_images_that_are_no_squares_are_fitted():
@@ -169,7 +182,7 @@ def test_images_that_are_no_squares_are_fitted():
     padded = fitted(x, 8, "pad")
     np.testing.assert_array_equal(padded[0, 2:6], x[0])
     assert padded[0, :2].max() == padded[0, 6:].max() == 0
-    np.testing.assert_array_equal(fitted(x, 4, "stretch"), data.resize(x, 4))
+    np.testing.assert_array_equal(fitted(x, 4, "stretch"), resize(x, 4))
     with pytest.raises(UserError, match="one of crop, pad, stretch"):
         data.load("digits", image_size=4, fit="squeeze")
 

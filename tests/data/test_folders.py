@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 from jaxdistill import data
 from jaxdistill.core.checks import Caution, UserError
 from jaxdistill.core.reporting import listening
-from jaxdistill.data import folders, pictures
+from jaxdistill.data import decoding, pictures
 from jaxdistill.data.folders import _alike_in_parts
 from jaxdistill.data.pictures import SUFFIXES, decode
 
@@ -137,7 +137,7 @@ def test_classes_without_parts_are_split_and_may_have_folders(tmp_path):
 def test_the_cache_is_found_again_until_a_file_changes(tmp_path, monkeypatch):
     root = write(tmp_path / "pets", some())
     first = load(root, tmp_path)
-    monkeypatch.setattr(folders, "decode", None)  # cannot be called
+    monkeypatch.setattr(decoding, "decode", None)  # cannot be called
     again = load(root, tmp_path)
     assert again.info == first.info
     np.testing.assert_array_equal(again.train.x, first.train.x)
@@ -306,8 +306,8 @@ def test_a_bad_folder_is_one_clear_line(case, tmp_path):
 
 @pytest.mark.parametrize("small", [0, 10**6])
 def test_decoding_tells_how_far_it_is_in_threads_or_not(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "CHUNK", 3)
-    monkeypatch.setattr(folders, "SMALL", small)
+    monkeypatch.setattr(decoding, "CHUNK", 3)
+    monkeypatch.setattr(decoding, "SMALL", small)
     told = []
     with listening(lambda *how_far: told.append(how_far) if how_far[0] == "decoding pictures" else None):
         load(write(tmp_path / "pets", some()), tmp_path)

@@ -116,21 +116,21 @@ def test_one_parquet_file_of_bytes_without_features(tmp_path):
 def test_pictures_that_differ(tmp_path, monkeypatch):
     mixed = [{"bytes": png(pixels(i, (8, 8, 3) if i else (8, 8))), "path": None} for i in range(8)]
     parquet.write_table(table(range(8), image=mixed), tmp_path / "a.parquet")
-    decode = hugging_face.decoded_in_threads
+    decode = hugging_face.decoded
     for again in (False, True):  # from the cache, with the same caution
-        monkeypatch.setattr(hugging_face, "decoded_in_threads", None if again else decode)
+        monkeypatch.setattr(hugging_face, "decoded", None if again else decode)
         with pytest.warns(Caution, match="1 of 8 pictures are grey; they become colour"):
             assert data.load(tmp_path / "a.parquet").info.image_shape == (8, 8, 3)
-    monkeypatch.setattr(hugging_face, "decoded_in_threads", decode)
+    monkeypatch.setattr(hugging_face, "decoded", decode)
     content = table(range(8), label=[1, 2] * 4, features=None, image=mixed)
     parquet.write_table(content, tmp_path / "b.parquet")
     for again in (False, True):  # what was found out about labels, too
-        monkeypatch.setattr(hugging_face, "decoded_in_threads", None if again else decode)
+        monkeypatch.setattr(hugging_face, "decoded", None if again else decode)
         with pytest.warns(Caution) as told:
             data.load(tmp_path / "b.parquet")
         lines = " ".join(str(each.message) for each in told)
         assert "load(b): labels 1, 2 are numbered 0 to 1" in lines and "pictures are grey" in lines
-    monkeypatch.setattr(hugging_face, "decoded_in_threads", decode)
+    monkeypatch.setattr(hugging_face, "decoded", decode)
     sizes = [{"bytes": png(pixels(i, (8, 8 + i % 2, 3))), "path": None} for i in range(8)]
     parquet.write_table(table(range(8), image=sizes), tmp_path / "b.parquet")
     with pytest.raises(UserError, match=r"8x8 of row 0 of train and 8x9 of row 1 of train\. Pass image_size"):

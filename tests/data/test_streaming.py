@@ -98,7 +98,7 @@ def test_own_arrays_stay_in_their_file_unless_they_are_compressed(save, mine, tm
     with np.load(mine) as file:
         arrays = dict(file)
     save(tmp_path / "mine.npz", **arrays)
-    here, there = data.load(mine), data.load(tmp_path / "mine.npz", data_memory=100)
+    here, there = data.load(mine), data.load(tmp_path / "mine.npz", data_memory="100B")
     assert (bases(there.train.pixels._images)[-1].__class__ is mmap.mmap) == (save is np.savez)
     assert here.info.digest == there.info.digest
     every = np.arange(len(here.train.y))

@@ -1,7 +1,9 @@
 """Images that make networks take one class for another: what is counted, if it works, what is refused."""
 
 import json
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tiny_runs import TINY, drawn
 from experiments import attack
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import load
+from jaxdistill.evaluation import few_steps
 from jaxdistill.runs import plan as runs_plan
 from jaxdistill.runs.bank_training import PretrainOptions, pretrain
 from jaxdistill.runs.run import load_run
@@ -69,6 +72,26 @@ def test_training_labels_are_changed_and_no_others():
     before, after = np.asarray(data.train.y).argmax(1), np.asarray(changed.train.y).argmax(1)
     assert (after[before == 3] == 5).all() and (after == before)[before != 3].all()
     assert changed.test is data.test and changed.validation is data.validation
+
+
+def test_images_and_training_have_streams_of_their_own(key, monkeypatch):
+    used = set()
+
+    def subsets(key, count):
+        used.add(("images", str(jax.random.key_data(key))))
+        return np.zeros((count, 1), np.int32)
+
+    def train(params, images, rows, values, split, key):
+        used.add(("training", str(jax.random.key_data(key))))
+        return np.zeros((1, 3, 3))
+
+    monkeypatch.setattr(attack, "evaluator", lambda *arguments, **options: train)
+    evaluation = SimpleNamespace(learner=None, strategy="auto", learner_chunk=None)
+    parts = ((np.zeros((1, 1)), None, each) for each in jax.random.split(key))
+    trained = attack.Trained(few_steps(10, num_steps=2, batch_size=5), None, subsets)
+    before = {"others_mean": 0.9, "validation_others_mean": 0.9}
+    attack.rows_of(attack.Trial(attack.Attack(0, 1), evaluation, *parts), "real", trained, [0.1, 0.2], before)
+    assert len(used) == len({key for _, key in used}) == 4  # two purposes, two splits; one for all step sizes
 
 
 def test_the_tables_and_files_of_an_attack(pool, tmp_path, capsys, monkeypatch):

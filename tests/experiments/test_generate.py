@@ -42,6 +42,9 @@ def test_more_images_are_drawn(folder, capsys):
         np.testing.assert_array_equal(file["y"], np.arange(30) % 10)
         np.testing.assert_array_equal(file["x"], found["x"])
         np.testing.assert_array_equal(file["x_standardised"], found["x_standardised"])
+        again = file["x_standardised"] * file["std"] + file["mean"]  # NumPy alone gives the pixels
+        np.testing.assert_allclose(again * file["scale"], file["x"], atol=1e-4)
+        assert file["class_names"].tolist() == list("0123456789")
     run = jd.load_run(folder)
     other = jd.generate(run, 30, seed=1)
     np.testing.assert_allclose(jd.standardise(other.pixels, run.data.info), other.standardised, atol=1e-5)
@@ -69,3 +72,5 @@ def test_what_cannot_be_drawn_is_one_line(folder, tmp_path):
     with pytest.raises(UserError) as error:
         jd.generate(jd.load_run(folder), 0)
     assert "a whole number num_images >= 1, got 0" in message(error)
+    with pytest.raises(UserError, match=r"generate: expected seed as a whole number .*, got 1\.5"):
+        jd.generate(jd.load_run(folder), 1, seed=1.5)

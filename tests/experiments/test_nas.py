@@ -16,6 +16,7 @@ from jaxdistill.config.resolve import filled, resolve
 from jaxdistill.config.table import Config
 from jaxdistill.core.checks import UserError
 from jaxdistill.data import load
+from jaxdistill.evaluation import few_steps
 from jaxdistill.learners import learner
 from jaxdistill.methods.recipe import Facts
 from jaxdistill.runs import distill as runs_of
@@ -79,6 +80,33 @@ def test_a_search_of_convnets(distilled, tmp_path, capsys):
     result = nas.run(Options(**SEARCH, distilled=distilled, run_dir=tmp_path))
     check_search(result, tmp_path / "search", capsys.readouterr().out)
     assert len({row["long_validation"] for row in result["rows"]}) > 1
+
+
+def test_networks_images_and_training_have_streams_of_their_own(monkeypatch):
+    used = set()
+
+    def note(purpose, key):
+        used.add((purpose, str(jax.random.key_data(key))))
+
+    def draw(key, count):
+        note("learners", key)
+        return np.zeros((count, 1))
+
+    def subsets(key, count):
+        note("images", key)
+        return np.zeros((count, 1), np.int32)
+
+    def train(params, images, rows, values, split, key):
+        note("training", key)
+        return np.asarray([0.5])
+
+    monkeypatch.setattr(nas, "new_networks", lambda net: draw)
+    monkeypatch.setattr(nas, "evaluator", lambda *arguments, **options: train)
+    trial = nas.Trial(None, load("digits"), filled(Options(num_learners=1)), None)
+    training = nas.training_by(few_steps(10, num_steps=2, batch_size=5), subsets)
+    for name in ("first", "second"):
+        trial.run("real", training, [0.1], name, test=True)
+    assert len(used) == len({key for _, key in used}) == 6  # three purposes, two draws; one for both splits
 
 
 def test_ranks_are_those_of_scipy_by_hand():

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 from fake_devices import FAKE
 from helpers import message
@@ -32,6 +33,13 @@ def test_efficiency_is_of_each_kind_of_work():
     ]
     scaling.with_efficiency(rows)
     assert [row["efficiency"] for row in rows] == [1.0, 0.75, 1.0]
+
+
+def test_the_ideal_is_half_of_the_time_and_memory_on_twice_the_devices_at_fixed_work():
+    times = np.asarray([1.0, 2.0, 4.0])
+    assert scaling.ideal_of("seconds_median", scaling.FIXED, times).tolist() == [1.0, 0.5, 0.25]
+    assert scaling.ideal_of("program_bytes", scaling.PER_DEVICE, times).tolist() == [1.0] * 3
+    assert scaling.ideal_of("images_per_second", scaling.PER_DEVICE, times).tolist() == [1.0, 2.0, 4.0]
 
 
 @pytest.mark.parametrize(

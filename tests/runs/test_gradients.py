@@ -19,7 +19,7 @@ from jaxdistill.runs.distill import FAULTS
 from jaxdistill.runs.plan import planned
 from jaxdistill.runtime import loop
 from jaxdistill.runtime.divergence import check, skipped_before
-from jaxdistill.runtime.memory import format_bytes, parse_bytes, total_bytes
+from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.metrics import read_metrics
 
 IMPLICIT = ALONE | {"gradient": "implicit", "distill_epochs": UNSET, "max_inner_steps": 20}
@@ -210,30 +210,6 @@ def test_auto_runs_what_it_chose_and_is_resumed(tmp_path, monkeypatch, capsys):
     assert stored["config"]["gradient"] == "unrolled" and stored["chosen"]["gradient"] == "auto"
     again = jd.distill(**options, run_dir=tmp_path / "run", progress=False)
     np.testing.assert_array_equal(again.images, run.images)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("2GB", 2 * 10**9), ("1.5 GiB", 3 * 2**29), ("512m", 512 * 10**6), ("70000", 70000), ("1e6", 10**6)],
-)
-def test_sizes_are_read(text, size):
-    assert parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "0", "2XB", "1e999", "-1GB", "nan", "1..5GB", "i"])
-def test_sizes_that_are_none(text):
-    with pytest.raises(UserError) as error:
-        parse_bytes(text)
-    assert "2GB" in message(error)
-
-
-def test_sizes_are_shown():
-    assert [format_bytes(n) for n in (999, 1000, 14_230_000, 1_620_000_000)] == [
-        "999 B",
-        "1 kB",
-        "14.2 MB",
-        "1.62 GB",
-    ]
 
 
 def test_a_program_needs_its_arguments_too():

@@ -48,7 +48,7 @@ def test_synthetic_round_trip(tmp_path):
     np.testing.assert_array_equal(arrays["hyper_momentum"], np.full(3, 0.9, np.float32))
     assert str(arrays["dataset"]) == "tiny" and arrays["class_names"].tolist() == ["zéro", "one"]
     assert json.loads(str(arrays["learner"])) == {"name": "mlp", "hidden": [8, 8]}
-    synthetic = export.read_synthetic(tmp_path / "a.npz", num_classes=2)
+    synthetic = export.read_synthetic(tmp_path / "a.npz")
     np.testing.assert_array_equal(synthetic.images, content["images"])
     np.testing.assert_array_equal(synthetic.labels, content["labels"])
     np.testing.assert_array_equal(synthetic.order, content["order"])
@@ -92,9 +92,9 @@ def test_bad_synthetic_data_are_not_written(tmp_path, changes, expected):
 
 def test_a_users_file_is_read(tmp_path):
     np.savez(tmp_path / "mine.npz", x=np.zeros((3, 8, 8), np.uint8), y=np.array([0, 2, 1], np.uint8))
-    synthetic = export.read_synthetic(tmp_path / "mine.npz", num_classes=4)
+    synthetic = export.read_synthetic(tmp_path / "mine.npz")
     assert synthetic.pixels.shape == (3, 8, 8, 1) and synthetic.pixels.dtype == np.float32
-    np.testing.assert_array_equal(synthetic.labels, np.eye(4, dtype=np.float32)[[0, 2, 1]])
+    np.testing.assert_array_equal(synthetic.labels, np.eye(3, dtype=np.float32)[[0, 2, 1]])
     assert synthetic.images is None and synthetic.order is None
     assert synthetic.hyperparameters == {} and synthetic.metadata == {}
 
@@ -111,9 +111,7 @@ X = np.zeros((2, 8, 8), np.float32)
         ({"x": X, "y": [0]}, "one row per image"),
         ({"x": X, "y": [0, -1]}, "y as integers from 0"),
         ({"x": X, "y": [0, 0.5]}, "y as integers from 0"),
-        ({"x": X, "y": [0, 2]}, "y below the number of classes, 2"),
         ({"x": X, "y": [[0.5, 0.6], [0, 1]]}, "sum to 1"),
-        ({"x": X, "y": [[1, 0, 0], [0, 1, 0]]}, "labels for 2 classes"),
         ({"x": X, "y": ["a", "b"]}, "y as integers or probabilities"),
         ({"x": X, "y": [0, 1], "order": [[0, 5]]}, "values in 0..1"),
         (
@@ -134,7 +132,7 @@ X = np.zeros((2, 8, 8), np.float32)
 def test_bad_users_files_are_refused(tmp_path, arrays, expected):
     np.savez(tmp_path / "mine.npz", **{name: np.asarray(value) for name, value in arrays.items()})
     with pytest.raises(UserError) as error:
-        export.read_synthetic(tmp_path / "mine.npz", num_classes=2)
+        export.read_synthetic(tmp_path / "mine.npz")
     assert expected in message(error)
 
 
