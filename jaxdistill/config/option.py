@@ -31,6 +31,8 @@ class Unset:
 
 
 UNSET: Any = Unset()
+LARGEST = 2**31 - 1
+"""The largest whole number of an option without a bound: JAX counts in 32 bits."""
 ACCEPTED: dict[type, Any] = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str | os.PathLike}
 """By type of an option: the Python types of its values."""
 
@@ -118,8 +120,9 @@ class Option:
             at_least("options", self.name, value, self.low)
         if self.above is not None:
             above("options", self.name, value, self.above)
-        if self.high is not None and value > self.high:
-            raise fail("options", f"{self.name} <= {self.high}", value)
+        high = LARGEST if self.high is None and self.kind is int else self.high
+        if high is not None and value > high:
+            raise fail("options", f"{self.name} <= {high}", value)
         if self.below is not None and value >= self.below:
             raise fail("options", f"{self.name} < {self.below}", value)
         return value

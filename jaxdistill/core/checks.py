@@ -23,8 +23,9 @@ class Caution(UserWarning):
 
 
 def fail(where: str, expected: str, got: Any, remedy: str = "") -> UserError:
-    """The error to raise: `raise fail("images", "images_per_class >= 1", 0)`."""
-    return UserError(f"{where}: expected {expected}, got {got}." + (f" {remedy}" if remedy else ""))
+    """The error to raise: `raise fail("images", "images_per_class >= 1", 0)`; line breaks become spaces."""
+    text = f"{where}: expected {expected}, got {got}." + (f" {remedy}" if remedy else "")
+    return UserError(" ".join(text.splitlines()))
 
 
 def needs(where: str, module: str, extra: str, what: str) -> Any:

@@ -67,6 +67,7 @@ def test_values_are_checked_when_options_are_made(chosen, says):
         ({"form": "oval"}, "form: expected one of round, square, got 'oval'."),
         ({"file": 3}, "file as text, got 3"),
         ({"smoke": 1}, "smoke as true or false, got 1"),
+        ({"width": 2**31}, "options: expected width <= 2147483647, got 2147483648."),
     ],
 )
 def test_names_and_texts_are_checked(chosen, says):

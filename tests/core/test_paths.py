@@ -60,6 +60,12 @@ def test_home_folders_are_expanded_everywhere(tmp_path, monkeypatch):
     assert not (tmp_path / "~").exists()
 
 
+def test_an_error_about_a_name_with_a_line_break_is_one_line(tmp_path):
+    with pytest.raises(UserError) as error:
+        load_run(tmp_path / "a\nb")
+    assert "a b" in message(error)
+
+
 @pytest.mark.parametrize("value", ["~nobody-has-this-name/x", b"x", 3])
 def test_what_is_no_path_is_one_line(value):
     with pytest.raises(UserError) as error:
