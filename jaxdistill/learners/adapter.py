@@ -20,6 +20,7 @@ from jaxdistill.layers.initializers import INITIALIZATIONS, draw_params
 from jaxdistill.layers.modules import NORMS, Conv, Dense, change_layout, flatten
 from jaxdistill.layers.norms import GROUPS, unit_lengths
 
+FROM_NNX = "flax.nnx.bridge.to_linen(Net, ...) makes one of an NNX class whose calls take return_features."
 WEIGHTED = (Conv, Dense, nn.Conv, nn.Dense)
 MNIST_SHAPE = (28, 28, 1)
 """The image shape for which the reference networks widen the padding of their first convolution."""
@@ -54,7 +55,12 @@ def from_flax(
       AssertionError: when traced with images of another shape.
     """
     if not isinstance(module, nn.Module):
-        raise fail("from_flax", "an instance of a Flax module, such as Net()", repr(module))
+        from flax import nnx
+
+        got = repr(module) if isinstance(module, type) else type(module).__name__
+        kind = module if isinstance(module, type) else type(module)
+        remedy = FROM_NNX if issubclass(kind, nnx.Module) else ""
+        raise fail("from_flax", "an instance of a Flax module, such as Net()", got, remedy)
     net = adapted(module, image_shape, initialization, foreign=True)
     image = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     try:

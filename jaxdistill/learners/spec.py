@@ -14,6 +14,8 @@ from jaxdistill.core.registry import find, unknown
 from jaxdistill.core.types import Learner
 from jaxdistill.learners import LEARNERS, learner, options_of
 
+HOW_TO_MAKE = "jd.from_flax(module, image_shape) makes one of a Flax module."
+"""The remedy for something else in the place of a `Learner`."""
 TRUTH = {"true": True, "false": False}
 READERS: dict[type, Callable[[str], Any]] = {
     bool: lambda text: TRUTH[text.lower()],
@@ -90,7 +92,7 @@ def check_fits(net: Learner, info: Any, where: str = "learner") -> None:
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     try:
         logits = jax.eval_shape(lambda key, x: net.apply(net.init(key), x), jax.random.key(0), images)
-    except (AssertionError, TypeError, ValueError) as error:
+    except Exception as error:  # of the user's own code: anything
         reason = " ".join(str(error).split())
         raise fail(where, expected, f"one that does not read them ({reason})") from error
     if logits.shape != (2, classes):

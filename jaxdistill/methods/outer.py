@@ -22,7 +22,7 @@ OUTER_SCHEDULES: dict[str, Callable[[float, int, float], optax.Schedule]] = {
 }
 """(learning rate, outer steps, the share of it at the end) -> schedule."""
 SMALLEST = 1e-6
-"""Learned step sizes that are kept positive by projection do not get below."""
+"""Learned step sizes that are kept positive by projection do not get below; others are as good as 0 there."""
 Rate = optax.ScalarOrSchedule
 PARTS = {"x": "images", "y": "labels"}
 """Entries of phi that the user knows by another name."""

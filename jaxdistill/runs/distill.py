@@ -16,6 +16,7 @@ from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Learner
 from jaxdistill.data import DatasetInfo, Splits
 from jaxdistill.learners import options_of
+from jaxdistill.learners.spec import HOW_TO_MAKE
 from jaxdistill.methods.outer import SMALLEST, parse_rates
 from jaxdistill.runs.classes import say_uneven
 from jaxdistill.runs.networks import only_network
@@ -80,7 +81,7 @@ def distill(
     if isinstance(learner, str):
         options["learner"] = learner
     elif learner is not None and own is None:
-        raise fail("distill", "learner as a name or a Learner", type(learner).__name__)
+        raise fail("distill", "learner as a name or a Learner", type(learner).__name__, HOW_TO_MAKE)
     if run_dir is not None:
         options["run_dir"] = run_dir
     chosen = Config(**chosen.chosen() | options)
@@ -241,13 +242,12 @@ def _bounds(config: Config) -> dict[str, Bound]:
         return {}
     if config.hyper_learning_rate == 0 and "learning_rate" not in parse_rates(config.outer_learning_rates):
         return {}
-    low = SMALLEST if config.positive == "projected" else 0.0
     high = config.max_inner_learning_rate or math.inf
     slower = "lower hyper_learning_rate"
     if config.hyper_learning_rate is None:
         slower = "set a hyper_learning_rate below outer_learning_rate"
     at_low = f"Inner training hardly moves: raise inner_learning_rate, or {slower}."
-    return {"learning_rate": Bound(low, high, at_low, f"Raise max_inner_learning_rate, or {slower}.")}
+    return {"learning_rate": Bound(SMALLEST, high, at_low, f"Raise max_inner_learning_rate, or {slower}.")}
 
 
 def _remedy(config: Config) -> str:

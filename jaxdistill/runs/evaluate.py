@@ -27,7 +27,7 @@ from jaxdistill.data.streaming import on_host
 from jaxdistill.evaluation import PUBLISHED, STEP_SIZES, Protocol, Subsets, everything, score, tuned
 from jaxdistill.evaluation.protocol import candidates
 from jaxdistill.learners import LEARNERS
-from jaxdistill.learners.spec import check_fits, parse_learner
+from jaxdistill.learners.spec import HOW_TO_MAKE, check_fits, parse_learner
 from jaxdistill.runs.classes import class_counts, tested_unevenly
 from jaxdistill.runs.compare import enough_real, random_images
 from jaxdistill.runs.given_images import (
@@ -279,7 +279,8 @@ def _networks(learners: Learners, info: DatasetInfo) -> dict[str, Learner]:
     if isinstance(learners, str | Learner):
         learners = [learners]
     if not isinstance(learners, Mapping | Sequence):
-        raise fail("evaluate", "learners as a list of texts and Learners", type(learners).__name__)
+        got = type(learners).__name__
+        raise fail("evaluate", "learners as a list of texts and Learners", got, HOW_TO_MAKE)
     if isinstance(learners, Mapping):
         named = list(learners.items())
     else:
@@ -295,7 +296,7 @@ def _networks(learners: Learners, info: DatasetInfo) -> dict[str, Learner]:
             check_fits(each, info, f"learner {name}")
             made[name] = each
         else:
-            raise fail("evaluate", "learners as text or a Learner", type(each).__name__)
+            raise fail("evaluate", "learners as text or a Learner", type(each).__name__, HOW_TO_MAKE)
     return made
 
 

@@ -47,7 +47,8 @@ class Stalls:
             _warn(f"{text}. Lower inner_learning_rate or change the network.")
         for name, bound in self._bounds.items():
             for value, remedy in ((bound.low, bound.at_low), (bound.high, bound.at_high)):
-                stays = bool(before) and all(_at(row.get(name), value) for row in (*before, last))
+                sign = -1 if value == bound.high else 1
+                stays = bool(before) and all(_beyond(row.get(name), value, sign) for row in (*before, last))
                 if stays and self._first((name, value)):
                     steps = f"from outer step {before[0]['step']} to {last['step']}"
                     _warn(f"{name}: at its bound {value:g} {steps}. {remedy}")
@@ -58,11 +59,11 @@ class Stalls:
         return first
 
 
-def _at(values: Any, bound: float) -> bool:
-    """Whether there are values and a finite bound, and all of them are there."""
+def _beyond(values: Any, bound: float, sign: int) -> bool:
+    """Whether there are values and a finite bound, and none is above it (sign 1), or below it (sign -1)."""
     if values is None or not np.isfinite(bound):
         return False
-    return bool(np.all(np.abs(np.asarray(values) - bound) <= NEAR * abs(bound)))
+    return bool(np.all(sign * (np.asarray(values) - bound) <= NEAR * abs(bound)))
 
 
 def _warn(text: str) -> None:

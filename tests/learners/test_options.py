@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from helpers import message
 
 from jaxdistill.core.checks import UserError
@@ -130,6 +131,27 @@ def test_a_flax_class_in_the_place_of_an_instance_is_refused():
     with pytest.raises(UserError) as error:
         from_flax(nn.Dense, (8, 8, 1))
     assert "from_flax: expected an instance of a Flax module, such as Net(), got " in message(error)
+
+
+class Nnx(nnx.Module):
+    """A network of NNX."""
+
+    def __init__(self, *, rngs):
+        self.hidden, self.classifier = nnx.Linear(16, 5, rngs=rngs), nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x, return_features=False):
+        features = self.hidden(x.reshape(len(x), -1))
+        return features if return_features else self.classifier(features)
+
+
+def test_a_module_of_nnx_is_read_as_the_error_says(key):
+    for module in (Nnx, Nnx(rngs=nnx.Rngs(0))):
+        with pytest.raises(UserError) as error:
+            from_flax(module, (4, 4, 1))
+        assert "flax.nnx.bridge.to_linen(Net, ...) makes one of an NNX class" in message(error)
+    net = from_flax(nnx.bridge.to_linen(Nnx), (4, 4, 1))
+    params, x = net.init(key), jnp.ones((2, 4, 4, 1))
+    assert net.apply(params, x).shape == (2, 3) and net.embed(params, x).shape == (2, 5)
 
 
 class Flax(nn.Module):

@@ -242,5 +242,8 @@ def test_stalls_are_told_once_and_only_if_everything_stands_still():
         for end in range(4):
             stalls.check(rows[:end])
     said = [str(each.message) for each in told]
+    rows = [{"step": step, "gradient_norm": 1.0, "learning_rate": [1e-9, 1e-6]} for step in (5, 10)]
+    with pytest.warns(Caution, match="at its bound 1e-06"):  # a step size that no projection holds
+        Stalls({"learning_rate": Bound(1e-6, np.inf, "low", "high")}).check(rows)
     assert len(said) == 2 and "gradient of what is learned is 0 in every step up to outer step 5" in said[0]
     assert said[1] == "learning_rate: at its bound 1e-06 from outer step 5 to 10. low"
