@@ -16,6 +16,8 @@ SETTINGS = {
     "prng": "jax_default_prng_impl",
     "prng_partitionable": "jax_threefry_partitionable",
     "x64": "jax_enable_x64",
+    "seed_offset": "jax_random_seed_offset",
+    "less_optimized": "jax_disable_most_optimizations",
 }
 """Settings of JAX that change numbers, by field."""
 FLAGS = ("xla_flags", "libtpu_init_args")
@@ -39,9 +41,9 @@ def environment() -> dict[str, Any]:
     Returns:
       `jaxdistill`, `jax`, `jaxlib`, `flax`, `optax` and `python` versions, `platform` and `device`
       (kind), `device_count`, `process_count`, `precision` of matrix products, `prng` (how keys become
-      numbers), `prng_partitionable`, `x64`, `xla_flags` and `libtpu_init_args` of the process, None if they
-      are not set, and `commit` of this checkout (ending in `-dirty` if files are changed), None if there is
-      none.
+      numbers), `prng_partitionable`, `x64`, `seed_offset` (added to every seed), `less_optimized` (whether
+      compilation is meant to be short), `xla_flags` and `libtpu_init_args` of the process, None if they are
+      not set, and `commit` of this checkout (ending in `-dirty` if files are changed), None if there is none.
     """
     packages = ("jax", "jaxlib", "flax", "optax")
     return {
@@ -52,7 +54,7 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
-        **{name: getattr(jax.config, setting) for name, setting in SETTINGS.items()},
+        **{name: _setting(setting) for name, setting in SETTINGS.items()},
         **{name: " ".join(os.environ.get(name.upper(), "").split()) or None for name in FLAGS},
         "commit": git_commit(),
     }
@@ -73,6 +75,11 @@ def git_commit() -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _setting(name: str) -> Any:
+    """A setting of JAX; those without a context manager are read by another way."""
+    return getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
 
 
 def _version(package: str) -> str | None:

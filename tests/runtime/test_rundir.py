@@ -1,5 +1,6 @@
 """Run directories: one writer, nothing half-written, every refusal said."""
 
+import contextlib
 import json
 import math
 import signal
@@ -82,6 +83,16 @@ def test_a_changed_environment_is_a_note(tmp_path):
         assert run.notes == [f'jax: started with "0.0.1", resumes with "{jax.__version__}"']
 
 
+@contextlib.contextmanager
+def offset(number):
+    """Inside, JAX adds a number to every seed."""
+    jax.config.update("jax_random_seed_offset", number)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_random_seed_offset", 0)
+
+
 def test_settings_of_jax_and_xla_that_differ_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     with rundir.open_run(tmp_path, {"seed": 0}, experiment="test") as run:
@@ -93,11 +104,13 @@ def test_settings_of_jax_and_xla_that_differ_are_told(tmp_path, monkeypatch):
         jax.threefry_partitionable(not recorded["prng_partitionable"]),
         jax.enable_x64(True),
         jax.default_matmul_precision("bfloat16"),
+        offset(7),
         rundir.open_run(tmp_path, {"seed": 0}, experiment="test") as run,
     ):
         notes = run.notes
     assert 'prng: started with "threefry2x32", resumes with "rbg"' in notes
     assert "x64: started with false, resumes with true" in notes
+    assert "seed_offset: started with 0, resumes with 7" in notes
     fast = '"--xla_cpu_enable_fast_math='
     assert f'xla_flags: started with {fast}false", resumes with {fast}true"' in notes
     assert [note.partition(":")[0] for note in notes if note.startswith(("prec", "prng_p"))] == [
