@@ -126,6 +126,7 @@ def distillation(chosen: Options) -> Config:
         pool_dataset=values["source"],
         image_size=side_of(values["pool"]),
         num_baseline_learners=0,
+        full_data_epochs=0,
     )
 
 

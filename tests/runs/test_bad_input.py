@@ -31,6 +31,7 @@ def refused(tmp_path, **options) -> str:
 IMPLICIT = {"gradient": "implicit", "distill_epochs": UNSET}
 MATCHING = {"method": "dc", "distill_epochs": UNSET, "real_batch_size": 8, "num_learners": 1}
 CLOSED = {"gradient": "closed_form", "distill_epochs": UNSET}
+COMPACT = {"teacher": "generator", "architecture": "compact", "generator_width": 4}
 FREPO = CLOSED | {"method": "frepo", "learner": "linear", "width": UNSET, "depth": UNSET, "num_learners": 1}
 RCIG = {"method": "rcig", "distill_epochs": UNSET, "num_learners": 1}
 OPTIONS = [
@@ -114,6 +115,14 @@ OPTIONS = [
     ({"schedule": "constant", "schedule_end": 0.1}, "no schedule_end with schedule=constant"),
     ({**MATCHING, "method": "dc", "augment": [], "augment_strength": 0.5}, "augment_strength"),
     ({"fit": "stretch"}, "no fit with image_size=None, where it has no effect, got stretch"),
+    ({"num_baseline_learners": 0, "full_data_epochs": 5}, "no full_data_epochs with num_baseline_learners=0"),
+    (
+        {**MATCHING, "match_epochs": 0, "match_learning_rate": 0.1},
+        "no match_learning_rate with match_epochs=0",
+    ),
+    ({**MATCHING, "by_class": False, "class_strategy": "map"}, "no class_strategy with by_class=False"),
+    ({**COMPACT, "generator_hidden": 9}, "no generator_hidden with architecture=compact, where it has no"),
+    ({**COMPACT, "upsamplings": 1}, "no upsamplings with architecture=compact"),
     ({"chunk_length": 0}, "chunk_length >= 1, got 0"),
     ({"checkpoint_every": 0}, "checkpoint_every >= 1, got 0"),
     ({"seed": -1}, "seed >= 0, got -1"),
