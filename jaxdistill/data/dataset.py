@@ -206,7 +206,8 @@ def labels(dataset: Dataset) -> Array:
 def check_labels(y: np.ndarray, where: str, *, num_classes: int | None = None) -> None:
     """Raises unless `y` are integers >= 0, below `num_classes` where that is given."""
     if not np.issubdtype(y.dtype, np.integer):
-        raise fail(where, "integer labels", f"dtype {y.dtype}", "Convert them: y.astype(int).")
+        remedy = "Number the classes: np.unique(y, return_inverse=True)[1]."
+        raise fail(where, "integer labels", f"dtype {y.dtype}", remedy)
     if y.size and y.min() < 0:
         raise fail(where, "labels >= 0", int(y.min()), "Number the classes from 0.")
     if y.size and num_classes is not None and y.max() >= num_classes:

@@ -98,7 +98,7 @@ def adapted(
     """
     scheme = None if initialization is None else lookup("learner", initialization, INITIALIZATIONS)
     collections = ["params", "batch_stats"] if foreign else ["params"]
-    features = _takes_return_features(module) if foreign else True
+    features = _takes_return_features(module, image_shape) if foreign else True
 
     def module_init(key: Array) -> Params:
         found = module.init(key, jnp.zeros((1, *image_shape)), mutable=collections)
@@ -164,18 +164,18 @@ def adapted(
     @functools.cache
     def classifier() -> tuple[str, ...]:
         """The place of the dense layer whose input are the features and whose output are the logits."""
-        called: list[tuple[tuple[str, ...], Array]] = []
+        outputs: list[tuple[tuple[str, ...], Array]] = []
 
         def remember(call: Callable, arguments: Any, options: Any, context: Any) -> Any:
             output = call(*arguments, **options)
             if isinstance(context.module, (Dense, nn.Dense)):
-                called.append((context.module.path, output))
+                outputs.append((context.module.path, output))
             return output
 
         def places(params: Params, x: Array) -> Array:
             with nn.intercept_methods(remember):
-                logits = module.apply(params, x)
-            found.extend(path for path, output in called if output is logits and path)
+                logits = called(params, x)
+            found.extend(path for path, output in outputs if output is logits and path)
             return logits  # pyright: ignore[reportReturnType]
 
         found: list[tuple[str, ...]] = []
@@ -235,9 +235,19 @@ def _batch_norm_of(params: Params) -> Callable:
     return normalised
 
 
-def _takes_return_features(module: nn.Module) -> bool:
+def _takes_return_features(module: nn.Module, image_shape: tuple[int, int, int]) -> bool:
+    """Whether calls of a module have that argument; one that takes any, such as `nn.Sequential`, is tried."""
     known = inspect.signature(type(module).__call__).parameters.values()
-    return any(each.name == "return_features" or each.kind == each.VAR_KEYWORD for each in known)
+    if any(each.name == "return_features" for each in known):
+        return True
+    if all(each.kind != each.VAR_KEYWORD for each in known):
+        return False
+    try:
+        call = functools.partial(module.init_with_output, return_features=True)
+        jax.eval_shape(call, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    except Exception:  # of the user's own code: anything
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from helpers import message
 from jaxdistill.core.checks import UserError
 from jaxdistill.learners import LEARNERS, learner, options_of
 from jaxdistill.learners.adapter import from_flax
+from jaxdistill.learners.linearized import linearized
 
 BATCH = ("batch", "mean_only")
 OPTIONS = [
@@ -169,6 +170,24 @@ class Flax(nn.Module):
         if self.what == "state":
             self.variable("cache", "count", lambda: jnp.zeros(())).value += 1
         return nn.Dense(3)(x.reshape(len(x), -1)) if self.what != "map" else x
+
+
+def test_a_sequence_of_layers_has_the_features_of_its_last_one(key):
+    net = from_flax(
+        nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(5), nn.relu, nn.Dense(3)]), (4, 4, 1)
+    )
+    params, x = net.init(key), jnp.ones((2, 4, 4, 1))
+    assert net.apply(params, x).shape == (2, 3) and net.embed(params, x).shape == (2, 5)
+
+
+def test_the_classifier_behind_a_batch_normalisation_is_replaced(key):
+    net = from_flax(Flax("batch_norm"), (4, 4, 1))
+    params, x = net.init(key), jnp.ones((2, 4, 4, 1))
+    changed = net.with_classifier(params, jnp.zeros((32, 3)), jnp.arange(3.0))
+    np.testing.assert_array_equal(net.apply(changed, x), np.tile(np.arange(3.0), (2, 1)))
+    with pytest.raises(UserError) as error:
+        jax.eval_shape(linearized(net).calibrate, linearized(net).init(key), x)
+    assert "another one than batch for a linearised network" in message(error)
 
 
 def test_batch_normalisation_of_flax_follows_its_batch_or_its_calibration(key):
