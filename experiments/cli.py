@@ -1,5 +1,6 @@
 """The command line of every experiment: flags from a class of options, one-line errors, exit codes."""
 
+import errno
 import os
 import shutil
 import sys
@@ -18,7 +19,7 @@ from jaxdistill.config.option import Option, Options
 from jaxdistill.config.owners import HEADS, acts, brought
 from jaxdistill.config.resolve import defaults, facts_before_loading
 from jaxdistill.config.table import Config, HostOptions
-from jaxdistill.core.checks import Caution, UserError
+from jaxdistill.core.checks import Caution, UserError, fail
 from jaxdistill.core.registry import unknown
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import recipe_of
@@ -41,6 +42,8 @@ ALWAYS = ("image_size", "pool", "run_dir")
 """Options that it shows without a value too."""
 OWN_TITLE = f"only with the chosen {', '.join([*HEADS][:-1])} or {[*HEADS][-1]}"
 """The group of options that no class lists, in `--helpfull`."""
+OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""Errors without a file that standard output has if it is full or gone."""
 C = TypeVar("C", bound=Options)
 
 
@@ -84,6 +87,11 @@ def _run(run: Callable[[Any], Any], config: Options) -> None:
     from jaxdistill.runtime.loop import Interrupted
 
     chosen = config.chosen()
+
+    def ended(line: str, code: int = 1) -> NoReturn:
+        signals.hush()
+        leave(line, code)
+
     try:
         several = hosts.start(**{n: v for n, v in chosen.items() if n in HostOptions.options()})
         enable_compile_cache()
@@ -95,23 +103,41 @@ def _run(run: Callable[[Any], Any], config: Options) -> None:
             run(config)
         hosts.finish()
     except UserError as error:
-        leave(" ".join(str(error).split()))
+        ended(" ".join(str(error).split()))
     except (RuntimeError, MemoryError) as error:
         if hosts.lost(error):
-            leave(hosts.lost_line())
+            ended(hosts.lost_line())
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
             raise
-        leave(f"out of memory: {str(error).splitlines()[0] if str(error) else 'no memory left'}")
+        ended(f"out of memory: {str(error).splitlines()[0] if str(error) else 'no memory left'}")
     except Interrupted as stop:
-        leave(str(stop), stop.exit_code)
+        ended(str(stop), stop.exit_code)
     except BrokenPipeError:
         os._exit(141)
     except OSError as error:
         if error.errno is None:
             raise
-        if error.filename is None:  # standard output that is full: nothing more goes there, at exit either
+        place = error.filename
+        if place is None and error.errno in OF_OUTPUT:  # nothing more goes there, at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        leave(f"{error.filename or 'output'}: {error.strerror}")
+            place = "output"
+        ended(f"{place}: {error.strerror}" if place else str(error.strerror))
+
+
+def refuse_idle(where: str, chosen: Options, idle: Mapping[str, str]) -> None:
+    """Raises if an option was chosen that has no effect.
+
+    Args:
+      where: the script, for the error.
+      chosen: the options that the user chose, without the settings of a trial run.
+      idle: option to the reason why it has no effect, such as `with equal_time=False`; empty if it has one.
+    """
+    for name, reason in idle.items():
+        default = type(chosen).options()[name].default
+        value = chosen.chosen().get(name, default)
+        if reason and value != default:
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            raise fail(where, f"no {name} {reason}, where it has no effect", shown)
 
 
 def as_flags(options: Mapping[str, Any]) -> list[str]:
@@ -130,6 +156,8 @@ def parsed(cls: type[C], doc: str, arguments: list[str]) -> C:
     try:
         table = cls.options() | brought(cls, _members(cls, rest))
         config = _parsed(cls, table, rest)
+    except UnicodeDecodeError as error:
+        leave(f"flagfile: expected text in {error.encoding}, got byte {error.object[error.start]:#x}.")
     except (flags.Error, OSError) as error:
         leave(f"{' '.join(str(error).split()).rstrip('.')}. --help lists the flags.")
     except UserError as error:

@@ -50,9 +50,15 @@ def stop(number: int, frame: Any) -> None:
 
     _handled.append(number)
     end()
-    sys.unraisablehook = threading.excepthook = lambda about: None
-    warnings.simplefilter("ignore")  # an event loop that is torn down has nothing to add to the line
+    hush()
     leave(_line(number), 128 + number)
+
+
+def hush() -> None:
+    """From here on this process has said its last line; threads and event loops that end add nothing."""
+    sys.excepthook = lambda kind, error, trace: None  # native code prints its errors by it
+    sys.unraisablehook = threading.excepthook = lambda about: None
+    warnings.simplefilter("ignore")
 
 
 def stopped() -> int | None:

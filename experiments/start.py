@@ -21,6 +21,22 @@ def runs_a_script() -> bool:
     return script.name == "-m" or Path(__file__).resolve().parent in script.resolve().parents
 
 
+def open_standard_files() -> None:
+    """Opens the null device in the place of every standard file that a script was started without.
+
+    Otherwise the next file that is opened, such as a checkpoint, takes its number, and what native code
+    prints goes into that file.
+    """
+    if not runs_a_script():
+        return
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # the lowest number that is free is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def use_huge_pages() -> None:
     """Starts this process again with glibc's huge pages on (Linux; opt out: JAXDISTILL_HUGE_PAGES=0).
 

@@ -266,6 +266,8 @@ class _Quiet:
         self._restore.enter_context(warnings.catch_warnings())
         logger.setLevel(logging.CRITICAL)
         sys.unraisablehook = lambda unraisable: None
+        self._restore.callback(setattr, sys, "excepthook", sys.excepthook)
+        sys.excepthook = lambda kind, error, trace: None  # TensorStore's threads print by it
         warnings.simplefilter("ignore")
 
 

@@ -5,6 +5,7 @@ import importlib
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import types
@@ -45,7 +46,7 @@ def main(monkeypatch, capsys):
     """Calls `cli.main` with flags: (exit code, the options or what stdout has, the lines of stderr)."""
     monkeypatch.setenv("JAXDISTILL_HUGE_PAGES", "0")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", CACHE)
-    for module, name in ((sys, "unraisablehook"), (threading, "excepthook")):
+    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(module, name, getattr(module, name))  # a signal silences them
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -71,6 +72,13 @@ def test_a_folder_that_cannot_be_read_is_one_line(main):
         raise PermissionError(13, "Permission denied", "there/images.gz")
 
     assert main(run=run) == (1, "", ["there/images.gz: Permission denied"])
+
+
+def test_an_error_of_the_machine_without_a_file_blames_no_output(main):
+    def run(options):
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    assert main(run=run) == (1, "", ["No usable temporary directory found in ['/tmp']"])
 
 
 def test_flags_become_options(main):
@@ -114,6 +122,23 @@ def test_flags_that_cannot_be_read_are_one_line(main, flags, says):
     assert says in err[0] and ("Near: " in err[0] or "lists the" in err[0])
 
 
+def test_a_flag_file_of_other_bytes_is_one_line(main, tmp_path):
+    (tmp_path / "latin.cfg").write_bytes(b"# caf\xe9\n--seed=1\n")
+    code, out, err = main(f"--flagfile={tmp_path / 'latin.cfg'}")
+    assert (code, out) == (1, "") and err == ["flagfile: expected text in utf-8, got byte 0xe9."]
+
+
+def test_a_script_without_an_output_opens_no_file_in_its_place(tmp_path):
+    """Else native code would print into that file."""
+    text = "import os, sys; sys.argv[0] = '-m'; os.environ['JAXDISTILL_HUGE_PAGES'] = '0'; import experiments"
+    text += "; number = os.open('number', os.O_CREAT | os.O_WRONLY); os.write(number, b'%d' % number)"
+    text += "; print('lost', flush=True)"
+    command = f"exec '{sys.executable}' -c \"{text}\" >&- 2>&-"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, check=True)
+    assert int((tmp_path / "number").read_bytes()) > 2
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
@@ -151,6 +176,17 @@ def test_errors_of_a_run_are_one_line_and_a_code(main):
     assert main("--seed=15", run=killed) == (143, "", ["stopped by SIGTERM"])
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         main(run=bug)
+
+
+def test_what_ends_after_the_last_line_adds_nothing(main, capsys):
+    """Such as a thread of TensorStore that could not write a checkpoint."""
+
+    def bad(config):
+        raise fail("here", "two", "one")
+
+    assert main(run=bad)[0] == 1
+    sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_caution_is_one_line_said_once(capsys):

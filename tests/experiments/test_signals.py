@@ -75,7 +75,8 @@ def test_a_signal_while_a_script_imports_or_ends_leaves_at_once(monkeypatch, cap
 
 def test_what_a_signal_tears_down_adds_nothing_to_its_line(monkeypatch, capsys):
     """Such as an event loop of Orbax, which raises another error in the place of the exit."""
-    for module, name in ((sys, "unraisablehook"), (threading, "excepthook"), (signals, "_handled")):
+    hooks = ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"))
+    for module, name in (*hooks, (signals, "_handled")):
         monkeypatch.setattr(module, name, [] if name == "_handled" else getattr(module, name))
     monkeypatch.setattr(signals, "listen", lambda: None)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)

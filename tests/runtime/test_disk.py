@@ -92,11 +92,11 @@ def test_metrics_cut_by_a_full_disk_are_read_and_written_again(tmp_path):
 
 def test_threads_that_save_leave_the_process_as_it_was():
     logger = logging.getLogger("absl")
-    before = sys.unraisablehook, logger.level, warnings.filters[:]
+    before = sys.excepthook, sys.unraisablehook, logger.level, warnings.filters[:]
     first, second = _quiet(), _quiet()  # of two threads: the second ends last
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
     assert logger.level == logging.CRITICAL  # the second is not done
     second.__exit__(None, None, None)
-    assert (sys.unraisablehook, logger.level, warnings.filters) == before
+    assert (sys.excepthook, sys.unraisablehook, logger.level, warnings.filters) == before
