@@ -95,8 +95,10 @@ def run(options: Options) -> dict[str, Any]:
     Raises:
       UserError: bad input, before anything is distilled; no point that finished.
     """
-    chosen = options.with_smoke(SMOKE)
+    given, chosen = options, options.with_smoke(SMOKE)
     options = filled(chosen)
+    reason = f"with analyses={','.join(options.analyses)}"
+    cli.refuse_idle("analyses", given, {n: "" if n in options.analyses else reason for n in POINTS})
     if options.teacher != "images":
         raise fail("analyses", "teacher=images", options.teacher)
     if options.gradient == "implicit":
@@ -107,10 +109,13 @@ def run(options: Options) -> dict[str, Any]:
     shared = {n: v for n, v in plans[0].items() if all(n in plan and plan[n] == v for plan in plans)}
     folder = writable("analyses", options.run_dir)
     kept = earlier(folder, options.analyses, shared)
-    rows = []
+    rows, times = [], progress.Rows(len(runs), "a smaller num_outer_steps, or fewer points, take less")
     for (name, value), each in runs.items():
         progress.say(f"\n{POINTS[name][0]}: {value:g}")
-        rows += rows_of(name, value, each.replace(run_dir=folder / "points" / f"{name}-{value!r}"))
+        point = folder / "points" / f"{name}-{value!r}"
+        ended = (point / "result.json").exists()
+        rows += rows_of(name, value, each.replace(run_dir=point))
+        times.done(made=not ended)
     if all(row["mean"] is None for row in rows):
         raise fail("analyses", "at least one point that finishes", "none", rows[0]["error"])
     rows = sorted(kept + rows, key=lambda row: list(POINTS).index(row["analysis"]))

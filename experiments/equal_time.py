@@ -124,13 +124,14 @@ def run(chosen: Options) -> dict[str, Any]:
       "config", "environment"}.
 
     Raises:
-      UserError: bad input, before anything is distilled. If a candidate fails later, its row says so.
+      UserError: bad input, before anything is distilled. If a candidate fails later, its row says so; if all
+        fail, an error follows the table.
     """
-    chosen = chosen.with_smoke(SMOKE)
+    given, chosen = chosen, chosen.with_smoke(SMOKE)
     data = splits(chosen)
     facts = Facts.of(data.info)
     options = filled(chosen, facts)
-    check_contenders(chosen, options)
+    check_contenders(given, options)
     cells = {
         (name, rate): cell(chosen, name, rate, options.unrolled_steps)
         for name in options.contenders
@@ -151,10 +152,13 @@ def run(chosen: Options) -> dict[str, Any]:
             f"{len(cells)} distillations of {options.time_limit:g} s each: {options.learner} on "
             f"{data.info.name}, {profile.device_description()}; everything goes to {options.run_dir}"
         )
-        candidates = [
-            candidate(directory, name, rate, config, options.time_limit)
-            for (name, rate), config in cells.items()
-        ]
+        least, shorter = len(cells) * options.time_limit, "a smaller time_limit takes less"
+        progress.say(progress.expected("all outer steps; compilation and tests come on top", least, shorter))
+        candidates, times = [], progress.Rows(len(cells), shorter)
+        for (name, rate), config in cells.items():
+            ended = (directory.path / stem_of(name, rate) / "result.json").exists()
+            candidates.append(candidate(directory, name, rate, config, options.time_limit))
+            times.done(made=not ended)
         rows = [best(name, candidates) for name in options.contenders]
         result = {
             "rows": rows,
@@ -165,6 +169,9 @@ def run(chosen: Options) -> dict[str, Any]:
         }
         directory.write_json("result.json", result)
     show(result)
+    if all("note" in row for row in rows):
+        why = "; ".join(f"{row['contender']}: {row['note']}" for row in rows)
+        raise fail("equal_time", "at least one contender that finishes", f"none ({why})")
     return result
 
 
@@ -178,13 +185,12 @@ def check_contenders(chosen: Options, options: Options) -> None:
     compared = {name: CONTENDERS[name] for name in options.contenders}
     check_used("equal_time", "a contender", chosen, compared)
     gradients = {each["gradient"] for each in compared.values()}
+    reason = f"with contenders={','.join(compared)}"
     idle = {
-        "unrolled_steps": "unrolled" not in gradients,
-        "inner_learning_rates": gradients <= {*HEAD_SOLVED},
+        "unrolled_steps": "" if "unrolled" in gradients else reason,
+        "inner_learning_rates": reason if gradients <= {*HEAD_SOLVED} else "",
     }
-    for name in idle:
-        if idle[name] and getattr(options, name) != Options.options()[name].default:
-            raise fail("equal_time", f"a contender that takes {name}", ", ".join(compared))
+    cli.refuse_idle("equal_time", chosen, idle)
 
 
 def cell(chosen: Options, name: str, rate: float | None, unrolled_steps: int) -> Config:

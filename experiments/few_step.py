@@ -330,8 +330,10 @@ def searched_on_real_data(trial: Trial, series: str) -> list[Row]:
         return [max(searched, key=lambda choice, i=i: searched[choice][i]) for i in range(len(trial.at))]
 
     rates = sorted(options.step_sizes)
+    times = progress.Rows(len(rates), "fewer step_sizes or momenta take less", noun="step size")
     for rate in rates:
         search(rate)
+        times.done()
     for _ in range(2 if len(rates) > 1 else 0):  # the best step size may lie beyond the grid
         for edge, beyond in ((max(rates), 3 * max(rates)), (min(rates), min(rates) / 3)):
             if edge in {rate for _, rate in choices()}:

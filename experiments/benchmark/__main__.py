@@ -76,7 +76,9 @@ def run(options: Options) -> list[Row]:
     Raises:
       UserError: bad input, before anything is measured; PyTorch asked for and missing, or not agreeing.
     """
-    options = filled(options.with_smoke({"repeats": 2}))
+    given, options = options, filled(options.with_smoke({"repeats": 2}))
+    reason = "" if "streaming" in options.what else "without what=streaming"
+    cli.refuse_idle("benchmark", given, {"stream_gb": reason})
     if "torch" in options.what and not available():
         raise fail("benchmark torch", "PyTorch", "none", REMEDY)
     file, load = writable("benchmark", options.run_dir) / "rows.json", round(os.getloadavg()[0], 2)

@@ -67,6 +67,7 @@ def run(chosen: Options) -> dict[str, Any]:
         for note in directory.notes:
             progress.say(f"note: {note}")
         rows, failed, commit = [], {}, profile.git_commit()
+        times = progress.Rows(len(todo), "fewer sets, or chosen programs, take less")
         for number, (chip, name, program) in enumerate(todo, start=1):
             file = directory.path / "rows" / f"{chip}-{name.replace('/', '-')}.json"
 
@@ -74,12 +75,14 @@ def run(chosen: Options) -> dict[str, Any]:
                 progress.say(f"{number}/{len(todo)}: {name} for {CHIPS[chip].title} ...")
                 return {"commit": commit, **row(name, program, chip, images)}
 
+            there = file.exists()
             try:
                 rows.append(kept(directory, file, make))
             except Damaged:
                 raise
             except Exception as error:  # one program stops no other; it is tried again by the next call
                 failed[f"{name} for {chip}"] = f"{type(error).__name__} {error}".strip().splitlines()[0]
+            times.done(made=not there)
         result = {"rows": rows, "config": saved, "environment": directory.environment}
         directory.write_json("result.json", result)
         numbers = [{name: value for name, value in each.items() if name != "settings"} for each in rows]

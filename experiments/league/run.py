@@ -1,6 +1,5 @@
 """What `python -m experiments.league` does: the rows that are missing, then the table of all."""
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,8 @@ from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.runtime import profile, progress
 from jaxdistill.runtime.rundir import RunDir, open_run
+
+SHORTER = "a smaller seconds_per_method takes less"
 
 
 class Task(NamedTuple):
@@ -73,8 +74,7 @@ def run(chosen: Options) -> dict[str, Any]:
             f"everything goes to {options.run_dir}"
         )
         least = options.seconds_per_method * len(options.methods)
-        shorter = "a smaller seconds_per_method takes less"
-        progress.say(progress.expected("all outer steps; compilation and tests come on top", least, shorter))
+        progress.say(progress.expected("all outer steps; compilation and tests come on top", least, SHORTER))
         rows = _rows(league, directory, tasks)
         made = {task.file for task in tasks}
         others = sorted((directory.path / "rows").glob("*.json"))
@@ -124,7 +124,7 @@ def _raise(error: UserError) -> Mapping[str, Any]:
 
 def _rows(league: League, directory: RunDir, tasks: list[Task]) -> list[Record]:
     """All rows; those whose files are there are not made again."""
-    rows, began, made = [], time.perf_counter(), 0
+    rows, times = [], progress.Rows(len(tasks), SHORTER)
     for number, task in enumerate(tasks, start=1):
         progress.say(f"\n[{number}/{len(tasks)}] {task.name}: {task.title}")
         file = directory.path / "rows" / task.file
@@ -132,6 +132,7 @@ def _rows(league: League, directory: RunDir, tasks: list[Task]) -> list[Record]:
         if there:
             progress.say("done before")
             rows.append(there)
+            times.done(made=False)
             continue
         row: Record = {
             "entry": task.name,
@@ -144,9 +145,5 @@ def _rows(league: League, directory: RunDir, tasks: list[Task]) -> list[Record]:
             "environment": profile.environment(),
         }
         rows.append(recorded(directory, file, row, lambda task=task: task.make(directory)))
-        made += 1
-        mean, left = (time.perf_counter() - began) / made, len(tasks) - number
-        if left:
-            shorter = "a smaller seconds_per_method takes less"
-            progress.say(progress.expected(f"at most {left} more rows", mean * left, shorter))
+        times.done()
     return rows

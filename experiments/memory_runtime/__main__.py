@@ -49,10 +49,15 @@ def run(chosen: Options) -> dict[str, Any]:
       UserError: bad input, before anything is measured. If something does not fit in memory, its row says so.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves a GPU's memory to the processes
-    chosen = chosen.with_smoke(SMOKE)
+    given, chosen = chosen, chosen.with_smoke(SMOKE)
     options = resolve(chosen)
     compared = {name: ESTIMATORS[name] for name in options.estimators}
     check_used("memory_runtime", "an estimator", chosen, compared)
+    reason = f"with measure={','.join(options.measure)}"
+    needs = {"repeats": "time", "process_time_limit": "process", "reference_steps": "error"}
+    cli.refuse_idle(
+        "memory_runtime", given, {n: "" if part in options.measure else reason for n, part in needs.items()}
+    )
     data = splits(options)
     for name in options.estimators:  # bad input raises before any measurement
         estimator(name, options, data, problem(options, data, 1), 1)

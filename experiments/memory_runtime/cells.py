@@ -1,13 +1,14 @@
 """Rows of the comparison, cell by cell: an inner length T, a number of learners K, and every estimator."""
 
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import jax
 
-from experiments.measure import Program, Row, compiled, no_compile_cache, timed
+from experiments.measure import PATIENCE, Program, Row, compiled, no_compile_cache, timed
 from experiments.memory_runtime.estimators import Problem, estimator, problem
 from experiments.memory_runtime.options import WITHOUT_STEPS, Options
 from experiments.memory_runtime.processes import in_processes
@@ -24,15 +25,17 @@ from jaxdistill.runtime.rundir import RunDir
 
 SHOWN = ("inner_gradient", "residual", "cosine", "failed_solves", "solver_steps", "negative_curvature")
 """What implicit estimators report."""
+SHORTER = "smaller inner_steps, or fewer estimators, take less"
 Shared = Callable[[], tuple[Problem, Reference | None]]
 
 
 def measured(options: Options, data: Splits, directory: RunDir) -> Iterator[Row]:
     """Rows cell by cell; a cell (K, T) that was measured before is read."""
-    for num_learners in sorted(set(options.num_learners)):
+    lengths, counts = sorted(set(options.inner_steps)), sorted(set(options.num_learners))
+    for number, num_learners in enumerate(counts, start=1):
         shared = cache(partial(_shared, options, data, num_learners))
         before: list[Row] = []
-        for num_steps in sorted(set(options.inner_steps)):
+        for num_steps in lengths:
             file = directory.path / "cells" / f"K{num_learners}-T{num_steps}.json"
             same = [row | {"T": num_steps} for row in before if row["estimator"] in WITHOUT_STEPS]
 
@@ -41,8 +44,31 @@ def measured(options: Options, data: Splits, directory: RunDir) -> Iterator[Row]
             ) -> list[Row]:
                 return cell(options, data, *shared(), num_steps, same)
 
+            there, began = file.exists(), time.perf_counter()
             before = kept(directory, file, make)
+            if not there:
+                took, after = time.perf_counter() - began, [t for t in lengths if t > num_steps]
+                left = [*after, *lengths * (len(counts) - number)]
+                seconds = sum(expected_seconds(before, took, t) for t in left)
+                if left and seconds >= 1:
+                    progress.say(progress.expected(f"{len(left)} more cells", seconds, SHORTER))
             yield from before
+
+
+def expected_seconds(rows: Sequence[Row], took: float, num_steps: int) -> float:
+    """The time of the cell of another T.
+
+    Args:
+      rows: of a cell.
+      took: its time in seconds.
+      num_steps: the other T. Timing takes so many times longer, up to `PATIENCE`; the rest is compilation.
+    """
+    own = [row for row in rows if "seconds_median" in row and row["estimator"] not in WITHOUT_STEPS]
+    if not own:
+        return took
+    once, rounds = sum(row["seconds_median"] for row in own), own[0]["repeats"] + 2
+    other = once * num_steps / own[0]["T"]
+    return max(0.0, took - rounds * once) + min(rounds * other, PATIENCE + 2 * other)
 
 
 def _shared(options: Options, data: Splits, num_learners: int) -> tuple[Problem, Reference | None]:

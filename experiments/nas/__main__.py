@@ -37,7 +37,6 @@ from jaxdistill.config import build
 from jaxdistill.config.option import option, options
 from jaxdistill.config.resolve import filled
 from jaxdistill.config.table import OF_A_SAVED_RUN, Config, DeviceOptions, MapOptions, Places, SeedOptions
-from jaxdistill.core.checks import fail
 from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Batch, Dataset, Learner
 from jaxdistill.data import Splits
@@ -151,7 +150,12 @@ def run(options: Options) -> dict[str, Any]:
         mesh.say_devices(devices)
         with mesh.spread(devices):
             trainings = trainings_of(distilled, options)
-            rows = [measured(directory, distilled, options, trainings, network) for network in candidates]
+            count = len(candidates)
+            rows, times = [], progress.Rows(count, progress.Shorter("num_candidates", count))
+            for network in candidates:
+                there = candidate_file(directory, network).exists()
+                rows.append(measured(directory, distilled, options, trainings, network))
+                times.done(made=not there)
         result = {
             "rows": rows,
             "ways": judged(rows),
@@ -227,9 +231,8 @@ def trainings_of(distilled: Run, options: Options) -> Trainings:
     size = len(train.y)
     own, subsets = seen(distilled, stream(root_key(options), "draws"), options.num_learners)
     own_training = build.has_steps(distilled.config)
-    if own_training and options.num_steps is not None:
-        found = f"num_steps={options.num_steps}"
-        raise fail("nas", f"no num_steps beside a run of {distilled.config.method}, which has its own", found)
+    reason = f"beside a run of {distilled.config.method}, which has its own" if own_training else ""
+    cli.refuse_idle("nas", options, dict.fromkeys(("num_steps", "few_batch_size"), reason))
     steps, batch = (
         distilled.order.shape if own_training else (options.num_steps or STEPS, options.few_batch_size)
     )
@@ -265,7 +268,12 @@ def measured(
         progress.say(f"{name_of(network)} ...")
         return candidate(distilled, options, trainings, network)
 
-    return kept(directory, directory.path / "candidates" / f"{name_of(network)}.json", make)
+    return kept(directory, candidate_file(directory, network), make)
+
+
+def candidate_file(directory: RunDir, network: Mapping[str, Any]) -> Path:
+    """The file of a candidate's row."""
+    return directory.path / "candidates" / f"{name_of(network)}.json"
 
 
 def candidate(distilled: Run, options: Options, trainings: Trainings, network: Mapping[str, Any]) -> Row:

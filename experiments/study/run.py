@@ -44,6 +44,7 @@ MORE_OR_LESS = ("teachers", "gradients", "ablations", "equal_time", "tries", "ch
 """May differ when a study is resumed: rows are added."""
 REPORTED = ("inner_gradient", "residual", "cosine", "curvature_v", "curvature_g", "solver_steps", "skipped")
 """The metrics of the last outer steps that a row keeps."""
+SHORTER = "a smaller steps_scale or time_limit, or fewer teachers or gradients, take less"
 
 
 class Folder(NamedTuple):
@@ -84,11 +85,12 @@ def run(options: Options) -> dict[str, Any]:
             f"study {options.preset}: {len(tasks)} rows, {study.own} on {study.data.info.name}, "
             f"{profile.device_description()}; everything goes to {path}"
         )
+        times = progress.Rows(len(tasks), SHORTER)
         for number, task in enumerate(tasks, start=1):
             cell = task.cell
             title = f"{cell.teacher}, {cell.gradient}" + (f", {cell.change}" if cell.change else "")
             progress.say(f"\n[{number}/{len(tasks)}] {title}, equal {task.reading}, try {task.attempt + 1}")
-            _make(study, folder, task)
+            times.done(made=_make(study, folder, task))
         check_finished(read_rows(directory.path), Path(path).name)
         directory.write_json("baselines.json", baselines(study, directory, read_rows(directory.path)))
         found = write(directory.path, [directory.path])
@@ -144,19 +146,23 @@ def _listed(options: Options) -> dict[str, dict[str, Any]]:
     return made
 
 
-def _make(study: Study, folder: Folder, task: Task) -> None:
-    """Distills and scores one cell, unless its row is there; a failure is a row that says why."""
+def _make(study: Study, folder: Folder, task: Task) -> bool:
+    """Distills and scores one cell, unless its row is there; a failure is a row that says why.
+
+    Returns:
+      Whether a row was made.
+    """
     cell, directory, time_limit = task.cell, folder.directory, study.options.time_limit
     file, identity = _file(directory, task), _identity(study, task)
     chosen = cell_options(study.options, cell, task.attempt)
     if row_there(file, identity):
         progress.say("done before")
-        return
+        return False
     if task.reading == "time":
         before = read_row(_file(directory, task._replace(reading="images")))
         if before["status"] != "done":
             progress.say("left out: it failed at equal images")
-            return
+            return False
         chosen["num_outer_steps"] = in_chunks(time_limit / before["seconds_per_step"])
     row: CellRow = {
         "name": cell.name,
@@ -184,6 +190,7 @@ def _make(study: Study, folder: Folder, task: Task) -> None:
         return found | {"compile_seconds": read_json(first).get("compile_seconds")}
 
     recorded(directory, file, row, measured)
+    return True
 
 
 def _file(directory: RunDir, task: Task) -> Path:

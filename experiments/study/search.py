@@ -92,6 +92,8 @@ def run(options: Options) -> dict[str, Any]:
             f"search for study {options.preset}: {len(study.cells)} cells, {study.own} on "
             f"{study.data.info.name}, {profile.device_description()}; everything goes to {path}"
         )
+        shorter = "a smaller steps_scale, or fewer gradients or factors, take less"
+        times = progress.Rows(len(study.cells), shorter, noun="cell")
         for number, cell in enumerate(study.cells, start=1):
             progress.say(f"\n[{number}/{len(study.cells)}] {cell.teacher}, {cell.gradient}")
             own = cell.options["outer_learning_rate"]
@@ -99,6 +101,7 @@ def run(options: Options) -> dict[str, Any]:
                 [*dict.fromkeys(_rounded(factor * own) for factor in options.factors)],
                 lambda rate, cell=cell: _made(study, directory, cell, _rounded(rate)).get("mean", 0.0),
             )
+            times.done()
         rows = read_rows(directory.path)
         result = {"rows": rows, "best": best(rows), "config": config, "environment": profile.environment()}
         hidden = ("every", "identity", "environment")

@@ -186,7 +186,7 @@ def pretrain(chosen: PretrainOptions) -> dict[str, Any]:
         done(1)
         return found
 
-    return _saved(setting, BANKS["pool"], options.num_networks, make)
+    return _saved(setting, BANKS["pool"], options.num_networks, make, shorter="num_networks")
 
 
 def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
@@ -231,7 +231,13 @@ def train_experts(chosen: ExpertOptions) -> dict[str, Any]:
 
     count = options.num_epochs
     return _saved(
-        setting, BANKS["trajectories"], options.num_experts, make, units=count, num_snapshots=count + 1
+        setting,
+        BANKS["trajectories"],
+        options.num_experts,
+        make,
+        shorter="num_experts",
+        units=count,
+        num_snapshots=count + 1,
     )
 
 
@@ -307,6 +313,7 @@ def _saved(
     total: int,
     make: Make,
     *,
+    shorter: str,
     units: int = 1,
     num_snapshots: int | None = None,
 ) -> dict[str, Any]:
@@ -317,6 +324,7 @@ def _saved(
       kind: of the bank.
       total: how many networks there are.
       make: trains a group.
+      shorter: the option that says how many networks there are.
       units: of progress in a group.
       num_snapshots: of the training of each network; None where only its end is saved.
     """
@@ -343,7 +351,8 @@ def _saved(
             done = files.latest_step() or 0
             if done < len(groups):  # a damaged one is told before others are made
                 read(files, groups[:done])
-            with progress.Progress(units * len(groups), units * done, kind.noun) as bar:
+            fewer = f"a smaller {shorter} or num_epochs takes less"
+            with progress.Progress(units * len(groups), units * done, kind.noun, shorter=fewer) as bar:
                 for i, group in list(enumerate(groups))[done:]:
                     files.save(i + 1, make(group, lambda n, i=i: bar.update(units * i + n)))
             every = read(files, groups)

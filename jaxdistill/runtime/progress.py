@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import contextvars
 import importlib.util
+import math
 import shutil
 import sys
 import time
@@ -18,7 +19,7 @@ LONG = 600.0
 """Seconds above which the option that shortens the work is named."""
 ENOUGH = 2.0
 """Seconds of work from which the time of all work is estimated."""
-
+MINUTE = 60.0
 
 SMALLEST_WIDTH = 20
 """Columns that a terminal has at least; some say 0."""
@@ -151,6 +152,51 @@ def expecting(
         yield
 
 
+class Rows:
+    """Prints the expected time of the rows that are left, from the mean time of those that were made.
+
+    The first line follows the first row, others at most once a minute.
+
+    Args:
+      total: rows, with those that are there already.
+      shorter: see `expected`; the number of rows that are done is filled in.
+      noun: what a row is.
+      clock: seconds, monotonic.
+
+    Example:
+      >>> now = iter([0.0, 400.0])
+      >>> rows = Rows(24, Shorter("num_candidates", 24), clock=lambda: next(now))
+      >>> rows.done()
+      expected: about 2 h 33 min for at most 23 more rows; num_candidates=2 takes about 6 min 40 s
+    """
+
+    def __init__(
+        self,
+        total: int,
+        shorter: Shorter | str,
+        *,
+        noun: str = "row",
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._total, self._shorter, self._noun, self._clock = total, shorter, noun, clock
+        self._done, self._made, self._seconds = 0, 0, 0.0
+        self._last, self._said = clock(), -math.inf
+
+    def done(self, *, made: bool = True) -> None:
+        """Counts a row; one that was there before (`made` False) says nothing about time."""
+        now, self._done = self._clock(), self._done + 1
+        if made:
+            self._made, self._seconds = self._made + 1, self._seconds + now - self._last
+        self._last, left = now, self._total - self._done
+        seconds = self._seconds / max(1, self._made) * left
+        if not made or seconds < 1 or now - self._said < MINUTE:
+            return
+        self._said, shorter = now, self._shorter
+        if isinstance(shorter, Shorter):
+            shorter = shorter._replace(done=self._done)
+        say(expected(f"at most {left} more {self._noun}{'s' if left > 1 else ''}", seconds, shorter))
+
+
 class Progress:
     """Progress of the outer loop, a context manager.
 
@@ -162,6 +208,7 @@ class Progress:
       total: the last step.
       start: the step that the run resumes from.
       label: the run in a word or two.
+      shorter: how to wait less; then the expected time of all work is printed once, as `expected` says it.
       file: where to write, standard output by default.
       clock: seconds, monotonic.
 
@@ -178,10 +225,12 @@ class Progress:
         start: int = 0,
         label: str = "distill",
         *,
+        shorter: Shorter | str | None = None,
         file: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.total, self.start, self.label = total, start, label
+        self._shorter = shorter
         self._file: TextIO | None = file or sys.stdout
         self._clock = clock
         self._began = clock()
@@ -226,6 +275,17 @@ class Progress:
         elif step >= self.total or now - self._spoke >= min(max(5.0, (now - self._began) / 20), 300.0):
             self._spoke = now
             self._line(f"{self.label}: {text}")
+        self._expect(step, now)
+
+    def _expect(self, step: int, now: float) -> None:
+        """Prints the expected time of what is left, once, if somebody wants to know it."""
+        since, first = self._first or (now, step)
+        left = self.total - step
+        if self._shorter is None or step <= first or not left or now - since < ENOUGH:
+            return
+        seconds = (now - since) / (step - first) * left
+        self.say(expected(f"the {self.label} that are left", seconds, self._shorter))
+        self._shorter = None
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""

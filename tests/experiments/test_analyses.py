@@ -167,6 +167,10 @@ def test_a_damaged_file_of_earlier_rows_is_left_alone(runs, tmp_path, content, s
         ({"steps": []}, "at least one of steps, got none"),
         ({"epochs": [0]}, "epochs >= 1, got 0"),
         ({"rates": [0.0]}, "rates > 0, got 0.0"),
+        (
+            {"analyses": ["images", "epochs"], "rates": [0.5]},
+            "no rates with analyses=images,epochs, where",
+        ),
         ({"analyses": ["images"], "images": [1, 500], "start": "real"}, "images_per_class <= "),
         ({"method": "dm"} | LINEAR, "no distill_epochs with method=dm"),
         ({"teacher": "generator"}, "teacher=images, got generator"),

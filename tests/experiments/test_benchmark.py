@@ -137,6 +137,7 @@ def test_torch_part_runs_where_it_is_asked_for(tmp_path, capsys):
             "one of chunk, conv, decoders, dtype, evaluation, generator",
         ),
         ({"repeats": 0}, "repeats >= 1"),
+        ({"what": ["conv"], "stream_gb": 3.0}, "no stream_gb without what=streaming, where it has no effect"),
         ({"rounds": 3}, "an option, got .rounds."),
     ],
 )
@@ -169,6 +170,15 @@ def test_an_odd_rows_file_is_left_alone(tmp_path, content):
         benchmark.run(Options(what=["conv"], smoke=True, run_dir=str(tmp_path)))
     message(error)
     assert file.read_text() == content
+
+
+def test_a_folder_of_another_experiment_is_left_alone(tmp_path):
+    """Such as a study, whose rows have the same name."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "rows.json").write_text("[]")
+    with pytest.raises(UserError, match=r"a run_dir of its own, got .*, a run of another experiment"):
+        benchmark.run(Options(what=["conv"], smoke=True, run_dir=str(tmp_path)))
+    assert (tmp_path / "rows.json").read_text() == "[]"
 
 
 def test_a_run_dir_that_is_a_file_is_an_error(tmp_path):

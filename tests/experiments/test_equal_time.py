@@ -97,7 +97,10 @@ def test_a_candidate_that_fails_is_a_row(tmp_path, capsys, monkeypatch, pretende
         raise UserError("distill: expected failed_solves = 0, got 1.\nRaise damping.")
 
     monkeypatch.setattr(equal_time, "run_to_result", fails)
-    result = run(tmp_path / "run", contenders=["unrolled"], inner_learning_rates=[0.1], **UNCHOSEN)
+    with pytest.raises(UserError) as error:
+        run(tmp_path / "run", contenders=["unrolled"], inner_learning_rates=[0.1], **UNCHOSEN)
+    assert "at least one contender that finishes, got none (unrolled: distill: expected" in message(error)
+    result = json.loads((tmp_path / "run/result.json").read_text())
     (row,) = result["rows"]
     assert "failed_solves = 0, got 1. Raise damping." in row["note"] and "random_real_mean" not in result
     assert row["note"] in capsys.readouterr().out
@@ -173,8 +176,11 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
         ({"contenders": ["cg"], "neumann_alpha": 0.1}, "a contender that takes neumann_alpha, got cg"),
         ({"contenders": ["unrolled"], "damping": 0.2}, "a contender that takes damping, got unrolled"),
         ({"contenders": ["cg"], "remat": "step"}, "a contender that takes remat"),
-        ({"contenders": ["cg"], "unrolled_steps": 3}, "a contender that takes unrolled_steps"),
-        ({"contenders": ["closed_form"]}, "a contender that takes inner_learning_rates, got closed_form"),
+        (
+            {"contenders": ["cg"], "unrolled_steps": 3},
+            "no unrolled_steps with contenders=cg, where it",
+        ),
+        ({"contenders": ["closed_form"]}, "no inner_learning_rates with contenders=closed_form, where it"),
         ({"contenders": ["closed_form"], "weight_decay": 0.1}, "a contender that takes weight_decay"),
         ({"contenders": ["identity"], "warm_start": True}, "a linear_solver that can start from the last"),
         ({"method": "dc"}, "no inner_learning_rate with method=dc"),

@@ -266,7 +266,7 @@ def test_memory_that_runs_out_on_the_way_is_a_row(tmp_path, monkeypatch, capsys)
     rows = run(tmp_path / "run", inner_steps=[1], measure=["program", "time"])["rows"]
     assert all(row["note"] == "did not run: RESOURCE_EXHAUSTED: Out of memory" for row in rows)
     monkeypatch.setattr(cells, "compiled", boom)
-    rows = run(tmp_path / "other", inner_steps=[1], measure=["program"])["rows"]
+    rows = run(tmp_path / "other", inner_steps=[1], measure=["program"], repeats=UNSET)["rows"]
     assert all(row["note"].startswith("not compiled: RESOURCE_EXHAUSTED") for row in rows)
     monkeypatch.setattr(cells, "compiled", lambda *arguments: program)
     monkeypatch.setattr(cells, "total_bytes", lambda call: 2000)
@@ -288,7 +288,8 @@ def test_a_worker_tells_the_peak_memory_of_its_process(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_process_of_its_own_is_a_row(tmp_path):
-    result = run(tmp_path / "run", inner_steps=[1], estimators=["unrolled"], measure=["process"])
+    only = {"inner_steps": [1], "estimators": ["unrolled"], "repeats": UNSET}
+    result = run(tmp_path / "run", **only, measure=["process"])
     (row,) = result["rows"]
     assert row["process_bytes"] >= row["process_before_bytes"] > 10**8 and row["note"] == ""
 
@@ -361,6 +362,8 @@ def test_a_folder_of_an_older_version_is_the_same_comparison():
         ({"estimators": ["closed_form"], "ridge": -1.0}, "ridge >= 0, got -1"),
         ({"inner_loss": "platt"}, "memory_runtime: expected an inner_loss without a learned temperature"),
         ({"learner": "mlpp"}, "learner: expected one of"),
+        ({"measure": ["program"]}, "no repeats with measure=program, where it has no effect, got 1"),
+        ({"process_time_limit": 9.0}, "no process_time_limit with measure=program,time,error, where"),
     ],
 )
 def test_bad_input_starts_nothing(tmp_path, chosen, says):
@@ -368,6 +371,14 @@ def test_bad_input_starts_nothing(tmp_path, chosen, says):
         run(tmp_path / "run", **chosen)
     assert says in message(error)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_expected_time_of_a_cell_grows_with_its_timing():
+    row = {"estimator": "unrolled", "T": 10, "seconds_median": 0.1, "repeats": 7}
+    assert cells.expected_seconds([row], 5.0, 20) == pytest.approx(4.1 + 1.8)
+    slow = 5.0 - 0.9 + cells.PATIENCE + 2 * 100.0  # rounds of 100 s: the warm-up and one more
+    assert cells.expected_seconds([row], 5.0, 10_000) == pytest.approx(slow)
+    assert cells.expected_seconds([row | {"estimator": MATCHING}], 5.0, 20) == 5.0
 
 
 @pytest.mark.slow

@@ -166,7 +166,8 @@ def test_images_of_a_matching_run_are_trained_on_for_a_few_steps(tmp_path, monke
     assert len(set(trainings.ways["random"].subsets(key, 1)[0].tolist())) == 20
 
 
-def test_a_run_with_steps_of_its_own_takes_no_number_of_steps(distilled, tmp_path):
+@pytest.mark.parametrize("name", ["num_steps", "few_batch_size"])
+def test_a_run_with_steps_of_its_own_takes_none_of_others(distilled, tmp_path, name):
     with pytest.raises(UserError) as error:
-        nas.run(Options(**SEARCH, distilled=distilled, num_steps=3, run_dir=tmp_path / "nas"))
-    assert "no num_steps beside a run of dd, which has its own, got num_steps=3" in message(error)
+        nas.run(Options(**SEARCH, distilled=distilled, **{name: 3}, run_dir=tmp_path / "nas"))
+    assert f"no {name} beside a run of dd, which has its own, where it has no effect, got 3" in message(error)

@@ -95,6 +95,38 @@ def test_the_expected_time_comes_from_the_first_steps_without_compilation(capsys
     assert progress.expected("it", 1200.0, resumed).endswith("; num_outer_steps=2000 takes about 10 min 00 s")
 
 
+def test_the_expected_time_of_rows_comes_from_those_that_were_made(capsys):
+    now = [0.0]
+    shorter = progress.Shorter("num_candidates", 5)
+    rows = progress.Rows(5, shorter, noun="candidate", clock=lambda: now[0])
+    for seconds, made in ((0.0, False), (400.0, True), (410.0, False), (440.0, True), (840.0, True)):
+        now[0] = seconds
+        rows.done(made=made)
+    assert capsys.readouterr().out.splitlines() == [
+        "expected: about 20 min 00 s for at most 3 more candidates; num_candidates=3 takes about 6 min 40 s"
+    ]
+    rows = progress.Rows(3, shorter, clock=lambda: now[0])
+    for _ in range(3):
+        now[0] += 70.0
+        rows.done()
+    assert capsys.readouterr().out.splitlines() == [
+        "expected: about 2 min 20 s for at most 2 more rows",
+        "expected: about 1 min 10 s for at most 1 more row",
+    ]
+
+
+def test_progress_says_the_expected_time_once():
+    out, now = io.StringIO(), [0.0]
+    with progress.Progress(
+        100, 50, "experts", shorter="fewer take less", file=out, clock=lambda: now[0]
+    ) as bar:
+        for step in range(51, 60):
+            now[0] = 9.0 + step  # 9 s of compilation, then a second each
+            bar.update(step)
+    said = [line for line in out.getvalue().splitlines() if line.startswith("expected")]
+    assert said == ["expected: about 47.0 s for the experts that are left"]
+
+
 def test_progress_on_a_terminal_is_a_bar():
     out = Terminal()
     with progress.Progress(4, label="dd", file=out) as bar:
