@@ -95,9 +95,12 @@ def run(options: Options) -> list[Row]:
         if options.resume
         else set()
     )
-    for name in options.what or [name for name in PARTS if name not in LARGE]:
+    parts = options.what or [name for name in PARTS if name not in LARGE]
+    times = progress.Rows(len(parts), "choose fewer parts by what", noun="part")
+    for name in parts:
         if name == "torch" and not available():
             progress.say(f"torch: left out, PyTorch is not installed. {REMEDY}")
+            times.done(made=False)
             continue
         progress.say(f"{name}: measuring ...")
         with contextlib.nullcontext() if options.smoke else no_compile_cache():
@@ -107,6 +110,7 @@ def run(options: Options) -> list[Row]:
                 rows.append(found | told)
                 saved = append_rows(file, rows[-1:])
         show(name, [r for r in rows if r["what"] == name])
+        times.done()
     progress.say(f"{len(rows)} rows measured; {file} has {len(saved)}")
     return rows
 

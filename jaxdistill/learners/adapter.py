@@ -38,7 +38,8 @@ def from_flax(
         inputs of all of them but the first. `with_classifier` wants logits that are the output of a dense
         layer of the features. `nn.BatchNorm` normalises by its own batch, or by the statistics of
         `calibrate`, whatever its `use_running_average` says. Nothing may be drawn at random: dropout has to
-        be `deterministic`.
+        be `deterministic`. `flax.nnx.bridge.to_linen` makes such a module of an NNX class that takes
+        `return_features`.
       image_shape: `(H, W, C)`.
       initialization: a key of `layers.initializers.INITIALIZATIONS`, for modules of the layers in
         `layers.modules` alone; None leaves it to the module's own initialisers (slower to compile).
