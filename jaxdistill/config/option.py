@@ -33,6 +33,8 @@ class Unset:
 UNSET: Any = Unset()
 LARGEST = 2**31 - 1
 """The largest whole number of an option without a bound: JAX counts in 32 bits."""
+LARGEST_FLOAT = 3.4e38
+"""The largest number that is one in float32."""
 ACCEPTED: dict[type, Any] = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str | os.PathLike}
 """By type of an option: the Python types of its values."""
 
@@ -114,8 +116,9 @@ class Option:
                 value = str(as_path("options", value))
         if self.known and value not in self.also:
             one_of(self.name, value, self.names)
-        if self.kind is float and not math.isfinite(value):
-            raise fail("options", f"a finite {self.name}", value)
+        if self.kind is float and not abs(value) <= LARGEST_FLOAT:
+            where = " in float32" if math.isfinite(value) else ""
+            raise fail("options", f"a finite {self.name}{where}", value)
         if self.low is not None:
             at_least("options", self.name, value, self.low)
         if self.above is not None:

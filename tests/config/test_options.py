@@ -51,6 +51,7 @@ class Both(Shape, Size):
         ({"rates": (0.1, "1")}, "rates as a number, got '1'"),
         ({"rates": (0.1, 0.0)}, "rates > 0, got 0.0"),
         ({"rates": (math.nan,)}, "a finite rates, got nan"),
+        ({"rates": (1e39,)}, "a finite rates in float32, got 1e+39"),
         ({"widht": 3}, "options: expected an option, got 'widht'. Near: width."),
         ({"colour": 3}, "options: expected an option among rates, width, got 'colour'."),
     ],
