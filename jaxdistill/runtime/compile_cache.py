@@ -40,8 +40,8 @@ def enable_compile_cache(
     path = Path(directory).absolute() if directory is not None else user_cache() / "compile" / machine()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(bytes(2**16))  # a full disk lets files be made
     except OSError as error:
         reason = error.strerror or error
         say(

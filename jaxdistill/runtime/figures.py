@@ -139,7 +139,7 @@ def lines(
         axis.set_xscale("log", base=base)
         axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         style_panel(axis, label, x_label)
-    axes[0].legend(fontsize=7.5, frameon=False, labelcolor=INK, loc="best")
+    _legend(axes[0], loc="best")
     save_titled(path, figure, title)
 
 
@@ -260,6 +260,13 @@ def _write(
     figure.text(x / width, 1 - y / height, text, fontfamily=fonts.families(text), **style)
 
 
+def _legend(axis: Any, **style: Any) -> None:
+    """A legend whose labels are text, whatever characters they have."""
+    for label in axis.legend(fontsize=7.5, frameon=False, labelcolor=INK, **style).get_texts():
+        text = fonts.shown(label.get_text())
+        label.set(text=text, fontfamily=fonts.families(text), parse_math=False)
+
+
 def _caption(path: Any, figure: Any, x: float, caption: str) -> None:
     height = figure.get_size_inches()[1]
     _write(figure, caption, x, height - 0.1, 6.5, FAINT, "left", "bottom")
@@ -323,7 +330,7 @@ def _panel(axis: Any, name: str, series: list[tuple[str, np.ndarray, np.ndarray]
         logarithmic_y(axis, finite)
     style_panel(axis, name, "outer step")
     if len(axis.get_legend_handles_labels()[1]) > 1:
-        axis.legend(fontsize=7.5, frameon=False, labelcolor=INK)
+        _legend(axis)
 
 
 def style_panel(axis: Any, title: str, x_label: str) -> None:

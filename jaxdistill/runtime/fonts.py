@@ -34,7 +34,7 @@ def shown(text: str, otherwise: str | None = None) -> str:
 @functools.lru_cache(maxsize=4096)
 def _font_of(character: str) -> str | None:
     """The first font that has a character; None if none has it."""
-    if character.isspace():
+    if character in " \n":
         return FIRST
     return next((name for name, file in _fonts() if ord(character) in _characters(file)), None)
 

@@ -79,6 +79,18 @@ def test_names_in_other_scripts_are_shown_or_become_numbers(tmp_path, monkeypatc
         fonts._font_of.cache_clear()
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_are_no_formulas(tmp_path):
+    """A folder or class may be called so: Matplotlib reads what is between dollars as TeX."""
+    odd = "$\\nope{$\t"
+    series = [{"series": name, "steps": i + 1, "m": 0.1, "s": 0.1} for i, name in enumerate((odd, "b"))]
+    figures.lines(
+        tmp_path / "a.png", series, x="steps", x_label="steps", panels={f"{odd}, %": ("m", "s")}, title=odd
+    )
+    figures.image_grid(tmp_path / "b.png", np.zeros((1, 4, 4, 1)), [0], [odd], title=odd)
+    assert (tmp_path / "a.png").exists() and (tmp_path / "b.png").exists()
+
+
 @pytest.mark.parametrize("per_class", [1, 2])
 def test_many_classes_are_a_stated_sample(tmp_path, monkeypatch, per_class):
     written = []
