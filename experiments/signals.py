@@ -17,6 +17,8 @@ from experiments.start import leave_at_once
 
 GRACE = 1.0
 """Seconds in which the main thread may act on a signal by itself."""
+LAST = 5.0
+"""Seconds in which the main thread may clean up after a signal."""
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _handled: list[int] = []
 """The signals that the main thread has acted on."""
@@ -51,7 +53,15 @@ def stop(number: int, frame: Any) -> None:
     _handled.append(number)
     end()
     hush()
+    end_in(LAST, 128 + number)
     leave(_line(number), 128 + number)
+
+
+def end_in(seconds: float, code: int) -> None:
+    """Ends the process after that time, if it is still there: an exit raised in a native callback is lost."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def hush() -> None:

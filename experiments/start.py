@@ -56,8 +56,11 @@ def use_huge_pages() -> None:
 
 def end_by_signals() -> None:
     """A script that is interrupted while it imports ends with one line, too."""
-    if runs_a_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, leave_at_once)
+    if not runs_a_script():
+        return
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is usual:  # else somebody ignores it, or handles it
+            signal.signal(number, leave_at_once)
 
 
 def leave_at_once(number: int, frame: Any = None) -> None:

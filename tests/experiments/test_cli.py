@@ -53,6 +53,7 @@ def main(monkeypatch, capsys):
     def call(*flags, run=None, cls=distill.Options, doc=distill.__doc__):
         seen = []
         monkeypatch.setattr(signals, "_handled", [])
+        monkeypatch.setattr(signals, "end_in", lambda seconds, code: None)
         try:
             cli.main(run or seen.append, cls, doc, ["prog", *flags])
             code = 0

@@ -18,6 +18,8 @@ from experiments.distill import Options as DistillOptions
 from jaxdistill.runtime import signals as caught
 
 INT = int(signal.SIGINT)
+HOOKS = ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"))
+"""What a signal silences."""
 
 
 @pytest.fixture
@@ -75,10 +77,10 @@ def test_a_signal_while_a_script_imports_or_ends_leaves_at_once(monkeypatch, cap
 
 def test_what_a_signal_tears_down_adds_nothing_to_its_line(monkeypatch, capsys):
     """Such as an event loop of Orbax, which raises another error in the place of the exit."""
-    hooks = ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"))
-    for module, name in (*hooks, (signals, "_handled")):
+    for module, name in (*HOOKS, (signals, "_handled")):
         monkeypatch.setattr(module, name, [] if name == "_handled" else getattr(module, name))
     monkeypatch.setattr(signals, "listen", lambda: None)
+    monkeypatch.setattr(signals, "end_in", lambda seconds, code: None)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
     def run(options):
@@ -91,6 +93,22 @@ def test_what_a_signal_tears_down_adds_nothing_to_its_line(monkeypatch, capsys):
     with warnings.catch_warnings(), pytest.raises(SystemExit) as left:
         cli.main(run, DistillOptions, "doc", ["script"])
     assert left.value.code == 130 and capsys.readouterr().err == "stopped by SIGINT\n"
+
+
+def test_an_exit_that_is_lost_ends_the_process_all_the_same(monkeypatch):
+    """Python ignores what a callback raises, and training would go on."""
+    codes = []
+    for module, name in HOOKS:
+        monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setattr(signals, "_handled", [])
+    monkeypatch.setattr(signals, "LAST", 0.0)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with warnings.catch_warnings(), pytest.raises(SystemExit):
+        signals.stop(INT, None)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    assert codes == [130]
 
 
 @pytest.mark.slow
