@@ -111,9 +111,23 @@ def test_an_exit_that_is_lost_ends_the_process_all_the_same(monkeypatch):
     assert codes == [130]
 
 
+def test_a_script_listens_from_its_first_import_unless_signals_are_ignored(monkeypatch):
+    there, handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}, {}
+    monkeypatch.setattr(start, "runs_a_script", lambda: True)
+    monkeypatch.setattr(signal, "getsignal", lambda number: there[number])
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    start.end_by_signals()
+    assert handlers == dict.fromkeys(there, start.leave_at_once)
+    there, handlers = dict.fromkeys(there, signal.SIG_IGN), {}
+    start.end_by_signals()
+    assert not handlers
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.3, None])
-def test_a_script_ends_with_one_line(tmp_path, seconds):
+@pytest.mark.parametrize(
+    ("seconds", "number"), [(0.3, signal.SIGINT), (0.3, signal.SIGTERM), (None, signal.SIGINT)]
+)
+def test_a_script_ends_with_one_line(tmp_path, seconds, number):
     flags = as_flags(TINY | {"num_eval_learners": 200_000, "run_dir": tmp_path / "run"})
     command = [sys.executable, "-m", "experiments.distill", *flags]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": CACHE, "PYTHONPATH": str(ROOT)}
@@ -122,7 +136,7 @@ def test_a_script_ends_with_one_line(tmp_path, seconds):
             while "evaluating" not in (script.stdout.readline() if script.stdout else ""):
                 assert script.poll() is None
         time.sleep(seconds or 3.0)  # in the imports, and in a compiled program
-        script.send_signal(signal.SIGINT)
+        script.send_signal(number)
         _, error = script.communicate(timeout=60)
-    assert script.returncode == 130 and error.splitlines()[-1] == "stopped by SIGINT"
+    assert script.returncode == 128 + number and error.splitlines()[-1] == f"stopped by {number.name}"
     assert "Traceback" not in error
