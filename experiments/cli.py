@@ -69,8 +69,13 @@ def main(run: Callable[[C], Any], cls: type[C], doc: str | None, argv: Sequence[
     try:
         _run(run, config)
         signals.end()
+    except SystemExit:
+        if number := signals.stopped():
+            signals.exit_at_once(128 + number)
+        raise
     except Exception:  # a bug keeps its traceback
         if number := signals.stopped():  # raised by what the signal tore down
+            signals.exit_at_once(128 + number)
             hosts.leave(128 + number)
         if not hosts.joined():
             raise

@@ -50,10 +50,13 @@ def main(monkeypatch, capsys):
         monkeypatch.setattr(module, name, getattr(module, name))  # a signal silences them
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    ended: list[int] = []
+
     def call(*flags, run=None, cls=distill.Options, doc=distill.__doc__):
         seen = []
         monkeypatch.setattr(signals, "_handled", [])
         monkeypatch.setattr(signals, "end_in", lambda seconds, code: None)
+        monkeypatch.setattr(signals, "exit_at_once", ended.append)
         try:
             cli.main(run or seen.append, cls, doc, ["prog", *flags])
             code = 0
@@ -63,6 +66,7 @@ def main(monkeypatch, capsys):
         return code, seen[0] if seen else out, err.splitlines()
 
     with warnings.catch_warnings():
+        call.ended = ended
         yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -175,6 +179,7 @@ def test_errors_of_a_run_are_one_line_and_a_code(main):
     assert main(run=stopped) == (143, "", [line])
     assert main("--seed=2", run=killed) == (130, "", ["stopped by SIGINT"])  # outside of the loop
     assert main("--seed=15", run=killed) == (143, "", ["stopped by SIGTERM"])
+    assert main.ended == [130, 143]  # without Python's own end
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         main(run=bug)
 

@@ -81,6 +81,7 @@ def test_what_a_signal_tears_down_adds_nothing_to_its_line(monkeypatch, capsys):
         monkeypatch.setattr(module, name, [] if name == "_handled" else getattr(module, name))
     monkeypatch.setattr(signals, "listen", lambda: None)
     monkeypatch.setattr(signals, "end_in", lambda seconds, code: None)
+    monkeypatch.setattr(signals, "exit_at_once", lambda code: None)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
     def run(options):
