@@ -335,7 +335,9 @@ def _panel(axis: Any, name: str, series: list[tuple[str, np.ndarray, np.ndarray]
 
 def style_panel(axis: Any, title: str, x_label: str) -> None:
     """Gives a panel its title, the label of its x axis and the look that all panels share."""
-    axis.set_title(title, loc="left", fontsize=9.5, color=INK)
+    title = fonts.shown(title)
+    style = {"fontfamily": fonts.families(title), "parse_math": False}
+    axis.set_title(title, loc="left", fontsize=9.5, color=INK, **style)
     axis.set_xlabel(x_label, fontsize=8.5, color=FAINT)
     axis.tick_params(labelsize=8, colors=FAINT, length=0, which="both")
     axis.grid(color=RULE, lw=0.7)
