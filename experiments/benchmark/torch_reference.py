@@ -19,8 +19,11 @@ import numpy as np
 from jaxdistill.core.checks import UserError, fail
 from jaxdistill.core.types import Batch, Dataset, Learner, Meta, Params
 
-TOLERANCE = 1e-3
-"""Relative: float32 hypergradients through 10 steps, summed in different orders, agree to about 1e-5."""
+TOLERANCE = 5e-3
+"""Relative. Float32 sums in different orders differ by up to 1e-5, and by up to 1e-3 where a ReLU is on for
+one side and off for the other."""
+TRAINED_TOLERANCE = 0.1
+"""The same of the change of weights by 50 steps of training, which amplify these: 1e-2 at width 128."""
 
 
 def available() -> bool:
@@ -132,7 +135,7 @@ class TorchReference:
           weights.
 
         Raises:
-          UserError: one of them is not below `TOLERANCE`.
+          UserError: one of them is not below `TOLERANCE`, or `TRAINED_TOLERANCE`.
         """
         x, y = np.asarray(real.x), np.asarray(real.y).argmax(-1)
         theirs, gradients, moved = self._ask(("step", x.reshape(-1, *x.shape[-3:]), y.ravel()))
@@ -145,8 +148,10 @@ class TorchReference:
             errors[f"{part}_error"] = relative_error(*pair)
         if trained:
             errors["trained_error"] = relative_error(self._change(trained), self._change(moved))
-        if not all(error < TOLERANCE for error in errors.values()):
-            raise _fail(f"the numbers of PyTorch to a relative {TOLERANCE:g}", f"{errors}")
+        allowed = dict.fromkeys(errors, TOLERANCE) | {"trained_error": TRAINED_TOLERANCE}
+        if not all(error < allowed[name] for name, error in errors.items()):
+            expected = f"the numbers of PyTorch to a relative {TOLERANCE:g}"
+            raise _fail(f"{expected}, of trained weights {TRAINED_TOLERANCE:g}", f"{errors}")
         return errors
 
     def seconds(self, steps: int) -> float:
