@@ -6,8 +6,8 @@ the convolution, and how many images at a time, are best on this backend? How ex
 accelerator (emulated)? What do activations of bfloat16 cost in accuracy, and a decoder and a data set on the
 disk in time?
 
-    python -m experiments.benchmark                  all parts but those for a GPU, 40 minutes on 2 cores
-    python -m experiments.benchmark --what=torch     needs pip install -e ".[torch]"
+    python -m experiments.benchmark                  all parts but those for a GPU, an hour on 2 cores
+    python -m experiments.benchmark --what=torch     20 minutes, all of --torch_steps; needs the extra torch
     python -m experiments.benchmark --what=methods,gradients,evaluation               for a GPU
     python -m experiments.benchmark --what=streaming --stream_gb=20                   writes 20 GB first
 
@@ -33,9 +33,10 @@ from experiments.benchmark.microbatches import microbatches
 from experiments.benchmark.options import Options
 from experiments.benchmark.pool_training import pool
 from experiments.benchmark.precisions import precisions
-from experiments.benchmark.steps import chunk, generated, outer, remat, torch
+from experiments.benchmark.steps import chunk, generated, outer, remat
 from experiments.benchmark.streaming import streaming
 from experiments.benchmark.torch_reference import available
+from experiments.benchmark.torch_steps import torch
 from experiments.measure import Row, append_rows, no_compile_cache
 from experiments.tables import writable
 from jaxdistill.config.resolve import filled
@@ -77,8 +78,9 @@ def run(options: Options) -> list[Row]:
       UserError: bad input, before anything is measured; PyTorch asked for and missing, or not agreeing.
     """
     given, options = options, filled(options.with_smoke({"repeats": 2}))
-    reason = "" if "streaming" in options.what else "without what=streaming"
-    cli.refuse_idle("benchmark", given, {"stream_gb": reason})
+    parts = {"stream_gb": "streaming", "torch_steps": "torch"}
+    idle = {name: "" if part in options.what else f"without what={part}" for name, part in parts.items()}
+    cli.refuse_idle("benchmark", given, idle)
     if "torch" in options.what and not available():
         raise fail("benchmark torch", "PyTorch", "none", REMEDY)
     file, load = writable("benchmark", options.run_dir) / "rows.json", round(os.getloadavg()[0], 2)

@@ -84,14 +84,14 @@ def matching(options: Options) -> Iterator[Row]:
 
 def passes(step: Step, real_batch_size: int) -> float:
     """Forward passes of one image that the work of an outer step is."""
-    synthetic = (step.by_synthetic + trained(step)) * step.per_class
+    synthetic = (step.by_synthetic + 3 * epochs_between(step)) * step.per_class
     return CLASSES * (step.by_real * real_batch_size + synthetic)
 
 
-def trained(step: Step) -> int:
-    """Forward passes of each synthetic image in the training between two matches of a network."""
+def epochs_between(step: Step) -> int:
+    """Epochs of training on the synthetic images between two matches of a network; 0: a new one each time."""
     matches, epochs = match_schedule(step.per_class)
-    return 3 * epochs if step.method != "dm" and matches > 1 else 0
+    return epochs if step.method != "dm" and matches > 1 else 0
 
 
 def forward_flops(network: Learner) -> int:

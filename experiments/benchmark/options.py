@@ -31,6 +31,11 @@ class Options(SeedOptions):
             "streaming",
         ),
     )
+    torch_steps: tuple[str, ...] = option(
+        (),
+        "what=torch: the outer steps to compare (default: all)",
+        known="experiments.benchmark.torch_steps:COMPARED",
+    )
     stream_gb: float = option(
         2.0, "what=streaming: size of the set in GB; above 5 it is not compared with a set in memory", above=0
     )

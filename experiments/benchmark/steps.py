@@ -1,110 +1,20 @@
-"""Outer steps against PyTorch, by K and T, by `remat`, by the length of a chunk, of a generator."""
+"""Outer steps by K and T, by `remat`, by the length of a chunk, of a generator."""
 
 import itertools
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import optax
 
 from experiments.benchmark.options import Options
-from experiments.benchmark.problems import CLASSES, PLAIN, SHAPES, distillation, problem, program_of
-from experiments.benchmark.torch_reference import TorchReference
-from experiments.measure import Row, interleaved, ratio_of_medians, row, timed
+from experiments.benchmark.problems import PLAIN, SHAPES, distillation, problem, program_of
+from experiments.measure import Row, interleaved, row, timed
 from jaxdistill.config import build
 from jaxdistill.config.table import Config
-from jaxdistill.core.keys import at_step, stream
-from jaxdistill.data import sample
 from jaxdistill.inner.train import REMAT
-from jaxdistill.runs.plan import Plan, planned
-from jaxdistill.runtime import progress
-
-RATES = {"learning_rate": 0.01, "b1": 0.5, "b2": 0.999}
-"""Of the outer Adam, on both sides."""
-
-
-class Compared(NamedTuple):
-    """A problem that both sides have."""
-
-    plan: Plan
-    T: int
-    """Inner steps."""
-    settings: dict[str, Any]
-    """What PyTorch needs to know of it besides the state."""
-
-
-def torch(options: Options) -> Iterator[Row]:
-    """LeNet, one fixed initialisation: DD, implicit (Neumann), GTN, after a check that both sides agree."""
-    seed, smoke = options.seed, options.smoke
-    batch_size, length = (16, 1) if smoke else (1024, 10)
-    for kind, (plan, num_steps, settings) in compared(seed, smoke, batch_size).items():
-        once, ours = (program_of(plan, steps) for steps in (1, length))
-        data = plan.data.train
-        state, _, key = once.arguments
-        after, metrics, _ = once.call(*once.arguments)
-        # Adam's first moment after one step is (1 - b1) times the hypergradient
-        moment = optax.tree_utils.tree_get(after.opt_state, "mu")
-        hypergradient = jax.tree.map(lambda m: m / (1 - RATES["b1"]), moment)
-        real = sample(data, stream(at_step(key, state.step), "real"), batch_size)
-        more = {"batch_size": batch_size, "seed": seed, **RATES, **settings}
-        with TorchReference(kind, state, data, **more) as reference:
-            errors = reference.check(real, metrics["loss"][0], hypergradient)
-            progress.say(f"torch, {kind}: both compute the same; relative error {max(errors.values()):.1e}")
-            sides = {"pytorch": partial(reference.seconds, length), "jaxdistill": ours.seconds}
-            times = interleaved(sides, options.repeats, patience=float("inf"))
-        common = {"learner": "lenet", "K": 1, "T": num_steps, "real_batch_size": batch_size}
-        theirs, mine = f"{kind}: pytorch", f"{kind}: jaxdistill"
-        yield row("torch", theirs, times["pytorch"], **common, ratio=1.0, torch=reference.version)
-        about = {"ratio": ratio_of_medians(times, "jaxdistill", "pytorch"), "error": max(errors.values())}
-        yield row("torch", mine, times["jaxdistill"], ours, **common, **about)
-
-
-def compared(seed: int, smoke: bool, batch_size: int) -> dict[str, Compared]:
-    """The problems that PyTorch is timed on, by their name there."""
-    num_steps = 2 if smoke else 10
-    common = {
-        "num_steps": num_steps,
-        "real_batch_size": batch_size,
-        "outer_learning_rate": RATES["learning_rate"],
-        "outer_b1": RATES["b1"],
-    }
-    series = {"num_terms": num_steps, "alpha": 0.1, "damping": 0.1, "weight_decay": 0.01}
-    implicit = problem(
-        "lenet",
-        seed,
-        **common | {"num_steps": 1},
-        gradient="implicit",
-        linear_solver="neumann",
-        neumann_terms=series["num_terms"],
-        neumann_alpha=series["alpha"],
-        damping=series["damping"],
-        weight_decay=series["weight_decay"],
-        inner_momentum=0.0,
-        inner_tolerance=0.0,
-        max_inner_steps=num_steps,
-    )
-    batch = 8 if smoke else 32
-    generated = problem(
-        "lenet",
-        seed,
-        **common | {"num_steps": 1},
-        method="gtn",
-        teacher="generator",
-        batch_size=batch,
-        distill_steps=num_steps,
-        generator_width=4 if smoke else 32,
-        generator_hidden=8 if smoke else 256,
-        inner_momentum=0.5,
-        learned=("learning_rate", "momentum"),
-        positive="softplus",
-    )
-    return {
-        "images": Compared(problem("lenet", seed, **common), num_steps, {}),
-        "implicit": Compared(implicit, num_steps, {"num_steps": num_steps, "step_size": 0.02, **series}),
-        "generated": Compared(generated, num_steps, {"image_side": 28, "classes": CLASSES}),
-    }
+from jaxdistill.runs.plan import planned
 
 
 def outer(options: Options) -> Iterator[Row]:

@@ -1,7 +1,8 @@
 """Outer steps in plain PyTorch: the process that `torch_reference.py` starts and asks.
 
-Default settings, no tricks: `create_graph=True` through the inner steps, the loss on a real batch, Adam. This
-file runs as a script and needs NumPy and PyTorch alone.
+Default settings, no tricks: `create_graph=True` where a gradient is differentiated, a loop over classes where
+a method has a term for each, the optimisers of `torch.optim`. This file runs as a script and needs NumPy and
+PyTorch alone.
 """
 
 import importlib
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 torch: Any = importlib.import_module("torch")  # an optional extra, which the type checker may not find
-functional: Any = torch.nn.functional
+nn: Any = torch.nn
+functional: Any = nn.functional
 
 PADDING = 2
 """Of LeNet's first convolution, for one-channel 28x28 images."""
@@ -42,6 +44,9 @@ def loss_of(params: list, x: Any, y: Any) -> Any:
 class Images:
     """Dataset Distillation: a batch of images, one per class, and a learned step size for each inner step."""
 
+    by_class = False
+    """Whether a real batch has equally many images of every class, class by class."""
+
     def __init__(self, given: Mapping[str, Any]):
         self.weights = [torch.tensor(array).requires_grad_() for array in given["weights"]]
         learned = given["learned"]
@@ -63,6 +68,13 @@ class Images:
         """(the loss on a real batch, its gradients)."""
         loss = self.loss(x, y)
         return loss, list(torch.autograd.grad(loss, list(self.learned.values())))
+
+    def advance(self) -> None:
+        """What an outer step does after the update of what is learned."""
+
+    def trained(self) -> list[np.ndarray]:
+        """Weights that `advance` trains; none where it trains no network."""
+        return []
 
     def as_ours(self, name: str, gradient: Any) -> np.ndarray:
         """A gradient in the axes of jaxdistill."""
@@ -100,7 +112,7 @@ class Implicit(Images):
         return loss, [-gradient]
 
 
-class Generated(Images):
+class Generator(Images):
     """Generative Teaching Networks: a generator, learned noise, a step size and a momentum for each step."""
 
     def __init__(self, given: Mapping[str, Any]):
@@ -174,7 +186,102 @@ class Generated(Images):
         return array[..., np.argsort(self.order)] if self._flat(name) else array
 
 
-PROBLEMS = {"images": Images, "implicit": Implicit, "generated": Generated}
+def convnet(width: int, classes: int) -> Any:
+    """ConvNet-3 for one-channel 28x28 images: features, classifier.
+
+    A group per channel is instance normalisation; this module is faster than `InstanceNorm2d`.
+    """
+    layers, inputs = [], 1
+    for padding in (3, 1, 1):
+        layers += [nn.Conv2d(inputs, width, 3, padding=padding), nn.GroupNorm(width, width)]
+        layers += [nn.ReLU(), nn.AvgPool2d(2)]
+        inputs = width
+    return nn.Sequential(nn.Sequential(*layers, nn.Flatten()), nn.Linear(16 * width, classes))
+
+
+def scaled(x: Any, steps: Any) -> Any:
+    """Images [B, C, H, W] sampled at `steps` [B, 2], (row, column), about their centre."""
+    matrix = torch.zeros(len(x), 2, 3)
+    matrix[:, 0, 0], matrix[:, 1, 1] = steps[:, 1], steps[:, 0]
+    grid = functional.affine_grid(matrix, list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, align_corners=False)
+
+
+def distance(real: Any, synthetic: Any) -> Any:
+    """The sum over output units of 1 - cos of two gradients [out, ...] of a kernel."""
+    a, b = real.flatten(1), synthetic.flatten(1)
+    return (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
+
+
+class GradientMatching(Images):
+    """DC and, with a `scale`, DSA: gradients of real and of synthetic images, class by class."""
+
+    by_class = True
+
+    def __init__(self, given: Mapping[str, Any]):
+        self.settings = given
+        self.classes, self.scale = given["classes"], given["scale"]
+        self.learned = {"x": channels_first(given["learned"]["x"][0])}
+        self.labels = torch.arange(self.classes).repeat_interleave(len(self.learned["x"]) // self.classes)
+        self.network = convnet(given["width"], self.classes)
+        with torch.no_grad():
+            for parameter, array in zip(self.network.parameters(), given["weights"], strict=True):
+                parameter.copy_(torch.tensor(array))
+
+    def augmented(self, x: Any) -> Any:
+        """The images, all under the given draw; each has its own row of parameters."""
+        return x if self.scale is None else scaled(x, torch.tensor(self.scale).expand(len(x), 2))
+
+    def hypergradient(self, x: Any, y: Any) -> tuple[Any, list]:
+        """(the sum over classes of their terms, its gradient)."""
+        loss, images = 0.0, self.learned["x"]
+        groups = (each.chunk(self.classes) for each in (x, y, images, self.labels))
+        for real, real_y, synthetic, synthetic_y in zip(*groups, strict=True):
+            loss += self.term(self.augmented(real), real_y, self.augmented(synthetic), synthetic_y)
+        return loss, list(torch.autograd.grad(loss, [images]))
+
+    def term(self, real: Any, real_y: Any, synthetic: Any, synthetic_y: Any) -> Any:
+        """The distance of the two gradients, over kernels; those of real images are constants."""
+        params = list(self.network.parameters())
+        target = torch.autograd.grad(functional.cross_entropy(self.network(real), real_y), params)
+        loss = functional.cross_entropy(self.network(synthetic), synthetic_y)
+        ours = torch.autograd.grad(loss, params, create_graph=True)
+        return sum(distance(a, b) for a, b in zip(target, ours, strict=True) if a.ndim > 1)
+
+    def advance(self) -> None:
+        """Trains the network on the images, or takes a new one where there are no epochs of training."""
+        epochs, images = self.settings["epochs"], self.learned["x"].detach()
+        if not epochs:
+            self.network = convnet(self.settings["width"], self.classes)
+            return
+        optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(images)).split(256):
+                logits = self.network(self.augmented(images[rows]))
+                optimizer.zero_grad()
+                functional.cross_entropy(logits, self.labels[rows]).backward()
+                optimizer.step()
+
+    def trained(self) -> list[np.ndarray]:
+        """Weights that `advance` trains; none where it trains no network."""
+        if not self.settings["epochs"]:
+            return []
+        return [parameter.detach().numpy() for parameter in self.network.parameters()]
+
+
+class DistributionMatching(GradientMatching):
+    """DM: mean features of real and of synthetic images, class by class, of a new network at every step."""
+
+    def term(self, real: Any, real_y: Any, synthetic: Any, synthetic_y: Any) -> Any:
+        """The squared distance of the two means; that of real images is a constant."""
+        features = self.network[0]
+        with torch.no_grad():
+            target = features(real).mean(0)
+        return (features(synthetic).mean(0) - target).square().sum()
+
+
+PROBLEMS = {"images": Images, "implicit": Implicit, "generator": Generator}
+PROBLEMS |= {"dc": GradientMatching, "dsa": GradientMatching, "dm": DistributionMatching}
 
 
 class Step:
@@ -184,8 +291,12 @@ class Step:
         self.problem = PROBLEMS[given["kind"]](given)
         self.leaves = [tensor.requires_grad_() for tensor in self.problem.learned.values()]
         self.real_x, self.real_y = channels_first(given["real"][0]), torch.tensor(given["real"][1])
+        self.groups = [torch.arange(len(self.real_y))]
+        if self.problem.by_class:
+            self.groups = [(self.real_y == c).nonzero().flatten() for c in range(given["classes"])]
         self.batch_size = given["batch_size"]
-        self.adam = torch.optim.Adam(self.leaves, **given["adam"])
+        name, settings = given["optimizer"]
+        self.optimizer = getattr(torch.optim, name)(self.leaves, **settings)
         torch.manual_seed(given["seed"])
 
     def __call__(self, x: Any, y: Any) -> Any:
@@ -193,20 +304,23 @@ class Step:
         loss, gradients = self.problem.hypergradient(x, y)
         for leaf, gradient in zip(self.leaves, gradients, strict=True):
             leaf.grad = gradient
-        self.adam.step()
+        self.optimizer.step()
+        self.problem.advance()
         return loss
 
-    def first(self, x: np.ndarray, y: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
-        """Loss and hypergradient of one outer step, as arrays."""
+    def first(self, x: np.ndarray, y: np.ndarray) -> tuple[float, dict[str, np.ndarray], list[np.ndarray]]:
+        """Loss, hypergradient and trained weights of one outer step, as arrays."""
         loss = self(channels_first(x), torch.tensor(y)).item()
         named = zip(self.problem.learned, self.leaves, strict=True)
-        return loss, {name: self.problem.as_ours(name, leaf.grad) for name, leaf in named}
+        gradients = {name: self.problem.as_ours(name, leaf.grad) for name, leaf in named}
+        return loss, gradients, self.problem.trained()
 
     def seconds(self, steps: int) -> float:
         """Time of one outer step, the mean over a block of `steps` on batches drawn at random."""
         began = time.perf_counter()
         for _ in range(steps):
-            index = torch.randint(len(self.real_y), (self.batch_size,))
+            drawn = [rows[torch.randint(len(rows), (self.batch_size,))] for rows in self.groups]
+            index = torch.cat(drawn)
             self(self.real_x[index], self.real_y[index])
         return (time.perf_counter() - began) / steps
 

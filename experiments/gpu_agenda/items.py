@@ -56,9 +56,10 @@ def benchmark(name: str, what: str, measures: str, *more: str) -> Item:
 def items(data: Path | None, run_dir: Path) -> list[Item]:
     """The agenda, in order."""
     torch = ",torch" if importlib.util.find_spec("torch") else ""
+    inner = "--torch_steps=images,implicit,generator"
     found = [
         benchmark("gpu_gradients", "gradients", "every method and gradient, tiny: are the numbers finite?"),
-        benchmark("gpu_methods", f"methods{torch}", "outer steps of every method at its paper's size"),
+        benchmark("gpu_methods", f"methods{torch}", "outer steps of every method at its paper's size", inner),
         benchmark("gpu_evaluation", "evaluation", "20 networks by vmap, and one after another"),
     ]
     for known, end in (("mnist", "_full"), ("cifar10", "")):
