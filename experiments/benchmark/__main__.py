@@ -11,8 +11,8 @@ disk in time?
     python -m experiments.benchmark --what=methods,gradients,evaluation               for a GPU
     python -m experiments.benchmark --what=streaming --stream_gb=20                   writes 20 GB first
 
-Expected on 2 cores: `torch` takes about 0.7 times PyTorch's time, at most 0.8. `conv`: with this backend's
-own formulation, gradients inside a scan take less than twice the time of those outside. Rows are appended to
+Expected on 2 cores: `torch` takes 0.5 to 0.85 times PyTorch's time. `conv`: with this backend's own
+formulation, gradients inside a scan take less than twice the time of those outside. Rows are appended to
 RUN_DIR/rows.json. The sides of every comparison take turns; compilation (without the cache) is measured
 separately. Run nothing else on the machine: PyTorch's threads wait for one another and lose most on a busy
 machine, so the ratio is then too good for us. `load` in a row is the machine's load at the start.
