@@ -277,9 +277,13 @@ def _images(x: np.ndarray, where: str, key: str, reading: Reading) -> np.ndarray
 
 
 def _channels_last(x: np.ndarray, where: str, key: str, layout: str | None) -> np.ndarray:
+    first, last = x.shape[1] in CHANNELS, x.shape[3] in CHANNELS
     if layout == "nchw":
+        if last and not first and x.shape[2] > x.shape[3]:
+            expected = f"{key} of shape [N, C, H, W], with layout=nchw"
+            raise fail(where, expected, f"{x.shape}, which looks like [N, H, W, C]", "Leave layout out.")
         return x.transpose(0, 2, 3, 1)
-    if layout is None and x.shape[1] in CHANNELS and x.shape[3] not in CHANNELS and x.shape[2] > x.shape[1]:
+    if layout is None and first and not last and x.shape[2] > x.shape[1]:
         remedy = f"Transpose it: {key}.transpose(0, 2, 3, 1), or set layout=nchw (nhwc if it is right)."
         raise fail(where, f"{key} of shape [N, H, W, C]", f"{x.shape}, which looks like [N, C, H, W]", remedy)
     return x

@@ -84,6 +84,8 @@ def _labelled(files: Tree) -> list[Labelled]:
     tops = {parts[depth] for _, parts in pictures if len(parts) > depth + 1}
     known = {name for name in tops if _part(name)}
     with_parts = "train" in {_part(name) for name in known} and known == tops
+    if len(tops) == 1 and known == tops and not with_parts and all(len(p) > depth + 2 for _, p in pictures):
+        raise fail(where, "a folder train", f"only {next(iter(tops))}")
     if known and known != tops and all(len(parts) > depth + 2 for _, parts in pictures):
         allowed = ", ".join("|".join(names) for names in PARTS.values())
         got = f"{sorted(tops - known)[0]} beside {sorted(known)[0]}"
@@ -164,7 +166,7 @@ def _decoded(
         )
     kept = [(label, image) for label, image in zip(found, pixels, strict=True) if not isinstance(image, str)]
     left_out = _named([found[i].entry.path for i in broken])
-    cautions = [f"{len(broken)} broken pictures are left out: {left_out}"] if broken else []
+    cautions = [f"broken pictures that are left out, {len(broken)}: {left_out}"] if broken else []
     check_sizes([image for _, image in kept], [str(of.entry.path) for of, _ in kept], files.where)
     images, told = alike([image for _, image in kept])
     labels = [label for label, _ in kept]
@@ -208,7 +210,7 @@ def _alike_in_parts(x: dict[str, np.ndarray]) -> list[str]:
     told = []
     if len(x) < len(PARTS) and (repeated := len(x["train"]) - len(train)):
         lacking = " and ".join(part for part in PARTS if part not in x)
-        told.append(f"{repeated} images repeat others; {lacking}, split off, may have some that train has")
+        told.append(f"images that repeat others: {repeated}; {lacking}, split off, may have some that train has")
     for part in [part for part in x if part != "train"]:
         count = sum(digest(image) in train for image in x[part])
         if count:

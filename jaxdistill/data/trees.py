@@ -89,7 +89,7 @@ class Tree(NamedTuple):
             return lambda path: (self.root / path).read_bytes()
         if _is_zip(self.root):
             archive = stack.enter_context(zipfile.ZipFile(self.root))
-            infos = {_plain(info.filename): info for info in archive.infolist()}
+            infos = {_name_in_zip(info): info for info in archive.infolist()}
             return lambda path: archive.read(infos[path])
         file = stack.enter_context(_unpacked(self.root, self.where))
         tar = stack.enter_context(tarfile.TarFile(fileobj=file))
@@ -189,7 +189,7 @@ def _of_zip(path: Path, where: str) -> Iterator[Entry]:
             raise fail(where, f"files that grow by at most a factor of {MOST_RATIO}", got)
     if sum(info.file_size for info in infos) > most_unpacked(path):
         raise too_much(where, path)
-    return (Entry(_plain(info.filename), info.file_size, changed) for info in infos)
+    return (Entry(_name_in_zip(info), info.file_size, changed) for info in infos)
 
 
 def _of_tar(path: Path, where: str) -> Iterator[Entry]:
@@ -232,6 +232,11 @@ def _is_zip(path: Path) -> bool:
 def _plain(name: str) -> str:
     """A member's name without the `./` that `tar -C FOLDER .` begins it with."""
     return name.removeprefix("./")
+
+
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+    """A member's name with slashes: some programs of Windows write backslashes, against the format."""
+    return _plain(info.filename if "/" in info.filename else info.filename.replace("\\", "/"))
 
 
 class _Limited:

@@ -104,6 +104,14 @@ def test_a_picture_of_a_billion_pixels_in_a_tar_is_not_decoded(tmp_path):
         load(path, tmp_path)
 
 
+def test_backslashes_in_a_zip_separate_folders(tmp_path):
+    path = archive(tmp_path / "pets.zip", {name.replace("/", "\\"): value for name, value in some().items()})
+    assert load(path, tmp_path).info.class_names == ("cat", "dog")
+    outside = archive(tmp_path / "outside.zip", {"..\\cat\\a.png": png(pixels(9))})
+    with pytest.raises(UserError, match="which leads out of it"):
+        load(outside, tmp_path)
+
+
 def test_an_encrypted_zip_says_so(tmp_path):
     path = archive(tmp_path / "pets.zip", some())
     content = bytearray(path.read_bytes())

@@ -183,7 +183,7 @@ def test_repeated_pictures_and_folders_without_any_are_told(tmp_path):
     with pytest.warns(Caution) as told:
         load(write(tmp_path / "pets", files), tmp_path)
     lines = " ".join(str(each.message) for each in told)
-    assert "1 images repeat others; validation and test, split off, may have some that train has" in lines
+    assert "images that repeat others: 1; validation and test, split off, may have some that train has" in lines
     assert "no picture in emu" in lines
 
 
@@ -239,7 +239,7 @@ def test_what_is_odd_is_told(tmp_path):
         splits = load(root, tmp_path, skip_broken=True)
     lines = " / ".join(str(each.message) for each in told)
     for part in (
-        "1 broken pictures are left out",
+        "broken pictures that are left out, 1",
         "1 of 15 pictures have 16 bits; they are rounded to 8",
         "2 of 15 pictures are grey; they become colour",
         "1 of 8 test images stand in train, too",
@@ -261,6 +261,7 @@ BAD = {
     "empty": (lambda root: root.mkdir(), "pictures (.*), got none among 0 files"),
     "text": (lambda root: write(root, {"cat/a.txt": b""}), "got none among 1 files"),
     "one class": (lambda root: write(root, some(classes=("cat",))), "at least two classes, got only cat"),
+    "test alone": (lambda root: write(root, some(("test/",))), "a folder train, got only test"),
     "beside": (lambda root: write(root, {**some(), "a.png": b""}), "a folder for each class.*got a.png"),
     "flat": (
         lambda root: write(root, {"train/a.png": b"", "test/b.png": b""}),

@@ -237,6 +237,8 @@ def test_channels_first_can_be_said(tmp_path):
     assert first.info == last.info
     with pytest.raises(UserError, match="one of nchw, nhwc"):
         data.splits(x, np.arange(40) % 4, layout="hwcn")
+    with pytest.raises(UserError, match=r"looks like \[N, H, W, C\]. Leave layout out"):
+        data.splits(x.transpose(0, 2, 3, 1), np.arange(40) % 4, layout="nchw")
 
 
 @pytest.mark.parametrize(("classes", "each"), [(2, 3), (100, 5), (7, 4)])
