@@ -23,7 +23,7 @@ GRADIENTS = (
     *("unrolled", "unrolled_remat", "matching_by_class", "matching_all", "distribution_matching"),
     *("implicit_cg", "implicit_neumann", "implicit_identity", "closed_form", "convexified"),
 )
-"""The order of lines, which is that of the study's cells; others come after them."""
+"""The order of lines, as in the study's cells; other gradients come last."""
 STORAGE = {"images": "images", "scalars": "scalars_stored", "bits": "bits_per_class"}
 """Column to field of a row: what synthetic data take."""
 ARCHITECTURES = {"plain": "trained without augmentation", "augmented": "trained under augmentation"}
@@ -160,7 +160,7 @@ def _distinct(lines: Sequence[Line]) -> list[Line]:
 
 
 def _place(known: Sequence[str], name: str) -> int:
-    """The place of a name among those that are known; unknown names come last."""
+    """The place of a name among the known names; unknown names come last."""
     return known.index(name) if name in known else len(known)
 
 

@@ -90,8 +90,8 @@ def tuned(
       protocols: those to choose from, at least one.
       images: [M, ...], what networks are trained on.
       subsets: which of them each network sees.
-      step_sizes: candidates, each tried under each protocol; `STEP_SIZES` stands for those that each
-        protocol has of its own.
+      step_sizes: candidates, each tried under each protocol; `STEP_SIZES` stands for the step
+        sizes of each protocol.
 
     Returns:
       The score on test, the choice, and the validation accuracy of every candidate.

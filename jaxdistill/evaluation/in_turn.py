@@ -111,7 +111,7 @@ def _to_host(tree: Any) -> Any:
 def loss_of(
     learner: Learner, loss: str, labels: str, weight_decay: float, temperature: float
 ) -> tuple[Callable[[Params, Batch], Array], Callable[[Array], Array]]:
-    """((params, batch) -> what training lowers, labels -> those that it takes), of the `OF_THE_LOSS`."""
+    """The training loss, (params, batch) -> scalar, and the function that turns labels into its targets."""
     encoded = "free" if loss == "squared" else "probabilities"
     value = inner_loss(learner, loss=loss, labels=encoded, weight_decay=weight_decay, temperature=temperature)
     return in_parts(learner, partial(value, Meta((), {}))), partial(targets, loss, labels)

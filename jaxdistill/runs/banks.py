@@ -104,8 +104,8 @@ def load_bank(
 
     Args:
       config: of a distillation.
-      learner: its network, which has to be that of the bank.
-      info: of its data: those of the bank, or with the image shape of those that `pool_dataset` names.
+      learner: its network; the bank must be of the same network.
+      info: of its data, which are the bank's data or have the image shape of `pool_dataset`.
       dataset_sha256: of the user's own arrays.
 
     Raises:

@@ -61,7 +61,7 @@ class Synthetic(NamedTuple):
     fixed_start: bool
     """Whether the images were distilled for one fixed initialisation."""
     metadata: dict[str, Any]
-    """`scale`, `mean`, `std`, `class_names` and the texts of the file: those that it has."""
+    """`scale`, `mean`, `std`, `class_names` and texts, as far as the file has them."""
     whitening: Whitening | None = None
     """The whitening of the standardised images; None for none."""
     kind: str = "probabilities"

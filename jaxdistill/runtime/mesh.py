@@ -232,9 +232,9 @@ def placed(tree: Any, shardings: Any) -> Any:
 
 
 def to_host(leaf: Any) -> np.ndarray:
-    """The whole array (of a typed key its data) in this host's memory, from wherever it lies.
+    """The whole array (of a typed key its data) in this host's memory, from any devices.
 
-    What other hosts have of it is gathered, so all of them have to ask for it.
+    Parts on other hosts are gathered, so every host has to call this function.
     """
     if not isinstance(leaf, jax.Array):
         return np.asarray(leaf)
