@@ -18,8 +18,8 @@ from experiments.report.values import (
     with_augmentation,
 )
 
-TEACHERS = ("images", "generator")
-GRADIENTS = (
+TEACHER_ORDER = ("images", "generator")
+GRADIENT_ORDER = (
     *("unrolled", "unrolled_remat", "matching_by_class", "matching_all", "distribution_matching"),
     *("implicit_cg", "implicit_neumann", "implicit_identity", "closed_form", "convexified"),
 )
@@ -127,7 +127,8 @@ def _beside(baselines: Sequence[BaselineRow], key: Key) -> list[BaselineRow]:
 
 def _table(key: Key, grouped: Mapping[Key, list[Line]], baselines: Sequence[BaselineRow]) -> Table:
     in_order = sorted(
-        grouped[key], key=lambda line: (_place(TEACHERS, line.teacher), _place(GRADIENTS, line.gradient))
+        grouped[key],
+        key=lambda line: (_place(TEACHER_ORDER, line.teacher), _place(GRADIENT_ORDER, line.gradient)),
     )
     lines = _distinct(in_order)
     what = "one choice changed" if key.changed else f"equal {key.reading}"
