@@ -173,7 +173,7 @@ def _torch_shapes(ours: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _told(shapes: Mapping[str, Any]) -> str:
-    """Roles with their shapes (or those of arrays), for an error."""
+    """Roles with their shapes, or arrays' shapes, for an error."""
     roles = [role for role in dict.fromkeys(ROLES.values()) if role in shapes]
     return ", ".join(f"{role} {getattr(shapes[role], 'shape', shapes[role])}" for role in roles)
 

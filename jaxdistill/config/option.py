@@ -200,7 +200,7 @@ class Options:
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Any) -> Mapping[str, Any]:
-        """Defaults of this class; they replace those of the table, the method and the gradient.
+        """Defaults of this class; they replace the defaults of the table, the method and the gradient.
 
         Args:
           chosen: the chosen options, by name.
@@ -275,7 +275,7 @@ class Options:
         return other(**self._own_of(other, kept) | kept)
 
     def _own_of(self, other: "type[Options]", chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of `own` that `other` knows too, given what is chosen for it."""
+        """The options in `own` that `other` has too, given its chosen options."""
         if not self.own:
             return {}
         from jaxdistill.config.owners import brought

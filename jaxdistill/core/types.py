@@ -57,7 +57,7 @@ class Drawn(NamedTuple):
     """The real batch of an outer step, or of several, from images that are on the host."""
 
     pixels: Array
-    """[..., H, W, C], as those of the `Dataset`."""
+    """[..., H, W, C], as in the `Dataset`."""
     y: Array
     """[..., classes] float32, one-hot."""
     table: Array | None

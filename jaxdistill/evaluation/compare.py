@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
     validation: Dataset
     """What step sizes and protocols are chosen on."""
     test: Dataset
-    """What the chosen ones are scored on; nothing is chosen on it."""
+    """The data that the chosen candidates are scored on; nothing is chosen on it."""
     key: Array
     """Scalar PRNG key; the search and the test have streams of their own."""
     num_learners: int = 20

@@ -48,7 +48,7 @@ class Protocol(NamedTuple):
     temperature: float = 1.0
     """What logits are divided by."""
     peak: int = 0
-    """The step whose step size stands for those of all."""
+    """The step whose step size stands for the whole schedule."""
     mix: Mixing | None = None
     """Applied to every batch after that, images and labels."""
     step_sizes: tuple[float, ...] = STEP_SIZES

@@ -213,7 +213,7 @@ def _replaced(tree: Params, path: tuple[str, ...], value: Params) -> Params:
 
 
 def _batch_norm_of(params: Params) -> Callable:
-    """An interceptor that gives Flax's batch norms the statistics in `params`, or else those of the batch.
+    """An interceptor that gives Flax's batch norms the statistics in `params`, or else the batch's.
 
     Momentum is 0 while one is called: what it then stores is the statistics of this batch alone.
     """

@@ -31,7 +31,7 @@ class Facts(NamedTuple):
 
     @classmethod
     def of(cls, info: Any) -> "Facts":
-        """Those of a data set, from its `DatasetInfo`."""
+        """The facts about a data set, from its `DatasetInfo`."""
         return cls(info.image_shape, info.num_classes)
 
     @property

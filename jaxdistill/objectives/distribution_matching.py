@@ -1,4 +1,4 @@
-"""Matching of distributions: synthetic images whose mean features are those of real ones."""
+"""Matching of distributions: synthetic images with the mean features of real images."""
 
 from functools import partial
 from typing import Any

@@ -99,7 +99,7 @@ class PretrainOptions(BankOptions):
 
 @options
 class ExpertOptions(BankOptions, AugmentOptions):
-    """Experts, for `method=mtt`; network and step size are those of its students.
+    """Experts, for `method=mtt`; with the network and step size of its students.
 
     Example:
       >>> resolve(ExpertOptions(), Facts((8, 8, 1), 10)).learner

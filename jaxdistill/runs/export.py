@@ -35,7 +35,7 @@ class ToExport(NamedTuple):
     """The content to export."""
 
     arrays: dict[str, np.ndarray]
-    """Those of `synthetic.npz`."""
+    """The arrays of `synthetic.npz`."""
     file: Synthetic
     scores: dict[str, Any] | None
     """`result.json` of the run, if it is there."""

@@ -86,7 +86,7 @@ class Pictures(NamedTuple):
 
 
 def pictures(file: Synthetic) -> Pictures:
-    """The images of a file, of which `scale` is known, rounded and clipped to 8 bits."""
+    """The images of a file with a `scale`, rounded and clipped to 8 bits."""
     x = file.pixels * (255 / file.metadata["scale"])
     outside = int(((x < -0.5) | (x >= 255.5)).sum())
     return Pictures(
@@ -158,7 +158,7 @@ def write_hf(folder: Path, file: Synthetic, name: str, scores: Mapping[str, Any]
 
 
 def read_export(folder: Path) -> Synthetic:
-    """The images of a folder that `write_folder` or `write_hf` made, as `read_synthetic` has those of a file.
+    """Reads a folder that `write_folder` or `write_hf` made; the result is as from `read_synthetic`.
 
     Pictures have 8 bits; a Hugging Face data set has the exact standardised images beside them.
 

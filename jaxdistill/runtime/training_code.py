@@ -54,7 +54,7 @@ WHITENED = (
     '# z = (u.flatten(1) - d["zca_mean"]) @ (d["zca_vectors"] / d["zca_scales"]) @ d["zca_vectors"].T',
     "# z = z.view_as(u).permute(0, 3, 1, 2)",
 )
-"""What real images need beyond the standardisation, if those of the file are whitened."""
+"""The code that whitens real images after the standardisation, if the file's images are whitened."""
 
 
 def from_torch_file(path: str, whitened: bool = False, kind: str = "probabilities") -> list[str]:
