@@ -280,7 +280,7 @@ def _help(config: Options, doc: str, *, whole: bool) -> str:
 
 
 def _short(cls: type[Options], values: Mapping[str, Any]) -> list[str]:
-    """The script's own options and those that it declares anew, then those of `SHORT` that have a value."""
+    """The options that the script declares, then the options of `SHORT` that have a value."""
     listed = {*Config.options(), *HostOptions.options()}
     own = [n for n in cls.options() if n not in listed or n in vars(cls).get("__annotations__", {})]
     valued = [name for name in SHORT if values.get(name) is not None]

@@ -6,8 +6,8 @@ that adapt them to another data set, and `experiments.attack` images that make t
     python -m experiments.pretrain
     python -m experiments.pretrain --flagfile=experiments/presets/mnist_pool.cfg --manual_dir=FOLDER
 
-Training is by Adam, with the step size x 0.1 after half of the epochs. The network is that of `--method=dd`
-for the same images. The last networks are held out: distillation never uses them, evaluation does. Networks
+Training is by Adam, with the step size x 0.1 after half of the epochs. It is the network of `--method=dd` for
+the same images. The last networks are held out: distillation never uses them, evaluation does. Networks
 are trained and saved in groups; run the same command again to resume a run that was stopped. Writes
 result.json and the groups. Expected, digits: 70 networks of 40 epochs in half a minute, 97% on test. The
 paper has 2,200 networks.

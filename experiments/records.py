@@ -68,7 +68,7 @@ def row_there(file: Path, identity: str, remedy: str = "") -> Record | None:
     Args:
       file: of the row.
       identity: its options, as text.
-      remedy: for a row of other options; to have that of a study made again when empty.
+      remedy: of the error about a row of other options; when empty, to make the study's row again.
 
     Raises:
       UserError: it was made with other options; names them.

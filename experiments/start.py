@@ -59,7 +59,7 @@ def end_by_signals() -> None:
     if not runs_a_script():
         return
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        if signal.getsignal(number) is usual:  # else somebody ignores it, or handles it
+        if signal.getsignal(number) is usual:  # else the signal is ignored or handled already
             signal.signal(number, leave_at_once)
 
 

@@ -85,8 +85,8 @@ def from_torch_weights(
 
     The rule: entries whose names differ in the last part alone (`features.0.weight`, `features.0.bias`) make
     a layer, and the layers stand in the order in which the network applies them. What the layers are called
-    does not matter. `state_dict()` of the networks of Dataset Condensation follows the rule, as that of any
-    module does which makes its layers in the order of their use. `num_batches_tracked` is left out.
+    does not matter. Every module that makes its layers in the order of their use has such a `state_dict()`;
+    the networks of Dataset Condensation do. `num_batches_tracked` is left out.
 
     Args:
       net: the network: a learner of `jaxdistill.learners`, or one that `from_flax` made.
@@ -173,7 +173,7 @@ def _torch_shapes(ours: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _told(shapes: Mapping[str, Any]) -> str:
-    """Roles with their shapes (or those of arrays), for an error."""
+    """Roles with their shapes, or arrays' shapes, for an error."""
     roles = [role for role in dict.fromkeys(ROLES.values()) if role in shapes]
     return ", ".join(f"{role} {getattr(shapes[role], 'shape', shapes[role])}" for role in roles)
 

@@ -121,7 +121,7 @@ def _work(item: Item, state: State, piece: Piece) -> None:
 
 
 def execute(item: Item, piece: Piece) -> tuple[str, str]:
-    """(state, note) of an item after its process, which runs to its end, that of the piece or a signal."""
+    """Runs an item's process until it ends, the piece's time is up or a signal comes: (state, note)."""
     folder, end = piece.folder, piece.end
     log = folder / "logs" / f"{item.name}.log"
     log.parent.mkdir(exist_ok=True)

@@ -47,7 +47,7 @@ BASELINES = {
 FULL = "full set"
 
 
-class Made(NamedTuple):
+class RowFolder(NamedTuple):
     """Where the parts of one row are kept."""
 
     directory: RunDir
@@ -85,7 +85,7 @@ def of_method(league: League, directory: RunDir, entry: Entry) -> dict[str, Any]
     Raises:
       UserError: no candidate could be distilled, or what it stores is beyond the budget; says why.
     """
-    made = Made(directory, set())
+    made = RowFolder(directory, set())
     if "budget" not in entry.options:
         _check_storage(league, entry)
     before = experts(league, made, entry)
@@ -117,7 +117,7 @@ def of_method(league: League, directory: RunDir, entry: Entry) -> dict[str, Any]
 
 
 def _tried(
-    league: League, made: Made, entry: Entry, candidate: Candidate, experts: str | None, share: float
+    league: League, made: RowFolder, entry: Entry, candidate: Candidate, experts: str | None, share: float
 ) -> Part:
     """One candidate, distilled in its share of the time and scored on validation; `note` where it failed."""
     progress.say(f"{candidate.name} ...")
@@ -167,7 +167,7 @@ def _check_storage(league: League, entry: Entry) -> None:
 
 
 def _distilled(
-    league: League, made: Made, entry: Entry, candidate: Candidate, experts: str | None, steps: int
+    league: League, made: RowFolder, entry: Entry, candidate: Candidate, experts: str | None, steps: int
 ) -> Run:
     """The run of a candidate, finished; one that was stopped is resumed."""
     plan = _plan(league, entry, candidate, experts, num_outer_steps=steps)
@@ -176,7 +176,7 @@ def _distilled(
         return distilled(plan, directory)
 
 
-def experts(league: League, made: Made, entry: Entry) -> Part:
+def experts(league: League, made: RowFolder, entry: Entry) -> Part:
     """The experts of a method that follows some: `folder` (None for others) and the seconds they took.
 
     The seconds are those of the last start, if their training was stopped.
@@ -199,7 +199,7 @@ def experts(league: League, made: Made, entry: Entry) -> Part:
 
 
 def _scores(
-    league: League, made: Made, name: str, sets: Mapping[str, tuple[Batch, str]]
+    league: League, made: RowFolder, name: str, sets: Mapping[str, tuple[Batch, str]]
 ) -> list[dict[str, Any]]:
     """Every architecture by the protocol, and the first also under augmentation; for each kind of labels."""
     found = []
@@ -229,7 +229,7 @@ def of_baseline(league: League, directory: RunDir, name: str) -> dict[str, Any]:
     Raises:
       UserError: not one image of each class fits the budget, or a class has too few.
     """
-    made, data, info = Made(directory, set()), league.data, league.data.info
+    made, data, info = RowFolder(directory, set()), league.data, league.data.info
     per_class = images_within(league.options.budget, "none", info.image_shape, info.num_classes)
     check_per_class(data.train, name, per_class)
     count = per_class * info.num_classes
@@ -258,7 +258,7 @@ def of_baseline(league: League, directory: RunDir, name: str) -> dict[str, Any]:
     return {**sizes, "scores": scores, "seconds": seconds, **more}
 
 
-def _of_random_real(league: League, made: Made, per_class: int) -> list[dict[str, Any]]:
+def _of_random_real(league: League, made: RowFolder, per_class: int) -> list[dict[str, Any]]:
     """As `_scores`, and under a squared loss what the scores of sets with free labels are compared with."""
     found = []
     tests = [(name, protocol, False) for name, protocol in _tests(league)]
@@ -280,7 +280,7 @@ def _of_random_real(league: League, made: Made, per_class: int) -> list[dict[str
 
 def of_full_set(league: League, directory: RunDir) -> dict[str, Any]:
     """The measured fields of the row of the training set without its validation part."""
-    made, options, data = Made(directory, set()), league.options, league.data
+    made, options, data = RowFolder(directory, set()), league.options, league.data
     evaluation = of_new_networks(league.learners[league.own], data, options, options.num_eval_learners)
 
     def train() -> Part:

@@ -82,8 +82,7 @@ def of_random_real(
       architecture: one of its networks.
       protocol: one of its protocols.
       per_class: images of each class.
-      squared: whether the loss is a squared one, whatever that of the protocol: for the scores of sets with
-        free labels.
+      squared: whether the loss is a squared one instead of the protocol's loss: for sets with free labels.
     """
     options, data = league.options, league.data
     plan = training(league, protocol, per_class * data.info.num_classes)

@@ -136,7 +136,7 @@ def _about(row: Mapping[str, Any]) -> Line:
 
 
 def _mark(lines: Sequence[Line]) -> None:
-    """Marks the best set and those that tie with it: within one standard deviation, the larger of both."""
+    """Marks the best set and its ties: sets within the larger of both standard deviations of it."""
     sets = [line for line in lines if line["kind"] != FULL]
     for line in sets:
         apart = sets[0]["mean"] - line["mean"]

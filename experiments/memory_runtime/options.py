@@ -27,7 +27,7 @@ the weights detached between steps (without momentum). By the implicit function 
 solver. By a ridge regression as the last layer, of the network as it is (`closed_form`) or linearised
 (`convexified`). By gradient matching, of all classes at once."""
 WITHOUT_STEPS = (MATCHING, *HEAD_SOLVED)
-"""Estimators without inner steps: the same for every T. Their hypergradient is that of another loss, so only
+"""Estimators without inner steps: the same for every T. Their hypergradient belongs to another loss, so only
 their memory and time are compared."""
 MEASURES = ("program", "process", "time", "error")
 DEFAULT = (*UNROLLED, "implicit_cg", "implicit_neumann", "implicit_identity", MATCHING, *HEAD_SOLVED)

@@ -64,7 +64,7 @@ def _chosen(config: Path) -> dict[str, Any] | None:
 
 
 def without_repeats(rows: Sequence[CellRow]) -> tuple[list[CellRow], list[str]]:
-    """Each row once, and a sentence about those that were left out.
+    """Each row once, and sentences about the repeated rows that were left out.
 
     The same run may be in a folder and in the rows.json of another report. A cell that was made again with
     the same options and seed is no second try: the first finished row is taken, of full size if there is one.

@@ -18,12 +18,12 @@ from experiments.report.values import (
     with_augmentation,
 )
 
-TEACHERS = ("images", "generator")
-GRADIENTS = (
+TEACHER_ORDER = ("images", "generator")
+GRADIENT_ORDER = (
     *("unrolled", "unrolled_remat", "matching_by_class", "matching_all", "distribution_matching"),
     *("implicit_cg", "implicit_neumann", "implicit_identity", "closed_form", "convexified"),
 )
-"""The order of lines, which is that of the study's cells; others come after them."""
+"""The order of lines, as in the study's cells; other gradients come last."""
 STORAGE = {"images": "images", "scalars": "scalars_stored", "bits": "bits_per_class"}
 """Column to field of a row: what synthetic data take."""
 ARCHITECTURES = {"plain": "trained without augmentation", "augmented": "trained under augmentation"}
@@ -127,7 +127,8 @@ def _beside(baselines: Sequence[BaselineRow], key: Key) -> list[BaselineRow]:
 
 def _table(key: Key, grouped: Mapping[Key, list[Line]], baselines: Sequence[BaselineRow]) -> Table:
     in_order = sorted(
-        grouped[key], key=lambda line: (_place(TEACHERS, line.teacher), _place(GRADIENTS, line.gradient))
+        grouped[key],
+        key=lambda line: (_place(TEACHER_ORDER, line.teacher), _place(GRADIENT_ORDER, line.gradient)),
     )
     lines = _distinct(in_order)
     what = "one choice changed" if key.changed else f"equal {key.reading}"
@@ -160,7 +161,7 @@ def _distinct(lines: Sequence[Line]) -> list[Line]:
 
 
 def _place(known: Sequence[str], name: str) -> int:
-    """The place of a name among those that are known; unknown names come last."""
+    """The place of a name among the known names; unknown names come last."""
     return known.index(name) if name in known else len(known)
 
 

@@ -176,7 +176,7 @@ def markdown(content: Content, pictures: Collection[str]) -> str:
 
     Args:
       content: of the report.
-      pictures: the names of those that lie beside it: `0_memory` is report_0_memory.png.
+      pictures: the names of the pictures beside it: `0_memory` is report_0_memory.png.
     """
     parts = [f"# {content.title}", ""]
     parts += [f"- {caution}" for caution in content.cautions] + [""]

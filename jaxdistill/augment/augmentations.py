@@ -19,7 +19,7 @@ OPERATIONS: dict[str, Callable[[float], Operation]] = {
     "rotate": lambda s: rotate(degrees=15.0 * s),
     "scale": lambda s: scale(low=1 / (1 + 0.2 * s), high=1 + 0.2 * s),
 }
-"""Those of DSA by name, of a strength: 1 is the paper's, 0 changes nothing."""
+"""DSA's operations by name, each made for a strength: 1 is the paper's, 0 changes nothing."""
 WITHOUT_FLIP = ("color", "crop", "cutout", "rotate", "scale")
 """For digits and letters, whose mirror images mean something else."""
 

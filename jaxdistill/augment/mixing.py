@@ -29,7 +29,7 @@ class Mixing:
 
 
 def cutmix(*, probability: float = 0.5) -> Mixing:
-    """A window of every image is that of another one, and so is as much of its label; one window a batch.
+    """Copies a window of another image into every image, and mixes the labels; one window a batch.
 
     x' = x outside of the window and x[order] inside; y' = (1 - s) y + s y[order], where s is the share of the
     pixels inside. The window has sqrt(u) of the sides of the image, u ~ U(0, 1), in whole pixels rounded

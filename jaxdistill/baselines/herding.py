@@ -8,7 +8,7 @@ from jaxdistill.core.types import Batch, Dataset
 from jaxdistill.data import check_per_class
 
 BLOCK = 512
-"""Rows of the kernel matrix that are in memory at the same time; the bandwidth is that of so many images."""
+"""Rows of the kernel matrix in memory at a time, and images that the bandwidth is estimated from."""
 
 
 def kernel_herding(dataset: Dataset, images_per_class: int, *, bandwidth: float | None = None) -> Batch:

@@ -86,7 +86,7 @@ def learner(config: NetworkOptions, info: DatasetInfo) -> Learner:
 
 
 def tested(config: Config, network: Learner, info: DatasetInfo) -> Learner:
-    """The network that tests images: that of the distillation, with `eval_norm` and `eval_activation`.
+    """The network that tests images: the network of the distillation with `eval_norm` and `eval_activation`.
 
     Raises:
       UserError: another network than the one whose weights a population has.

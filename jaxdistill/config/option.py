@@ -163,7 +163,7 @@ def options(cls: type) -> Any:
 class Options:
     """The base of all classes of options: a frozen value that records which options were chosen.
 
-    A field that nobody chose is `UNSET` until `jaxdistill.config.resolve` fills it in.
+    A field without a chosen value is `UNSET` until `jaxdistill.config.resolve` fills it in.
 
     Raises:
       UserError: an unknown option (lists the near ones), a value of another type or out of range.
@@ -200,7 +200,7 @@ class Options:
 
     @classmethod
     def settings(cls, chosen: Mapping[str, Any], facts: Any) -> Mapping[str, Any]:
-        """Defaults of this class; they replace those of the table, the method and the gradient.
+        """Defaults of this class; they replace the defaults of the table, the method and the gradient.
 
         Args:
           chosen: the chosen options, by name.
@@ -239,7 +239,7 @@ class Options:
         return {name: value for name, value in self.values().items() if value is not UNSET}
 
     def values(self) -> dict[str, Any]:
-        """Every option and its value, `own` included; `UNSET` if nobody chose it."""
+        """Every option and its value, `own` included; `UNSET` without a chosen value."""
         return {name: getattr(self, name) for name in type(self).options()} | dict(self.own)
 
     def replace(self, **changes: Any) -> Self:
@@ -275,7 +275,7 @@ class Options:
         return other(**self._own_of(other, kept) | kept)
 
     def _own_of(self, other: "type[Options]", chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of `own` that `other` knows too, given what is chosen for it."""
+        """The options in `own` that `other` has too, given its chosen options."""
         if not self.own:
             return {}
         from jaxdistill.config.owners import brought

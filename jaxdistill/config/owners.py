@@ -1,7 +1,8 @@
 """Which options have an effect, given the chosen method, teacher, network, population and gradient.
 
 A member of a registry (a teacher, network, population, method, linear solver) takes the options that its
-factory has as keyword-only arguments. Those that the table does not list become options of only that member.
+factory has as keyword-only arguments. An argument that the table does not list is an option of this member
+alone.
 """
 
 import dataclasses
@@ -126,7 +127,7 @@ def ruled_out(name: str, values: Mapping[str, Any]) -> str | None:
         return f"{other}={(','.join(map(str, value)) or 'none') if isinstance(value, tuple) else value}"
 
     if name == "hyper_learning_rate" and "platt" in (values.get("inner_loss"), values.get("outer_loss")):
-        return None  # it is that of the learned temperature
+        return None  # the step size of the learned temperature
     if name == "augment_strength" and "method" in values and values.get("augment") is None:
         return having("method", lambda method: not recipe_of(find(METHODS, method)).augments)
     if name in NEEDS:
@@ -169,8 +170,8 @@ def brought(cls: type[Options], chosen: Mapping[str, Any]) -> dict[str, Option]:
       chosen: what was chosen, by name; defaults stand for the rest.
 
     Returns:
-      An option for every keyword-only argument of the members' factories with a type of an option; its
-      default is that of the method's paper, or else of the factory.
+      An option for every keyword-only argument of the members' factories whose type an option can have. The
+      method's paper gives its default, or else the factory.
     """
     listed, found = cls.options(), {}
     known = {option.taken_as for option in listed.values()} | {*listed, *cls.left_out, *COMPUTED}
@@ -187,7 +188,7 @@ def brought(cls: type[Options], chosen: Mapping[str, Any]) -> dict[str, Option]:
 
 
 def _members(head: str, default: Any, chosen: Mapping[str, Any]) -> list[Any]:
-    """The member that was chosen, or those that the method's settings may choose."""
+    """The chosen member, or all members that the method's settings may choose."""
     if head in chosen:
         return [chosen[head]]
     method = chosen.get("method", "")

@@ -63,7 +63,7 @@ HEADS = ("method", "teacher", "decoder", "learner", "population", "gradient")
 THROUGH = (*AT_MINIMUM, "remat")
 """A recipe's settings that implicit gradients ignore; all gradients but unrolled ignore `remat`."""
 OF_STEPS = ("inner_optimizer", "positive", "per_step", "max_inner_learning_rate")
-"""More of them that gradients with a ridge regression ignore; others ignore those of a ridge regression."""
+"""More options that gradients with a ridge regression ignore; other gradients ignore the ridge's options."""
 TESTED = ("eval_norm", "eval_activation")
 """Options of the network that tests the images; a recipe's are for the recipe's own network."""
 WITHOUT_NETWORKS: Values = {"population": "fresh", "num_learners": 1, "num_shapes": 0, "dtype": "float32"}
@@ -187,7 +187,7 @@ def _within_budget(values: Values, chosen: Values, facts: Facts | None) -> Value
 
 
 def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values) -> Values:
-    """The recipe's settings; those of its teacher and network only if these were not replaced."""
+    """The recipe's settings; settings of its teacher and network only if the user chose no others."""
     settings = dict(recipe.settings(facts))
     for head, names in (("teacher", TeacherOptions.options()), ("learner", (*LEARNER_OPTIONS, *TESTED))):
         if chosen.get(head, settings.get(head, table[head])) != settings.get(head, table[head]):

@@ -39,9 +39,9 @@ def config_from(saved: Mapping[str, Any], where: str, cls: type[C] = Config) -> 
     """The saved config, with every option chosen.
 
     Args:
-      saved: option to value, as in `config.json`; an older version wrote null for options that nobody chose.
+      saved: option to value, as in `config.json`; older versions wrote null for an unset one.
       where: the file, for errors.
-      cls: the class of the options; that of a distillation when left out.
+      cls: the class of the options; `Config`, of a distillation, when left out.
 
     Raises:
       UserError: options that this version does not know; names them.

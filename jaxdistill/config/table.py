@@ -614,14 +614,14 @@ class EvaluationOptions(SearchOptions):
     )
     eval_norm: str | None = option(
         None,
-        "normalisation of the networks that test the images (default: that of the network)",
+        "normalisation of the networks that test the images (default: as in distillation)",
         known="jaxdistill.layers.modules:NORMS",
         of="learner",
         keyword="norm",
     )
     eval_activation: str | None = option(
         None,
-        "activation function of the networks that test the images (default: that of the network)",
+        "activation function of the networks that test the images (default: as in distillation)",
         known="jaxdistill.layers.modules:ACTIVATIONS",
         of="learner",
         keyword="activation",

@@ -16,7 +16,7 @@ def as_path(where: str, value: Any) -> Path:
 
     Raises:
       UserError: something else; bytes that are no UTF-8, which neither JSON nor a checkpoint can hold;
-        the home folder of nobody.
+        the home folder of an unknown user.
 
     Example:
       >>> as_path("load_run", "runs/dd").name

@@ -66,7 +66,7 @@ _told = jax.make_user_context(None)  # a part of the key of `jax.jit`'s caches, 
 
 @contextmanager
 def platform(name: str) -> Iterator[None]:
-    """Programs that are traced inside are those of a platform, whatever this machine is.
+    """Inside, programs are traced for the named platform instead of this machine's.
 
     What was compiled for another platform is traced anew, not taken from a cache of `jax.jit`.
 
@@ -92,7 +92,7 @@ def target() -> str:
 
 
 def present() -> str:
-    """The platform of this machine's devices, whatever programs are traced for; a key of `PLATFORMS`."""
+    """The platform of this machine's devices, even inside `platform`; a key of `PLATFORMS`."""
     name = jax.default_backend()
     return name if name in PLATFORMS else "gpu"
 

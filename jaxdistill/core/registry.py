@@ -101,7 +101,7 @@ def find(table: Registry[T], name: str) -> T:
 
 
 def unknown(where: str, what: str, name: str, known: Collection[str], remedy: str = "") -> Exception:
-    """The error to raise for a name that nobody knows.
+    """The error to raise for an unknown name.
 
     Args:
       where: what the name was given to.

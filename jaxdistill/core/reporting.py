@@ -1,4 +1,4 @@
-"""How far long work of the library is, told to whoever listens; silent if nobody does."""
+"""Progress of long work: the library reports it to a listener, if there is one."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 def report(what: str, done: int, total: int) -> None:
-    """Tells the listener how far it is; cheap if nobody listens."""
+    """Reports progress to the listener; cheap without a listener."""
     listener = _listener.get()
     if listener is not None:
         listener(what, done, total)

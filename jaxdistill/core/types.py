@@ -57,7 +57,7 @@ class Drawn(NamedTuple):
     """The real batch of an outer step, or of several, from images that are on the host."""
 
     pixels: Array
-    """[..., H, W, C], as those of the `Dataset`."""
+    """[..., H, W, C], as in the `Dataset`."""
     y: Array
     """[..., classes] float32, one-hot."""
     table: Array | None
@@ -221,7 +221,7 @@ class Solve(NamedTuple):
     """Whether the part of the hypergradient by the trained parameters is to be clipped to the rest of it: it
     leaves by `Probe.implicit` then, and `jaxdistill.inner.implicit.clipped_sum` adds the two."""
     learner: Learner | None = None
-    """The learner of the trained parameters, if it is another one than that of the start parameters."""
+    """The learner of the trained parameters, if it differs from the learner of the start parameters."""
 
     def __call__(self, meta: Meta, params: Params, probe: Any, key: Array) -> tuple[Params, SolveInfo]:
         return self.run(meta, params, probe, key)

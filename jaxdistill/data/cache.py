@@ -20,7 +20,7 @@ from jaxdistill.data.trees import BLOCK, Entry
 VERSION = "arrays-2"
 """A part of each cache's name; increase it when the content changes."""
 ABANDONED = 3600.0
-"""An unfinished folder that nobody has written to for so many seconds is removed."""
+"""Seconds without a write after which an unfinished folder is removed."""
 ARRAYS = ("x", "y", "x_validation", "y_validation", "x_test", "y_test")
 FACTS = ("name", "class_names", "scale", "digest", "cautions")
 DIGESTS = "sha256.json"
@@ -53,7 +53,7 @@ def key_of(files: Iterable[Entry], **settings: Any) -> str:
 def cached(folder: Path, read: Callable[[], Raw]) -> Raw:
     """The set in the cache `folder`; if it is missing or damaged, calls `read()` and writes the folder.
 
-    A damaged cache is told.
+    A note says that a cache is damaged.
 
     Args:
       folder: its name tells the files that the set is made of, and `VERSION`.

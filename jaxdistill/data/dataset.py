@@ -80,7 +80,7 @@ class Raw(NamedTuple):
     digest: str = ""
     """SHA-256 of a user's own images and labels; empty for a named set."""
     cautions: tuple[str, ...] = ()
-    """What was found out about the set that a user should know."""
+    """Cautions about the set, for the user."""
 
 
 def _per_channel(values: Sequence[float], x: chex.Array) -> np.ndarray:

@@ -47,7 +47,7 @@ def decoded(
 
 
 def intact(pictures: Iterable[Decoded], names: Sequence[str], where: str) -> Iterator[np.ndarray]:
-    """The pixels of pictures, none of which may be broken.
+    """The pixels of pictures; raises if one is broken.
 
     Args:
       pictures: as `decoded` yields them.

@@ -48,7 +48,7 @@ def load_hugging_face(
     numbers, whose names the features may tell. Of several it takes the one called `label` or the like.
 
     The splits `train`, `validation` and `test` are read. A parquet file tells its split by its name,
-    `train-00000-of-00001.parquet`, or by that of its folder. A single split or file is the training part.
+    `train-00000-of-00001.parquet`, or by its folder's name. A single split or file is the training part.
 
     Args:
       path: of the folder or file.

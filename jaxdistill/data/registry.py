@@ -56,7 +56,7 @@ NORMALISATION: dict[str, Normalisation] = {
     "fashion_mnist": ((0.2861,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
 }
-"""The mean and standard deviation of the literature; other sets use those of their training part."""
+"""Mean and standard deviation from the literature; other sets use their training part's."""
 
 MIRRORS: dict[str, bool] = {
     "cifar10": True,
@@ -309,7 +309,7 @@ def _parts(raw: Raw, form: _Form, data_memory: int | None) -> _Parts:
 
 
 def _info(raw: Raw, x: np.ndarray | HostImages, normalisation: Normalisation | None) -> DatasetInfo:
-    """What is known of a set with those training images, but for its whitening."""
+    """The `DatasetInfo` of a set with these training images, without its whitening."""
     height, width, channels = x.shape[1:]
     info = DatasetInfo(
         name=raw.name,

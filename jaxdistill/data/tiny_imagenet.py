@@ -26,7 +26,7 @@ def load_tiny_imagenet(source: Source) -> Raw:
     """The set as 64x64x3 uint8, 100,000 and 10,000 images, from `tiny-imagenet-200.zip` in `manual_dir`.
 
     What its authors call validation images is the test part here: their test images have no labels. Classes
-    are in the order of their WordNet numbers, images in that of their numbers. TFDS does not know the set, so
+    are sorted by their WordNet numbers, images by their numbers. TFDS does not know the set, so
     no checksum of the zip is registered: the checksums inside of it, the names of the files and their counts
     are checked instead. The zip is read once; then its arrays, 1.35 GB, are in the cache, under its checksum.
 

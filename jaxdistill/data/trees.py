@@ -240,7 +240,7 @@ def _name_in_zip(info: zipfile.ZipInfo) -> str:
 
 
 class _Limited:
-    """A file that may hold too much: whoever reads it learns that before memory or disk do."""
+    """A file with a limit of bytes: reading more raises `error` before memory or disk is full."""
 
     def __init__(self, file: IO[bytes], most: int, error: UserError):
         self._file, self._most, self._error = file, most, error

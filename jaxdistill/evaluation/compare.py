@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
     validation: Dataset
     """What step sizes and protocols are chosen on."""
     test: Dataset
-    """What the chosen ones are scored on; nothing is chosen on it."""
+    """The data that the chosen candidates are scored on; nothing is chosen on it."""
     key: Array
     """Scalar PRNG key; the search and the test have streams of their own."""
     num_learners: int = 20
@@ -90,8 +90,8 @@ def tuned(
       protocols: those to choose from, at least one.
       images: [M, ...], what networks are trained on.
       subsets: which of them each network sees.
-      step_sizes: candidates, each tried under each protocol; `STEP_SIZES` stands for those that each
-        protocol has of its own.
+      step_sizes: candidates, each tried under each protocol; `STEP_SIZES` stands for the step
+        sizes of each protocol.
 
     Returns:
       The score on test, the choice, and the validation accuracy of every candidate.

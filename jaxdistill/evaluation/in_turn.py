@@ -27,9 +27,9 @@ from jaxdistill.inner.train import Carry, step_of
 TRAINING = "training steps"
 """The name of the reported progress: steps of all networks of a call."""
 SLICE = 128
-"""Maximum steps of one call of the compiled program; beside so many steps the cost of a call is small."""
+"""Maximum steps of one call of the compiled program, enough to make the cost of the call small."""
 FEW = 10_000
-"""Up to so many images, a program that compiles quickly draws their order; on larger sets it is slow."""
+"""Up to this many images a program draws their order that compiles fast but runs slowly on larger sets."""
 OF_THE_LOSS = ("loss", "labels", "weight_decay", "temperature")
 """The fields of a protocol that define the training loss."""
 Build = Callable[[dict[str, Array]], Any]
@@ -111,7 +111,7 @@ def _to_host(tree: Any) -> Any:
 def loss_of(
     learner: Learner, loss: str, labels: str, weight_decay: float, temperature: float
 ) -> tuple[Callable[[Params, Batch], Array], Callable[[Array], Array]]:
-    """((params, batch) -> what training lowers, labels -> those that it takes), of the `OF_THE_LOSS`."""
+    """The training loss, (params, batch) -> scalar, and the function that turns labels into its targets."""
     encoded = "free" if loss == "squared" else "probabilities"
     value = inner_loss(learner, loss=loss, labels=encoded, weight_decay=weight_decay, temperature=temperature)
     return in_parts(learner, partial(value, Meta((), {}))), partial(targets, loss, labels)

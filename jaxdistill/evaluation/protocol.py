@@ -10,9 +10,9 @@ from jaxdistill.core.keys import stream
 from jaxdistill.core.types import Array, Augment, Batch, InnerOptimizer
 
 STEP_SIZES: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""What a baseline's step size is searched over, on validation, where nobody chooses others and SGD trains."""
+"""Default step sizes of the search for a baseline, on validation data, for training by SGD."""
 FACTORS = (1 / 3, 1, 3, 10)
-"""What it is searched over where Adam trains, relative to the protocol's own."""
+"""Default step sizes of the search for training by Adam, as multiples of the protocol's step size."""
 
 
 class Changes(NamedTuple):
@@ -48,11 +48,11 @@ class Protocol(NamedTuple):
     temperature: float = 1.0
     """What logits are divided by."""
     peak: int = 0
-    """The step whose step size stands for those of all."""
+    """The step whose step size stands for the whole schedule."""
     mix: Mixing | None = None
     """Applied to every batch after that, images and labels."""
     step_sizes: tuple[float, ...] = STEP_SIZES
-    """What its step size is searched over where nobody chooses others."""
+    """Default step sizes of the search."""
 
     @property
     def changes(self) -> Changes | None:

@@ -281,7 +281,7 @@ MATCHING: dict[str, Callable[[Augmentation], Augment | None]] = {
     "dc_augmented": lambda augmentation: dc_evaluation(),
     "dsa": lambda augmentation: augmentation.per_image,
 }
-"""The matching papers' protocols, by what they do to the images: DC's, DC's for MNIST, that of DSA and DM."""
+"""The matching papers' protocols, by what they do to the images: DC's, DC's for MNIST, DSA's and DM's."""
 CUTMIX = cutmix(probability=0.5)
 MULTIFORMATION: dict[str, Mixing | None] = {"idc": CUTMIX, "idc_unmixed": None}
 """IDC's protocol, by how batches are mixed; it has no CutMix on MNIST."""

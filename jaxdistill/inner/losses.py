@@ -37,8 +37,8 @@ def cross_entropy(logits: Array, labels: Array, *, temperature: float = 1.0) -> 
 def kl_divergence(logits: Array, labels: Array, *, temperature: float = 1.0) -> Array:
     """Mean over the batch of KL(y || softmax(logits / tau)): the cross-entropy less the labels' entropy.
 
-    Its gradient by the logits is that of `cross_entropy`, and it is 0 where the network gives the labels. It
-    is not multiplied by tau^2 either.
+    Its gradient by the logits equals the gradient of `cross_entropy`. The loss is 0 where the softmax
+    equals the labels. It is not multiplied by tau^2.
 
     Args:
       logits: [B, classes].

@@ -101,7 +101,7 @@ def step_of(loss: Callable[[Params, Any], Array], optimizer: InnerOptimizer) -> 
 
 
 def _keeping(step: Step, carry: Carry, steps: Steps, remat: str, every: int) -> tuple[Params, Array]:
-    """The weights after every so many steps, stacked."""
+    """The weights at regular intervals of steps, stacked."""
     parts = jax.tree.map(lambda a: a.reshape(-1, every, *a.shape[1:]), steps)
 
     def part(carry: Carry, steps: Steps) -> tuple[Carry, tuple[Params, Array]]:
@@ -113,7 +113,7 @@ def _keeping(step: Step, carry: Carry, steps: Steps, remat: str, every: int) -> 
 
 
 def _truncated(step: Step, carry: Carry, steps: Steps, remat: str, last: int) -> tuple[Params, Array]:
-    """All steps, the gradient through the last so many of them."""
+    """Runs all steps; the gradient passes through a fixed number of last steps."""
     before = jax.tree.leaves(steps)[0].shape[0] - last
     carry, early = lax.scan(step, lax.stop_gradient(carry), _slice(lax.stop_gradient(steps), 0, before))
     (params, _), late = _scan(step, lax.stop_gradient(carry), _slice(steps, before, last), remat)
@@ -123,7 +123,7 @@ def _truncated(step: Step, carry: Carry, steps: Steps, remat: str, last: int) ->
 def _windowed(
     step: Step, carry: Carry, steps: Steps, remat: str, last: int, length: Array
 ) -> tuple[Params, Array]:
-    """The first `length` steps, the gradient through the last so many of these."""
+    """Runs the first `length` steps; the gradient passes through a fixed number of the last of them."""
     num_steps = jax.tree.leaves(steps)[0].shape[0]
     frozen, begin = lax.stop_gradient(steps), length - last
 

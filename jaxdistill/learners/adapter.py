@@ -45,10 +45,10 @@ def from_flax(
         `layers.modules` alone; None leaves it to the module's own initialisers (slower to compile).
 
     Returns:
-      A `Learner`. Parameters are `{"params": ...}`, float32; those that `calibrate` returns for a module
-      with batch normalisation also have `"batch_stats"`, are meant for `apply` and `embed`, and are not to
-      be trained further. `calibrate` replaces statistics that are there already. The dtype of logits
-      follows the parameters and images.
+      A `Learner`. Parameters are `{"params": ...}`, float32. For a module with batch normalisation
+      `calibrate` returns parameters that also have `"batch_stats"`; they are meant for `apply` and `embed`,
+      and are not to be trained further. `calibrate` replaces statistics that are there already. The dtype
+      of logits follows the parameters and images.
 
     Raises:
       UserError: for an unknown initialisation, or a module that cannot be called so, draws at random, or has
@@ -213,7 +213,7 @@ def _replaced(tree: Params, path: tuple[str, ...], value: Params) -> Params:
 
 
 def _batch_norm_of(params: Params) -> Callable:
-    """An interceptor that gives Flax's batch norms the statistics in `params`, or else those of the batch.
+    """An interceptor that gives Flax's batch norms the statistics in `params`, or else the batch's.
 
     Momentum is 0 while one is called: what it then stores is the statistics of this batch alone.
     """

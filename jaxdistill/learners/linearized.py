@@ -113,7 +113,7 @@ def _derivative(
 
 
 def _body(learner: Learner, tangent: Params, kernel: Array) -> Params:
-    """The tangent with zeros in the entries of the classifier: those that `with_classifier` replaces."""
+    """The tangent with zeros in the classifier, the entries that `with_classifier` replaces."""
     replaced = learner.with_classifier
     assert replaced is not None, "a learner without a linear classifier has no head"
     other = replaced(tangent, kernel, None)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxdistill.core.checks import at_least, lookup
 
 Shape = dict[str, Any]
-"""The options of a learner, those of its layers among them."""
+"""The options of a learner, including the options of its layers."""
 
 
 def _between(generator: np.random.Generator, low: int, high: int) -> int:

@@ -95,7 +95,7 @@ def bilevel(
         None where `draw` is given, or for an objective that sees no real data: it is given None.
       draw: (data set, key) -> the real batch of an outer step, in the place of `sample` of `real_batch_size`
         images. The batch has any shape that the objective takes (by class, say), and may leave the arguments
-        aside: `lambda data, key: batch` gives the very batch.
+        aside: `lambda data, key: batch` gives exactly this batch.
       strategy: how the K axis is computed, see `jaxdistill.inner.over_learners`.
       learner_chunk: learners at a time.
       solve: the objective's, where its backward pass reports (`jaxdistill.inner.implicit`) or its part of the

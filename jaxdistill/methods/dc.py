@@ -1,4 +1,4 @@
-"""Dataset Condensation: images whose gradients are those of real data, class by class.
+"""Dataset Condensation: images with the gradients of real data, class by class.
 
 | paper (Zhao et al. 2021) | here | file |
 | --- | --- | --- |

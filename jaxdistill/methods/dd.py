@@ -97,7 +97,7 @@ def dd(
       validate_every: e, a divisor of T: the outer loss is the mean of the losses on real data after every e
         inner steps (unrolled gradients); of the end alone when None.
       inner_batch_size: images of an inner step, equally many of every class, drawn from all synthetic images
-        anew in every outer step; those that the teacher gives it when None. In all inner steps together every
+        anew in every outer step; when None, the teacher's batch. In all inner steps together every
         image is drawn.
       inner_loss, outer_loss: of training on synthetic images, and on real ones afterwards: `cross_entropy`,
         `squared` or `platt`, see `jaxdistill.core.labels`. Of a `platt` the temperature is learned with the

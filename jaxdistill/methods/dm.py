@@ -1,4 +1,4 @@
-"""Distribution Matching: images whose mean features are those of real data, class by class.
+"""Distribution Matching: images with the mean features of real data, class by class.
 
 | paper (Zhao & Bilen 2023) | here | file |
 | --- | --- | --- |

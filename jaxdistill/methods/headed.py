@@ -24,7 +24,7 @@ def headed(
       learner: the network.
       teacher: what is learned.
       solve: the settings of the recipe -> the factory of the solve.
-      options: those of `dd` that were given.
+      options: the given options of `dd`.
       recipe: of the method; one in `options` replaces it.
       pool: the settings of the recipe that are options of the pool.
 

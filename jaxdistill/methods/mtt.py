@@ -64,7 +64,7 @@ def mtt(
       outer_optimizer: SGD 1000, for the step size 1e-5, momentum 0.5, in the paper.
       num_learners: K segments per outer step.
       augmentation: its per-image half is applied to the student's batches; None for none.
-      inner_batch_size: images of a student's step, drawn from all; those that the teacher gives it when None.
+      inner_batch_size: images of a student's step, drawn from all; when None, the teacher's batch.
       solve: how the student's training is differentiated: `unrolled`, or `accumulated` (TESLA).
       strategy, learner_chunk: see `jaxdistill.inner.over_learners`.
 

@@ -201,7 +201,7 @@ def _without_rate(single: Collection[str], meta: Meta) -> Meta:
 
 
 def _labels(single: Collection[str], meta: Meta) -> Meta:
-    """Which rule moves each leaf: that of its part, or that of its half."""
+    """The label of the rule that updates each leaf: the rule of its part, or else of its half."""
     paths = [path for path, _ in jax.tree.leaves_with_path(meta)]
     learned = dict.fromkeys(map(part_of, paths))
     for name in single:
@@ -247,7 +247,7 @@ def outer_lamb(
 def outer_adabelief(
     *, learning_rate: Rate, b1: float = 0.9, b2: float = 0.999, **options: Any
 ) -> optax.GradientTransformation:
-    """Adam on the whole `Meta`, its second average that of the gradient's deviation from the first.
+    """Adam on the whole `Meta`, but the second average is of (gradient - first average)^2.
 
     Args:
       learning_rate: a number or a schedule; 3e-3 in RCIG.

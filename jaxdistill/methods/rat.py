@@ -69,7 +69,7 @@ def rat(learner: Learner, teacher: Teacher, **options: Any) -> Method:
 
 
 def window(num_steps: int) -> int:
-    """Steps that are differentiated, of so many."""
+    """The number of differentiated steps, given the number of all steps."""
     return max(1, round(0.3 * num_steps))
 
 

@@ -31,7 +31,7 @@ class Facts(NamedTuple):
 
     @classmethod
     def of(cls, info: Any) -> "Facts":
-        """Those of a data set, from its `DatasetInfo`."""
+        """The facts about a data set, from its `DatasetInfo`."""
         return cls(info.image_shape, info.num_classes)
 
     @property
@@ -56,7 +56,7 @@ class Recipe(NamedTuple):
     small: Settings = NONE
     """The settings that replace them if images are small, see `Facts.small`."""
     adjust: Callable[[Settings], Settings] = _same
-    """Settings that follow from others: all of them -> those that differ."""
+    """Derived settings: a function from all settings to the changed ones."""
     paper: str = ""
     """Authors and year."""
     link: str = ""
@@ -71,7 +71,7 @@ class Recipe(NamedTuple):
     needs_augmentation: bool = False
     """Whether it needs an augmentation: without one it would be another method."""
     augments: bool = True
-    """Whether it augments images where nobody chooses operations, if it can."""
+    """Whether it augments images by default, if it can."""
     sees_labels: bool = True
     """Whether its loss depends on the labels of synthetic images, so that they can be learned."""
     free_labels: bool = False
@@ -118,7 +118,7 @@ def settings_of(recipe: Recipe, teacher: Teacher, **chosen: Any) -> dict[str, An
     Args:
       recipe: of the method.
       teacher: what is learned; its shapes tell the image size and the number of images.
-      **chosen: settings by name; None for those that nobody chose.
+      **chosen: settings by name; None stands for the default.
 
     Returns:
       All settings of the recipe; the chosen ones replace the others.

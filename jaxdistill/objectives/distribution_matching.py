@@ -1,4 +1,4 @@
-"""Matching of distributions: synthetic images whose mean features are those of real ones."""
+"""Matching of distributions: synthetic images with the mean features of real images."""
 
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ def distribution_matching(
 ) -> Objective:
     """L(phi) = sum over classes of |mean embed(real_c) - mean embed(synthetic_c(phi))|^2.
 
-    The embedding is a network's, untrained as a rule; that of real images is a constant.
+    A network, usually untrained, embeds the images; the embedding of real images is a constant.
 
     Args:
       learner: the network; its features before the classifier are matched.

@@ -73,7 +73,7 @@ def kernels_l1(real: Params, synthetic: Params) -> Array:
 
 
 def _kernels(gradient: Params) -> list[Array]:
-    """Those of convolutions, or of all layers where there are none."""
+    """The gradients of convolutions, or of all layers in a network without convolutions."""
     leaves = jax.tree.leaves(gradient)
     return [a for a in leaves if a.ndim > 2] or [a for a in leaves if a.ndim > 1]
 

@@ -54,7 +54,7 @@ def validation(
         64 on the CPU and all of them elsewhere when None.
       augment: applied to the real batch, with a key of its own for every learner.
       intermediate: the solve returns weights of several inner steps, [n, ...] (`unrolled(keep_every=...)`);
-        the loss is the mean over them, the accuracy that of the last.
+        the loss is the mean over them, the accuracy is measured at the last.
 
     Returns:
       (meta, start params, real Batch, probe, key) -> (loss, {"loss", "accuracy", "inner_loss"} and what the

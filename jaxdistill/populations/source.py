@@ -22,5 +22,5 @@ class Source(NamedTuple):
 
 
 def source_of(member: Any) -> Source:
-    """The source that a member of `POPULATIONS` is; a bare factory is one of networks that nobody trained."""
+    """A member of `POPULATIONS` as a `Source`; a bare factory makes untrained networks."""
     return member if isinstance(member, Source) else Source(member)

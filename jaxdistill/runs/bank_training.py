@@ -79,7 +79,7 @@ class BankOptions(DataOptions, NetworkOptions, MapOptions, SeedOptions, DeviceOp
 
 @options
 class PretrainOptions(BankOptions):
-    """A pool, for `population=pretrained` and `fixed_pretrained`; the network is that of `method=dd`.
+    """A pool, for `population=pretrained` and `fixed_pretrained`; with the network of `method=dd`.
 
     Example:
       >>> PretrainOptions(dataset="mnist", learner="lenet", num_networks=220)
@@ -99,7 +99,7 @@ class PretrainOptions(BankOptions):
 
 @options
 class ExpertOptions(BankOptions, AugmentOptions):
-    """Experts, for `method=mtt`; network and step size are those of its students.
+    """Experts, for `method=mtt`; with the network and step size of its students.
 
     Example:
       >>> resolve(ExpertOptions(), Facts((8, 8, 1), 10)).learner
@@ -349,7 +349,7 @@ def _saved(
         folder = directory.path / GROUPS_FOLDER
         with Checkpoints(folder, keep=len(groups)) as files, mesh.spread(setting.devices):
             done = files.latest_step() or 0
-            if done < len(groups):  # a damaged one is told before others are made
+            if done < len(groups):  # report a damaged group before training more
                 read(files, groups[:done])
             fewer = f"a smaller {shorter} or num_epochs takes less"
             with progress.Progress(units * len(groups), units * done, kind.noun, shorter=fewer) as bar:

@@ -26,7 +26,7 @@ GROUPS_FOLDER = "groups"
 PARTS_BY = ("validation_fraction", "test_fraction", "scale", "skip_broken")
 """The options of reading that choose the images of the training part, or change their values."""
 SCORES = ("validation_accuracies", "test_accuracies")
-Choices = dict[str, Any]
+NetworkOptions = dict[str, Any]
 
 
 class Bank(NamedTuple):
@@ -51,7 +51,7 @@ def groups_of(total: int, size: int) -> list[Group]:
     return [Group(first, min(size, total - first)) for first in range(0, total, size)]
 
 
-def of_images(info: DatasetInfo) -> Choices:
+def of_images(info: DatasetInfo) -> NetworkOptions:
     """The data that a network must be trained on to read other images of the same kind."""
     return {
         "image_shape": list(info.image_shape),
@@ -84,7 +84,7 @@ def bank_option(config: Config) -> str | None:
     return None if bank is None else BANKS[bank].option
 
 
-def network_of_bank(config: Config) -> Choices:
+def network_of_bank(config: Config) -> NetworkOptions:
     """The network that the folder of networks of a run was made with; nothing without a readable folder."""
     option = bank_option(config)
     place = None if option is None else getattr(config, option)
@@ -104,8 +104,8 @@ def load_bank(
 
     Args:
       config: of a distillation.
-      learner: its network, which has to be that of the bank.
-      info: of its data: those of the bank, or with the image shape of those that `pool_dataset` names.
+      learner: its network; the bank must be of the same network.
+      info: of its data, which are the bank's data or have the image shape of `pool_dataset`.
       dataset_sha256: of the user's own arrays.
 
     Raises:
@@ -183,7 +183,7 @@ def read_groups(
     return [files.read(n, _template(learner, g, num_snapshots), remedy=remedy(n)) for n, g in numbered]
 
 
-def _or_default(choices: Choices, defaults: Choices, name: str) -> Any:
+def _or_default(choices: NetworkOptions, defaults: NetworkOptions, name: str) -> Any:
     """A choice, or the network's default: spelling a default out changes nothing."""
     return defaults.get(name) if choices.get(name) is None else choices[name]
 

@@ -109,7 +109,7 @@ def _stopped(plan: Plan, stop: Interrupted) -> Run:
 
 
 def check_place(chosen: Config) -> None:
-    """Raises if the chosen folder cannot be that of a run; to be called before the data are loaded."""
+    """Raises if the chosen folder cannot hold a run; to be called before the data are loaded."""
     if (path := chosen.chosen().get("run_dir")) is not None:
         check_folder(path)
 

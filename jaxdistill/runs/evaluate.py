@@ -138,10 +138,10 @@ def evaluate(
         and `as_distilled` where the steps are known, or else `frepo` for free labels.
       num_learners: networks that are tested, per cell of the table.
       num_search_learners: networks per step size of a search.
-      step_sizes: those that are searched; by default those of each protocol, for `frepo` and `rcig` 1/3, 1,
+      step_sizes: candidates of the search; by default each protocol's own, for `frepo` and `rcig` 1/3, 1,
         3 and 10 times their own.
-      fresh_baselines: whether networks are trained on random real images anew where the user's cache has the
-        very numbers.
+      fresh_baselines: whether networks are trained on random real images again although the user's cache
+        has their scores.
       num_epochs: of the papers' protocols; the paper's number of epochs or steps when None.
       data: the data to test on, as `jd.splits` makes them, or their path. When None, those that `dataset`
         names, or else those of the run or of the file.

@@ -31,11 +31,11 @@ NEEDED = ("x_standardised", "scale", "mean", "std", "class_names", "dataset")
 """The fields that a file needs for an export; files of runs have them."""
 
 
-class Source(NamedTuple):
+class ToExport(NamedTuple):
     """The content to export."""
 
     arrays: dict[str, np.ndarray]
-    """Those of `synthetic.npz`."""
+    """The arrays of `synthetic.npz`."""
     file: Synthetic
     scores: dict[str, Any] | None
     """`result.json` of the run, if it is there."""
@@ -149,14 +149,14 @@ def _check_place(path: Path, to: str, overwrite: bool) -> None:
         raise fail(where, "a file of an earlier export, to overwrite", path, "Remove it yourself.")
 
 
-def _source(images: Run | str | os.PathLike[str]) -> Source:
+def _source(images: Run | str | os.PathLike[str]) -> ToExport:
     """The arrays of a run or a file, checked."""
     if isinstance(images, Run):
         content = content_of(images)
         if build.source(images.config).only_one:
             content["start"] = only_network(images.config, images.state, images.bank)
         arrays = arrays_of("export", content)
-        return Source(arrays, checked("export", arrays), _scores(images.path))
+        return ToExport(arrays, checked("export", arrays), _scores(images.path))
     if not isinstance(images, str | os.PathLike):
         raise fail("export", "images as a Run, its folder or its synthetic.npz", type(images).__name__)
     path = as_path("export", images)
@@ -172,7 +172,7 @@ def _source(images: Run | str | os.PathLike[str]) -> Source:
     count = len(file.metadata["class_names"])
     if file.labels.shape[1] != count:
         raise fail(where, f"labels of {count} classes, as class_names", file.labels.shape[1])
-    return Source(arrays, file, _scores(path.parent if path.name == "synthetic.npz" else None))
+    return ToExport(arrays, file, _scores(path.parent if path.name == "synthetic.npz" else None))
 
 
 def _scores(folder: Path | None) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ class Generated(NamedTuple):
 def generate(run: Run, num_images: int, *, seed: int = 0) -> Generated:
     """Draws images from the generator that a run learned, for new noise.
 
-    Batches are as large as those that the generator was trained in, since its normalisation looks at a whole
+    Batches are as large as in the generator's training, since its normalisation looks at a whole
     batch.
 
     Args:

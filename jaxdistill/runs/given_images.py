@@ -142,7 +142,7 @@ def real_data(
 
 
 def _names(dataset: str) -> set[str]:
-    """The names that a set may have in a file: its own, or those that its path gives it."""
+    """The names that a set may have in a file: its own name, or the name of its folder or file."""
     stem = Path(dataset).expanduser().resolve().name
     return {dataset, stem, stem.split(".")[0]}
 

@@ -66,7 +66,7 @@ def only_network(config: Config, state: DistillState, bank: Bank | None) -> Para
 
 
 def num_unseen(bank: Bank | None) -> int:
-    """The number of networks for tests: those that a pool holds out, or any number of new networks."""
+    """The number of networks for tests: a pool's held-out networks, or any number of new ones."""
     if bank is None or bank.held_out is None:
         return sys.maxsize
     return jax.tree.leaves(bank.held_out)[0].shape[0]

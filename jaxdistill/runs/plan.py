@@ -249,7 +249,7 @@ def identity_from(
     """The identity that an older version saved, as this version would have saved it.
 
     Args:
-      saved: every option, null if nobody chose it, and further parts of the identity.
+      saved: every option, null without a chosen value, and further parts of the identity.
       where: the file that it is in, for errors.
       cls: the class of its options.
       data: its images.
@@ -286,7 +286,7 @@ def default_run_dir(plan: Plan) -> str:
 
 
 def same_images(digest: str, data: Splits) -> bool:
-    """Whether a saved digest is that of a set: of its source, or of the standardised images.
+    """Whether a saved digest belongs to a set: to its source or its standardised images.
 
     Runs of `Splits` that a user made have the latter, as have all runs of older versions.
     """

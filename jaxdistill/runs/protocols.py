@@ -41,7 +41,7 @@ OF_CLOSED_FORM = "frepo"
 
 
 def protocol_name(config: Config) -> str:
-    """The name of the protocol for the distilled images: the chosen one, or that of the method's paper."""
+    """The name of the protocol for the distilled images: the chosen one, or the one of the method's paper."""
     name = config.protocol or build.recipe(config).protocol_for(config.dataset)
     return name if name != "as_distilled" or build.has_steps(config) else OF_CLOSED_FORM
 
@@ -96,7 +96,7 @@ def as_learned(run: Run, order: np.ndarray, *, shuffle: str | None = None) -> Pr
     Args:
       run: the run.
       order: [T, B], the images of each step.
-      shuffle: as for `as_distilled`; that of the run's curriculum when None.
+      shuffle: as for `as_distilled`; the curriculum's choice when None.
     """
     plan = as_distilled(
         order,

@@ -89,7 +89,7 @@ def storage(run: Run) -> dict[str, int | float]:
 
 
 def _is_of(result: dict[str, Any], plan: Plan, step: int) -> bool:
-    """Whether a result is of this plan, evaluation included, and of a run that made so many outer steps."""
+    """Whether a result is of this plan, evaluation included, and of a run with this number of outer steps."""
     saved, now = result.get("config", {}), plan.identity
     if result.get("outer_steps") != step:
         return False

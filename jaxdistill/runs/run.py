@@ -206,8 +206,8 @@ def load_run(
       inner_loop: whether only a run of a method that trains inner steps will do.
 
     Raises:
-      UserError: no run there, one that cannot be read or that will not do, one without a checkpoint yet, or
-        one that needs data, a network or a pool that nobody gave; says which.
+      UserError: there is no run, it cannot be read or used, or it has no checkpoint yet; or it needs data, a
+        network or a pool that was not given. The error says which.
     """
     where, folder = "load_run", as_path("load_run", path)
     file = folder / "config.json"

@@ -41,7 +41,7 @@ from jaxdistill.runtime.atomic import atomic_write, jsonable
 LABEL_ARRAYS = {"probabilities": "y_soft", "free": "y_free"}
 """By kind of labels: the name of their array."""
 HYPERPARAMETERS = ("learning_rate", "momentum")
-"""Those of the inner optimisers, see `jaxdistill.inner.optimizers`."""
+"""The hyper-parameters of inner optimisers, see `jaxdistill.inner.optimizers`."""
 ZCA = tuple(field.name for field in dataclasses.fields(Whitening))
 
 
@@ -61,7 +61,7 @@ class Synthetic(NamedTuple):
     fixed_start: bool
     """Whether the images were distilled for one fixed initialisation."""
     metadata: dict[str, Any]
-    """`scale`, `mean`, `std`, `class_names` and the texts of the file: those that it has."""
+    """`scale`, `mean`, `std`, `class_names` and texts, as far as the file has them."""
     whitening: Whitening | None = None
     """The whitening of the standardised images; None for none."""
     kind: str = "probabilities"
@@ -204,7 +204,7 @@ def checked(where: str, arrays: Mapping[str, np.ndarray]) -> Synthetic:
 
     Args:
       where: for errors.
-      arrays: those of an `.npz`, by name.
+      arrays: the arrays of an `.npz`, by name.
 
     Raises:
       UserError: as `read_synthetic`.
@@ -251,7 +251,7 @@ def _check_units(where: str, name: str, array: np.ndarray, channels: int) -> Non
 
 
 def _hyperparameters(where: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Those of the inner optimiser in a file, by name, checked."""
+    """The inner optimiser's hyper-parameters in a file, by name, checked."""
     found = {}
     for key in (key for key in arrays if key.startswith("hyper_")):
         name, value = key.removeprefix("hyper_"), arrays[key]

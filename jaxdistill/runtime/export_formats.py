@@ -20,7 +20,7 @@ from jaxdistill.core.checks import UserError, fail, needs
 from jaxdistill.runtime.atomic import jsonable
 from jaxdistill.runtime.export import LABEL_ARRAYS, Synthetic, checked, write_arrays
 from jaxdistill.runtime.torch_files import OURS
-from jaxdistill.runtime.training_code import LABELS, from_hf_folder, training_code
+from jaxdistill.runtime.training_code import LABEL_NAMES, from_hf_folder, training_code
 
 METADATA = "distillation.json"
 """The file of an exported folder with the data that pictures lack. Only a folder with it is replaced."""
@@ -86,7 +86,7 @@ class Pictures(NamedTuple):
 
 
 def pictures(file: Synthetic) -> Pictures:
-    """The images of a file, of which `scale` is known, rounded and clipped to 8 bits."""
+    """The images of a file with a `scale`, rounded and clipped to 8 bits."""
     x = file.pixels * (255 / file.metadata["scale"])
     outside = int(((x < -0.5) | (x >= 255.5)).sum())
     return Pictures(
@@ -124,7 +124,7 @@ def write_folder(folder: Path, file: Synthetic) -> None:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        images.append({"file": place, "sha256": digest, "label": c, LABELS[file.kind]: soft})
+        images.append({"file": place, "sha256": digest, "label": c, LABEL_NAMES[file.kind]: soft})
     _write_metadata(folder, file, {"pictures": f"rounded to 8 bits; {shown.clipped}", "images": images})
 
 
@@ -148,7 +148,7 @@ def write_hf(folder: Path, file: Synthetic, name: str, scores: Mapping[str, Any]
     columns = {
         "image": pyarrow.array(images),
         "label": pyarrow.array(classes.astype(np.int64)),
-        LABELS[file.kind]: pyarrow.array(file.labels.tolist(), floats),
+        LABEL_NAMES[file.kind]: pyarrow.array(file.labels.tolist(), floats),
         "standardised": pyarrow.array(_standardised(file).tolist(), pyarrow.list_(pyarrow.list_(floats))),
     }
     (folder / "data").mkdir()
@@ -158,7 +158,7 @@ def write_hf(folder: Path, file: Synthetic, name: str, scores: Mapping[str, Any]
 
 
 def read_export(folder: Path) -> Synthetic:
-    """The images of a folder that `write_folder` or `write_hf` made, as `read_synthetic` has those of a file.
+    """Reads a folder that `write_folder` or `write_hf` made; the result is as from `read_synthetic`.
 
     Pictures have 8 bits; a Hugging Face data set has the exact standardised images beside them.
 
@@ -216,9 +216,9 @@ def _arrays_of_rows(folder: Path, where: str) -> dict[str, np.ndarray]:
 
 
 def _labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    kind = next(kind for kind, name in LABELS.items() if name in rows[0])
+    kind = next(kind for kind, name in LABEL_NAMES.items() if name in rows[0])
     found = {"y": np.asarray([row["label"] for row in rows])}
-    return found | {LABEL_ARRAYS[kind]: np.asarray([row[LABELS[kind]] for row in rows], np.float32)}
+    return found | {LABEL_ARRAYS[kind]: np.asarray([row[LABEL_NAMES[kind]] for row in rows], np.float32)}
 
 
 def require_pyarrow(where: str) -> tuple[Any, Any]:
@@ -288,7 +288,7 @@ def _card(file: Synthetic, shown: Pictures, name: str, scores: Mapping[str, Any]
     return CARD.format(
         dataset=known["dataset"],
         names="\n".join(names),
-        labels=LABELS[file.kind],
+        labels=LABEL_NAMES[file.kind],
         count=len(file.labels),
         method=known.get("method", "an unknown method"),
         learner=known.get("learner", {}).get("learner", "unknown"),

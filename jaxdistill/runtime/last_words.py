@@ -14,7 +14,7 @@ CONTROL = b"\0"
 """Begins what is not forwarded: the lines to say at an abort and at an abrupt end, each after a `CONTROL`."""
 ABORT = b"Terminating process because the JAX distributed service detected fatal errors"
 BEFORE = b"coordination_service"
-"""In the lines that come before it, which leave nobody to go on."""
+"""In the lines that JAX prints before `ABORT`; after them the process cannot continue."""
 
 
 def control(at_abort: str = "", at_end: str = "") -> bytes:

@@ -25,7 +25,7 @@ from jaxdistill.runtime.export import data_arrays, write_arrays
 from jaxdistill.teachers.decoders.decoder import NUMPY, Decoder
 
 OF_UINT8 = ("/low", "/step")
-LABELS = """\
+LABELS_CODE = """\
 labels = np.eye(len(file["class_names"]))[file["classes"]]
 if prefix + "labels" in file:
     labels = array("labels")
@@ -58,7 +58,7 @@ def latents_arrays(
         "classes": np.repeat(np.arange(info.num_classes), images_per_class),
         **data_arrays(info),
     }
-    code = NUMPY + decoder.numpy + LABELS
+    code = NUMPY + decoder.numpy + LABELS_CODE
     texts = {"decoder": decoder.name, "code": code, "dataset": info.name, "label_kind": label_kind}
     arrays |= {name: np.asarray(text, np.str_) for name, text in texts.items()}
     return arrays

@@ -77,7 +77,7 @@ def compiled_chunk(
 
     Args:
       method: what to run.
-      devices: those that the program is for; to be lowered inside `mesh.spread(devices)`.
+      devices: the devices of the program, which is to be lowered inside `mesh.spread(devices)`.
       drawn: where the real batches of a chunk lie on them, if they are drawn ahead of it.
 
     Returns:
@@ -145,7 +145,7 @@ def distill(
       remedy: what to lower if the run diverges, in the caller's words.
       faults: metrics that stop the run where they are above zero, and the remedy for each.
       bounds: of learned hyper-parameters: a caution is given if one stays there for a whole chunk.
-      devices: those that the learners and the real batch are split over; JAX's default device when None.
+      devices: hold the learners and the real batch, split over them; JAX's default device when None.
 
     Returns:
       The final state, on this host's default device, and the time it took.

@@ -166,7 +166,7 @@ def spread(devices: Layout | None) -> contextlib.AbstractContextManager:
 
 
 def state_shardings(devices: Layout, state: DistillState) -> DistillState:
-    """Where each array of a state lies: those of learners are split over devices, the others copied to all.
+    """Where each array of a state lies: learners' arrays are split over devices, other arrays copied to all.
 
     Arrays of learners are those of `population` and `solver` with a leading axis of length K, such as weights
     of networks. The mesh axis `learner` splits that axis. Every device has a copy of all other arrays: what
@@ -232,9 +232,9 @@ def placed(tree: Any, shardings: Any) -> Any:
 
 
 def to_host(leaf: Any) -> np.ndarray:
-    """The whole array (of a typed key its data) in this host's memory, from wherever it lies.
+    """The whole array (of a typed key its data) in this host's memory, from any devices.
 
-    What other hosts have of it is gathered, so all of them have to ask for it.
+    Parts on other hosts are gathered, so every host has to call this function.
     """
     if not isinstance(leaf, jax.Array):
         return np.asarray(leaf)

@@ -153,12 +153,12 @@ def expecting(
 
 
 class Rows:
-    """Prints the expected time of the rows that are left, from the mean time of those that were made.
+    """Prints the expected time of the missing rows, from the mean time of the finished rows.
 
     The first line follows the first row, others at most once a minute.
 
     Args:
-      total: rows, with those that are there already.
+      total: the number of all rows, finished rows included.
       shorter: see `expected`; the number of rows that are done is filled in.
       noun: what a row is.
       clock: seconds, monotonic.
@@ -278,7 +278,7 @@ class Progress:
         self._expect(step, now)
 
     def _expect(self, step: int, now: float) -> None:
-        """Prints the expected time of what is left, once, if somebody wants to know it."""
+        """Prints the expected remaining time once, if it was asked for."""
         since, first = self._first or (now, step)
         left = self.total - step
         if self._shorter is None or step <= first or not left or now - since < ENOUGH:

@@ -1,4 +1,4 @@
-"""PyTorch files of images: ours, and those of the papers' code; no code in them is ever run.
+"""PyTorch files of images: ours and the papers' authors'; no code in them is ever run.
 
 `torch.load(weights_only=True)` reads tensors and plain values and refuses code. PyTorch is the extra `torch`.
 """
@@ -54,7 +54,7 @@ def write_torch(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 
     Args:
       file: opened for writing.
-      arrays: those of `synthetic.npz`.
+      arrays: the arrays of `synthetic.npz`.
 
     Raises:
       UserError: PyTorch is not installed.

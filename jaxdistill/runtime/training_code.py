@@ -45,16 +45,16 @@ LISTS = {"m": "momenta", "v": "squares"}
 """What an optimiser remembers of a parameter: the list of all of them."""
 
 
-LABELS = {"probabilities": "soft_label", "free": "free_label"}
+LABEL_NAMES = {"probabilities": "soft_label", "free": "free_label"}
 """What an export calls labels of a kind; a tensor of all of them has an s more."""
-FREE = ("# y are outputs for a squared loss, no probabilities; for a cross-entropy take y.argmax(1)",)
+FREE_LABELS = ("# y are outputs for a squared loss, no probabilities; for a cross-entropy take y.argmax(1)",)
 WHITENED = (
     "# and then, whitened:",
     '# u = ((pixels / d["scale"] - mean) / std).permute(0, 2, 3, 1)  # [N, H, W, C]',
     '# z = (u.flatten(1) - d["zca_mean"]) @ (d["zca_vectors"] / d["zca_scales"]) @ d["zca_vectors"].T',
     "# z = z.view_as(u).permute(0, 3, 1, 2)",
 )
-"""What real images need beyond the standardisation, if those of the file are whitened."""
+"""The code that whitens real images after the standardisation, if the file's images are whitened."""
 
 
 def from_torch_file(path: str, whitened: bool = False, kind: str = "probabilities") -> list[str]:
@@ -64,8 +64,8 @@ def from_torch_file(path: str, whitened: bool = False, kind: str = "probabilitie
         "from torch import nn",
         "",
         f"d = torch.load({_quoted(path)}, weights_only=True)",
-        f'x, y = d["images"], d["{LABELS[kind]}s"]  # [N, C, H, W], standardised; [N, classes]',
-        *(FREE if kind == "free" else ()),
+        f'x, y = d["images"], d["{LABEL_NAMES[kind]}s"]  # [N, C, H, W], standardised; [N, classes]',
+        *(FREE_LABELS if kind == "free" else ()),
         'mean, std = d["mean"].view(-1, 1, 1), d["std"].view(-1, 1, 1)',
         '# real images [N, C, H, W] become (pixels / d["scale"] - mean) / std',
         *(WHITENED if whitened else ()),
@@ -83,9 +83,9 @@ def from_hf_folder(path: str, metadata: str, kind: str = "probabilities") -> lis
         "",
         f"path = {_quoted(path)}  # this folder",
         'rows = load_dataset(path, split="train").with_format("torch")[:]',
-        f'x, y = rows["standardised"].permute(0, 3, 1, 2), rows["{LABELS[kind]}"]'
+        f'x, y = rows["standardised"].permute(0, 3, 1, 2), rows["{LABEL_NAMES[kind]}"]'
         "  # [N, C, H, W]; [N, classes]",
-        *(FREE if kind == "free" else ()),
+        *(FREE_LABELS if kind == "free" else ()),
         f'with open(f"{{path}}/{metadata}", encoding="utf-8") as file:',
         '    d = {key: torch.tensor(value) for key, value in json.load(file)["steps"].items()}',
     ]

@@ -77,7 +77,7 @@ def counted(arrays: Mapping[str, Array], bits: Mapping[str, int]) -> Stored:
 
 
 def stored_images(decoder: Decoder, latents: Mapping[str, Array], stored_as: str) -> dict[str, Array]:
-    """What is stored of latents: those that the decoder reads, and its constants."""
+    """The arrays to store: the latents that the decoder reads, and its constants."""
     constants = {name: jnp.asarray(value) for name, value in decoder.constants.items()}
     return as_stored(decoder.store(dict(latents)), stored_as) | constants
 

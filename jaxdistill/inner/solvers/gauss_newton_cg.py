@@ -10,7 +10,7 @@ def gauss_newton_cg(*, tolerance: float = 1e-3, max_steps: int = 100) -> LinearS
     """v of (G + damping I) v = g, G = J^T H_loss J + weight_decay I in place of the Hessian.
 
     G leaves out the curvature of the network itself. It is exact for a linear learner, and close to the
-    Hessian where the inner loss is nearly zero. The reported residual is that of this system.
+    Hessian where the inner loss is nearly zero. The reported residual belongs to this system.
 
     Args, Returns and Raises as for `cg`.
 
