@@ -68,7 +68,6 @@ NEEDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "schedule_end": ("schedule", lambda name: name != "cosine"),
     "augment_strength": ("augment", lambda names: names == ()),
     "fit": ("image_size", lambda side: side is None),
-    "full_data_epochs": ("num_baseline_learners", lambda count: count == 0),
     "match_learning_rate": ("match_epochs", lambda epochs: epochs == 0),
     "class_strategy": ("by_class", lambda chosen: not chosen),
     **dict.fromkeys(("generator_hidden", "upsamplings"), ("architecture", lambda name: name != "upsampling")),

@@ -210,7 +210,9 @@ def _alike_in_parts(x: dict[str, np.ndarray]) -> list[str]:
     told = []
     if len(x) < len(PARTS) and (repeated := len(x["train"]) - len(train)):
         lacking = " and ".join(part for part in PARTS if part not in x)
-        told.append(f"images that repeat others: {repeated}; {lacking}, split off, may have some that train has")
+        told.append(
+            f"images that repeat others: {repeated}; {lacking}, split off, may have some that train has"
+        )
     for part in [part for part in x if part != "train"]:
         count = sum(digest(image) in train for image in x[part])
         if count:

@@ -50,7 +50,12 @@ def numbered(
         raise fail(where, "labels of one kind", got)
     classes = np.unique(train)
     if not kinds[first] and classes[0] < 0:
-        raise fail(where, f"labels >= 0 in {first}", classes[0], "Leave out images without a class, or number the classes from 0.")
+        raise fail(
+            where,
+            f"labels >= 0 in {first}",
+            classes[0],
+            "Leave out images without a class, or number the classes from 0.",
+        )
     if len(classes) < 2:
         raise fail(where, f"at least two classes in {first}", f"labels that are all {classes[0]}")
     for name, y in flat.items():

@@ -183,7 +183,9 @@ def test_repeated_pictures_and_folders_without_any_are_told(tmp_path):
     with pytest.warns(Caution) as told:
         load(write(tmp_path / "pets", files), tmp_path)
     lines = " ".join(str(each.message) for each in told)
-    assert "images that repeat others: 1; validation and test, split off, may have some that train has" in lines
+    assert (
+        "images that repeat others: 1; validation and test, split off, may have some that train has" in lines
+    )
     assert "no picture in emu" in lines
 
 

@@ -115,7 +115,6 @@ OPTIONS = [
     ({"schedule": "constant", "schedule_end": 0.1}, "no schedule_end with schedule=constant"),
     ({**MATCHING, "method": "dc", "augment": [], "augment_strength": 0.5}, "augment_strength"),
     ({"fit": "stretch"}, "no fit with image_size=None, where it has no effect, got stretch"),
-    ({"num_baseline_learners": 0, "full_data_epochs": 5}, "no full_data_epochs with num_baseline_learners=0"),
     (
         {**MATCHING, "match_epochs": 0, "match_learning_rate": 0.1},
         "no match_learning_rate with match_epochs=0",
