@@ -456,7 +456,7 @@ class OuterOptions(AugmentOptions, MapOptions):
     title: ClassVar[str] = "outer loop"
     method: str = option(
         "dd",
-        "the method; it sets the defaults: its paper's settings, or settings for small images",
+        "the method, which sets the defaults (its paper's settings, or settings for small images)",
         known="jaxdistill.methods:METHODS",
     )
     num_outer_steps: int = option(1500, "outer steps", low=1)

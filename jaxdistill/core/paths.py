@@ -15,8 +15,8 @@ def as_path(where: str, value: Any) -> Path:
       value: text, or any `os.PathLike` of text.
 
     Raises:
-      UserError: something else; bytes that are no UTF-8, which neither JSON nor a checkpoint can hold;
-        the home folder of an unknown user.
+      UserError: something else, or an empty text; bytes that are no UTF-8, which neither JSON nor a
+        checkpoint can hold; the home folder of an unknown user.
 
     Example:
       >>> as_path("load_run", "runs/dd").name
@@ -24,7 +24,7 @@ def as_path(where: str, value: Any) -> Path:
     """
     if isinstance(value, str | os.PathLike):
         value = os.fspath(value)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         raise fail(where, "a path as text or pathlib.Path", repr(value))
     check_text(where, "a path", value)
     try:

@@ -38,7 +38,14 @@ def decoded(
       contents: of the files; read as far ahead as threads decode.
       total: how many files there are, for the reports.
       size, fit: see `jaxdistill.data.pictures.decode`.
+
+    Raises:
+      UserError: pictures of that size take more than the memory of this machine.
     """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size is not None and total * size**2 > memory:
+        expected = f"an image_size at which {total} grey pictures fit the memory of {memory / 1e9:.0f} GB"
+        raise fail("load", expected, f"{size}, which takes {total * size**2 / 1e9:,.0f} GB")
     done = 0
     for chunk in _in_threads(contents, size, fit):
         yield from chunk

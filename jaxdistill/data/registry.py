@@ -292,10 +292,11 @@ def _parts(raw: Raw, form: _Form, data_memory: int | None) -> _Parts:
     _check_counts(raw, form)
     rows = np.arange(len(y))
     if x_test is None or y_test is None:
-        rest, taken = _split(raw, y, form.test_fraction or TEST_FRACTION, form.seed)
+        parts = 2 if x_validation is None or y_validation is None else 1
+        rest, taken = _split(raw, y, form, "test_fraction", parts)
         x_test, y_test, rows = x[rows[taken]], y[rows[taken]], rows[rest]
     if x_validation is None or y_validation is None:
-        rest, taken = _split(raw, y[rows], form.validation_fraction or VALIDATION_FRACTION, form.seed)
+        rest, taken = _split(raw, y[rows], form, "validation_fraction", 1)
         x_validation, y_validation, rows = x[rows[taken]], y[rows[taken]], rows[rest]
     y, size = y[rows], len(rows) * x[0].size
     streamed = data_memory is not None and size * x.dtype.itemsize > data_memory
@@ -393,11 +394,17 @@ def _check_counts(raw: Raw, form: _Form) -> None:
         raise fail(where, expected, f"{counts[least]} of class {raw.class_names[least]}", remedy)
 
 
-def _split(raw: Raw, y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits off a stratified part; both parts have every class."""
-    classes = len(raw.class_names)
+def _split(raw: Raw, y: np.ndarray, form: _Form, name: str, parts_left: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits off a stratified part; it and each of the parts that are left have every class."""
+    chosen = getattr(form, name)
+    fraction = chosen or {"test_fraction": TEST_FRACTION, "validation_fraction": VALIDATION_FRACTION}[name]
     size = math.ceil(round(len(y) * fraction, 6))  # 1/6 of 60,000 is 10,000 whatever the last bit is
-    return raw.split(y, min(max(size, classes), len(y) - classes), seed)
+    classes = len(raw.class_names)
+    most = len(y) - parts_left * classes
+    if chosen is not None and size > most:
+        left = f"{parts_left * classes} of {len(y)} images, {parts_left} of each class,"
+        raise fail(f"load({raw.name})", f"a {name} that leaves {left} to the other parts", chosen)
+    return raw.split(y, min(max(size, classes), most), form.seed)
 
 
 def default_data_dir() -> Path:

@@ -20,6 +20,8 @@ def check_shaping(where: str, image_size: object, fit: str, channels: int | None
             raise fail(where, "image_size as an integer", repr(image_size))
         at_least(where, "image_size", int(image_size), 1)
     one_of(f"{where} fit", fit, FITS)
+    if image_size is None and fit != FITS[0]:
+        raise fail(where, "no fit without image_size, where it has no effect", fit)
     if channels is not None and channels not in CHANNELS:
         raise fail(where, "channels 1 (grey) or 3 (colour)", channels)
 

@@ -65,7 +65,9 @@ class Recipe(NamedTuple):
     networks: bool = True
     """Whether its objective looks at networks."""
     protocol: str | Callable[[str], str] = "as_distilled"
-    """How networks are trained on its images: a protocol's name, or (name of the data set) -> that name."""
+    """How networks are trained on its images: a protocol's name, or (name of the data set) -> that name.
+
+    Images that no inner steps were learned for cannot be trained on `as_distilled`; they are by `frepo`."""
     populations: Collection[str] = ()
     """The populations that it works with; empty for all that give networks."""
     needs_augmentation: bool = False

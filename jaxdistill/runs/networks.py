@@ -59,7 +59,7 @@ def only_network(config: Config, state: DistillState, bank: Bank | None) -> Para
     """
     source = build.source(config)
     if source.bank == "pool" and bank is None:
-        raise fail("evaluation", f"--pool=FOLDER, with population={config.population}", "none")
+        raise fail("evaluation", f"pool=FOLDER, with population={config.population}", "none")
     if not source.only_one:
         return None
     return state.population if bank is None else jax.tree.map(lambda a: a[0], bank.given)

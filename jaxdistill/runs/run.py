@@ -212,7 +212,7 @@ def load_run(
     where, folder = "load_run", as_path("load_run", path)
     file = folder / "config.json"
     if not file.is_file():
-        raise fail(where, "the folder of a run of experiments.distill", f"{path} without config.json")
+        raise fail(where, "the folder of a distillation", f"{path} without config.json")
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -185,6 +185,11 @@ def test_images_that_are_no_squares_are_fitted():
     np.testing.assert_array_equal(fitted(x, 4, "stretch"), resize(x, 4))
     with pytest.raises(UserError, match="one of crop, pad, stretch"):
         data.load("digits", image_size=4, fit="squeeze")
+    with pytest.raises(UserError, match="no fit without image_size"):
+        data.load("digits", fit="pad")
+    x = np.zeros((60, 8, 8, 1), np.uint8)
+    with pytest.raises(UserError, match="test_fraction that leaves 6 of 60 images, 2 of each class"):
+        data.splits(x, np.arange(60) % 3, test_fraction=0.97)
 
 
 def test_grey_becomes_colour_and_back():

@@ -259,6 +259,13 @@ def _link(root):
     (root / "cat/out.png").symlink_to(root.parent / "elsewhere.png")
 
 
+def test_pictures_that_exceed_the_memory_are_not_resized(tmp_path):
+    with pytest.raises(
+        UserError, match=r"image_size at which 8 grey pictures fit .*got 10000000, which takes"
+    ):
+        load(write(tmp_path / "pets", some()), tmp_path, image_size=10**7)
+
+
 BAD = {
     "empty": (lambda root: root.mkdir(), "pictures (.*), got none among 0 files"),
     "text": (lambda root: write(root, {"cat/a.txt": b""}), "got none among 1 files"),

@@ -94,7 +94,7 @@ def test_a_run_of_two_batches_and_of_a_matching_method(tmp_path):
     ("chosen", "says"),
     [
         ({"dataset": "mnist"}, "dataset=digits, got mnist"),
-        ({"run": "nowhere"}, "the folder of a run of experiments.distill, got nowhere"),
+        ({"run": "nowhere"}, "the folder of a distillation, got nowhere"),
         ({"keep": 0.0}, "keep > 0, got 0.0"),
         ({"neighbors": [0]}, "neighbors >= 1, got 0"),
         ({"neighbors": [1, 11]}, "neighbors <= 10, the images, got [1, 11]"),

@@ -64,7 +64,7 @@ def test_what_cannot_be_drawn_is_one_line(folder, tmp_path):
         ),
         ({"run_dir": folder, "num_images": 0}, "num_images >= 1, got 0"),
         ({}, "--run_dir=RUN, got nothing"),
-        ({"run_dir": tmp_path}, f"the folder of a run of experiments.distill, got {tmp_path} without"),
+        ({"run_dir": tmp_path}, f"the folder of a distillation, got {tmp_path} without"),
     ):
         with pytest.raises(UserError) as error:
             generated(**chosen)

@@ -105,7 +105,7 @@ def test_a_run_is_tested_on_networks_held_out(pool, tmp_path):
     assert "at most 2 networks, which the pool holds out, got 3" in message(error)
     with pytest.raises(UserError) as error:
         load_run(tmp_path / "run").score(2)
-    assert "--pool=FOLDER, with population=pretrained, got none" in message(error)
+    assert "pool=FOLDER, with population=pretrained, got none" in message(error)
     other = shutil.copytree(pool, tmp_path / "other")
     file = other / "config.json"
     file.write_text(file.read_text().replace('"num_test_networks": 2', '"num_test_networks": 1'))

@@ -99,7 +99,7 @@ def test_an_own_network_is_distilled_for_and_asked_for_again(here):
         ({"learner": network(), "width": 4}, "no width with learner=own, got 4"),
         ({"learner": network(6)}, "a network for images of 8x8x1 and 10 classes, got one that does not read"),
         ({"learner": network(8, 3)}, "and 10 classes, got one whose logits of 2 images are (2, 3)"),
-        ({"population": "pretrained"}, "--pool=FOLDER, got none"),
+        ({"population": "pretrained"}, "pool=FOLDER, got none"),
         ({"method": "mtt", "real_batch_size": UNSET}, "experiments.experts --dataset=digits"),
         ({"run_dir": "file/run"}, "a directory to write to"),
         ({"run_dir": "thesis"}, "thesis with chapter.tex in it"),
@@ -162,7 +162,7 @@ def test_a_set_named_by_its_path_is_read_as_for_the_run(here):
 
 
 def test_folders_that_hold_no_run(here):
-    assert "the folder of a run of experiments.distill, got none without" in refused(jd.load_run, "none")
+    assert "the folder of a distillation, got none without" in refused(jd.load_run, "none")
     (here / "empty").mkdir()
     assert "got empty without config.json" in refused(jd.load_run, here / "empty").replace(f"{here}/", "")
     (here / "broken").mkdir()
