@@ -107,7 +107,8 @@ def test_every_cell_is_a_run_that_distill_takes(preset):
         assert resolve(typed, FACTS[preset]) == config
         if build.recipe(config).trains and "learning_rate" in config.learned:
             assert config.max_inner_learning_rate == 2.0  # as the committed rows had it
-    assert (tuple(TEACHERS), tuple(GRADIENTS)) == (ordered.TEACHER_ORDER, ordered.GRADIENT_ORDER)  # in a report
+    # the order of a report
+    assert (tuple(TEACHERS), tuple(GRADIENTS)) == (ordered.TEACHER_ORDER, ordered.GRADIENT_ORDER)
     assert len({cell.options["images_per_class"] for cell in made if not cell.change}) == 1
     changed = " ".join(cell.change for cell in PRESETS[preset].ablations)
     for word in ("k = 16", "k = 128", "fixed", "fresh", "per class", "Neumann term", "alpha", "inner steps"):
