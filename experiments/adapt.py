@@ -40,6 +40,7 @@ from jaxdistill.runs.plan import identity_of, planned
 from jaxdistill.runs.reference import reference
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import profile, progress
+from jaxdistill.runtime.expected_time import Shorter
 
 SMOKE = {"num_outer_steps": 20, "num_eval_learners": 2, "full_data_epochs": 1, "num_sets": 3, "num_judges": 2}
 FULL_RATES = (3e-4, 1e-3, 3e-3)
@@ -157,7 +158,7 @@ def whole_set(run: Run, options: Options) -> list[Row]:
         data=run.data,
         step_sizes=FULL_RATES,
         fresh=options.fresh_baselines,
-        shorter=progress.Shorter("full_data_epochs", count),
+        shorter=Shorter("full_data_epochs", count),
     )
     found = made.found
     trained_by = f"{count} epoch{'s' if count > 1 else ''}: {found.step_size:.3g}"

@@ -47,6 +47,7 @@ from jaxdistill.runs.compare import show as show_result
 from jaxdistill.runs.plan import identity_from, planned, script_identity, splits
 from jaxdistill.runs.result import run_to_result
 from jaxdistill.runtime import profile, progress
+from jaxdistill.runtime.expected_time import expected
 from jaxdistill.runtime.metrics import read_metrics
 from jaxdistill.runtime.rundir import Held, RunDir, open_run
 
@@ -153,7 +154,7 @@ def run(chosen: Options) -> dict[str, Any]:
             f"{data.info.name}, {profile.device_description()}; everything goes to {options.run_dir}"
         )
         least, shorter = len(cells) * options.time_limit, "a smaller time_limit takes less"
-        progress.say(progress.expected("all outer steps; compilation and tests come on top", least, shorter))
+        progress.say(expected("all outer steps; compilation and tests come on top", least, shorter))
         candidates, times = [], progress.Rows(len(cells), shorter)
         for (name, rate), config in cells.items():
             ended = (directory.path / stem_of(name, rate) / "result.json").exists()

@@ -18,7 +18,7 @@ from experiments import distill
 from experiments.cli import as_flags
 from jaxdistill.config.option import UNSET
 from jaxdistill.config.table import Config
-from jaxdistill.data import registry
+from jaxdistill.data import parts
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import figures
 
@@ -68,7 +68,7 @@ def lighter(*, one_size: bool = True) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         if one_size:
-            patch.setattr(registry, "TEST_FRACTION", 1 / 7)  # then a sixth of the rest is as much
+            patch.setattr(parts, "TEST_FRACTION", 1 / 7)  # then a sixth of the rest is as much
         patch.setattr(figures, "DPI", 40)
         for name in PICTURES:
             patch.setattr(figures, name, FEWER[name])

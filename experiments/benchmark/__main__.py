@@ -78,8 +78,8 @@ def run(options: Options) -> list[Row]:
       UserError: bad input, before anything is measured; PyTorch asked for and missing, or not agreeing.
     """
     given, options = options, filled(options.with_smoke({"repeats": 2}))
-    parts = {"stream_gb": "streaming", "torch_steps": "torch"}
-    idle = {name: "" if part in options.what else f"without what={part}" for name, part in parts.items()}
+    needs = {"stream_gb": "streaming", "torch_steps": "torch"}
+    idle = {name: "" if part in options.what else f"without what={part}" for name, part in needs.items()}
     cli.refuse_idle("benchmark", given, idle)
     if "torch" in options.what and not available():
         raise fail("benchmark torch", "PyTorch", "none", REMEDY)

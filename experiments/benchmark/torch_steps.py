@@ -24,6 +24,7 @@ from jaxdistill.learners import learner
 from jaxdistill.methods import METHODS
 from jaxdistill.populations import fresh
 from jaxdistill.runtime import progress
+from jaxdistill.runtime.expected_time import Shorter, expected
 from jaxdistill.teachers import images
 
 RATES = {"learning_rate": 0.01, "b1": 0.5, "b2": 0.999}
@@ -53,8 +54,8 @@ def torch(options: Options) -> Iterator[Row]:
     names = options.torch_steps or tuple(COMPARED)
     if not options.smoke:
         seconds = sum(SECONDS[name] for name in names) * (options.repeats + 1)
-        shorter = progress.Shorter("repeats", options.repeats)
-        progress.say(progress.expected("torch on two cores", seconds, shorter))
+        shorter = Shorter("repeats", options.repeats)
+        progress.say(expected("torch on two cores", seconds, shorter))
     for name in names:
         yield from _rows(name, COMPARED[name](options.seed, options.smoke), options)
 

@@ -48,6 +48,7 @@ from jaxdistill.config.resolve import filled
 from jaxdistill.core.checks import fail, one_of
 from jaxdistill.data import load_npz
 from jaxdistill.runtime import progress
+from jaxdistill.runtime.expected_time import duration
 from jaxdistill.runtime.rundir import open_run
 
 LEAST = 0.05
@@ -160,7 +161,7 @@ def show(agenda: Sequence[Item], state: State, there: Sequence[str], *, commands
         found, about = of(state, item), state.get(item.name, {})
         if found == "not yet" and item.data is not None and item.data not in there:
             found = f"no {item.data}.npz"
-        cells.append([item.name, found, progress.duration(about.get("seconds", 0.0)), item.measures])
+        cells.append([item.name, found, duration(about.get("seconds", 0.0)), item.measures])
     progress.table("\nThe agenda", ["item", "state", "time", "measures"], cells)
     for item in agenda if commands else ():
         progress.say(f"{item.name}: python {' '.join(item.command)}")

@@ -15,6 +15,7 @@ from experiments.gpu_agenda.items import Item
 from jaxdistill.core.checks import fail
 from jaxdistill.runtime import progress
 from jaxdistill.runtime.atomic import atomic_write, write_json
+from jaxdistill.runtime.expected_time import duration
 
 ROOT = Path(__file__).resolve().parents[2]
 STOPPED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -117,7 +118,7 @@ def _work(item: Item, state: State, piece: Piece) -> None:
     seconds = round(before + time.monotonic() - began, 1)
     state[item.name] = {"state": found, "note": note, "seconds": seconds}
     write_json(piece.folder / "state.json", state)
-    progress.say(f"{item.name}: {found} after {progress.duration(seconds)}{note and f', {note}'}")
+    progress.say(f"{item.name}: {found} after {duration(seconds)}{note and f', {note}'}")
 
 
 def execute(item: Item, piece: Piece) -> tuple[str, str]:

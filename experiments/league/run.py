@@ -16,6 +16,7 @@ from jaxdistill.core.checks import UserError, fail
 from jaxdistill.methods import METHODS
 from jaxdistill.methods.recipe import recipe_of
 from jaxdistill.runtime import profile, progress
+from jaxdistill.runtime.expected_time import expected
 from jaxdistill.runtime.rundir import RunDir, open_run
 
 SHORTER = "a smaller seconds_per_method takes less"
@@ -74,7 +75,7 @@ def run(chosen: Options) -> dict[str, Any]:
             f"everything goes to {options.run_dir}"
         )
         least = options.seconds_per_method * len(options.methods)
-        progress.say(progress.expected("all outer steps; compilation and tests come on top", least, SHORTER))
+        progress.say(expected("all outer steps; compilation and tests come on top", least, SHORTER))
         rows = _rows(league, directory, tasks)
         made = {task.file for task in tasks}
         others = sorted((directory.path / "rows").glob("*.json"))

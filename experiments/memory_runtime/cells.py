@@ -20,6 +20,7 @@ from jaxdistill.data import Splits
 from jaxdistill.learners import num_params
 from jaxdistill.runs.budget import OUT_OF_MEMORY
 from jaxdistill.runtime import profile, progress
+from jaxdistill.runtime.expected_time import expected
 from jaxdistill.runtime.memory import total_bytes
 from jaxdistill.runtime.rundir import RunDir
 
@@ -51,7 +52,7 @@ def measured(options: Options, data: Splits, directory: RunDir) -> Iterator[Row]
                 left = [*after, *lengths * (len(counts) - number)]
                 seconds = sum(expected_seconds(before, took, t) for t in left)
                 if left and seconds >= 1:
-                    progress.say(progress.expected(f"{len(left)} more cells", seconds, SHORTER))
+                    progress.say(expected(f"{len(left)} more cells", seconds, SHORTER))
             yield from before
 
 

@@ -60,6 +60,7 @@ from jaxdistill.runs.result import run_to_result
 from jaxdistill.runs.run import Run, load_run
 from jaxdistill.runtime import mesh, profile, progress
 from jaxdistill.runtime.atomic import atomic_write
+from jaxdistill.runtime.expected_time import Shorter
 from jaxdistill.runtime.rundir import RunDir, open_run
 
 WAYS = {
@@ -151,7 +152,7 @@ def run(options: Options) -> dict[str, Any]:
         with mesh.spread(devices):
             trainings = trainings_of(distilled, options)
             count = len(candidates)
-            rows, times = [], progress.Rows(count, progress.Shorter("num_candidates", count))
+            rows, times = [], progress.Rows(count, Shorter("num_candidates", count))
             for network in candidates:
                 there = candidate_file(directory, network).exists()
                 rows.append(measured(directory, distilled, options, trainings, network))

@@ -7,7 +7,7 @@ from experiments.report.cautions import short_commit
 from experiments.report.fields import CellRow
 from experiments.report.tables import ARCHITECTURES, Line, Table
 from experiments.report.values import COLUMNS, Column, Value, shown
-from jaxdistill.runtime import progress
+from jaxdistill.runtime.expected_time import duration
 
 
 class Content(NamedTuple):
@@ -97,5 +97,5 @@ def time_taken(rows: Sequence[CellRow]) -> str | None:
     known = [row["wall_seconds"] for row in rows if row["status"] == "done" and row.get("wall_seconds")]
     if not known:
         return None
-    whole = progress.duration(sum(known))
+    whole = duration(sum(known))
     return f"Making {len(known)} of {len(rows)} rows, scored, took {whole}, what was stopped left out."

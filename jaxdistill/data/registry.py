@@ -1,16 +1,15 @@
 """`load(name)`: any data set, split and standardised, by one name."""
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import numpy as np
 
-from jaxdistill.core.checks import Caution, above, check_seed, fail, one_of
+from jaxdistill.core.checks import Caution, fail
 from jaxdistill.core.paths import as_path
 from jaxdistill.core.registry import Registry
 from jaxdistill.core.sizes import parse_bytes
@@ -20,16 +19,10 @@ from jaxdistill.data.dataset import DatasetInfo, Raw, Splits, standardised, stat
 from jaxdistill.data.folders import load_pictures, looks_like_a_path
 from jaxdistill.data.hugging_face import is_hugging_face, load_hugging_face
 from jaxdistill.data.origin import Origin, remember
-from jaxdistill.data.shaping import check_shaping, fitted, with_channels
+from jaxdistill.data.parts import Form, parts_of, shaped
 from jaxdistill.data.streaming import HostImages
 from jaxdistill.data.tfds_sets import Source, configured_names, known_to_tfds, load_prepared, prepared_folder
 from jaxdistill.data.trees import is_archive
-from jaxdistill.data.whitening import PREPROCESSINGS
-
-TEST_FRACTION = 0.2
-"""The default fraction for a set that has no test part."""
-VALIDATION_FRACTION = 1 / 6
-"""The default fraction of the training part, for a set that has no validation part."""
 
 DATASETS: Registry[Callable[[Source], Raw]] = Registry(
     "dataset",
@@ -70,31 +63,6 @@ MIRRORS: dict[str, bool] = {
     "usps": False,
 }
 """Whether mirror images keep their class; not known for other sets."""
-
-
-class _Form(NamedTuple):
-    """The form of a loaded set: sizes, channels, splits."""
-
-    image_size: int | None = None
-    fit: str = "crop"
-    channels: int | None = None
-    validation_fraction: float | None = None
-    test_fraction: float | None = None
-    preprocess: str = "standardise"
-    seed: int = 0
-
-    def check(self, where: str) -> None:
-        """Raises on a value that no set can have."""
-        check_shaping(where, self.image_size, self.fit, self.channels)
-        one_of(f"{where} preprocess", self.preprocess, PREPROCESSINGS)
-        check_seed(where, self.seed)
-        for name in ("validation_fraction", "test_fraction"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            above(where, name, value, 0)
-            if not value < 1:
-                raise fail(where, f"{name} < 1", value)
 
 
 def load(
@@ -158,7 +126,7 @@ def load(
       (1197, 8, 8, 1)
     """
     name = os.fspath(name)
-    form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
+    form = Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
     form.check("load")  # before any file is read
     limit = None if data_memory is None else parse_bytes(data_memory, "data_memory")
     folder = as_path("load data_dir", data_dir or default_data_dir())
@@ -170,7 +138,7 @@ def load(
     found = _splits_of(raw, form, NORMALISATION.get(named), limit)
     if seed == 0:  # no other is an option of a run
         given = form._asdict() | reading._asdict() | {"skip_broken": skip_broken}
-        usual = _Form()._asdict() | Reading()._asdict() | {"skip_broken": False}
+        usual = Form()._asdict() | Reading()._asdict() | {"skip_broken": False}
         remember(found, Origin(name, {n: value for n, value in given.items() if value != usual[n]}))
     return found
 
@@ -225,7 +193,7 @@ def splits(
     content = {key: as_array(value, where, key) for key, value in given.items() if value is not None}
     if class_names is not None:
         content["class_names"] = np.asarray(class_names, np.str_)
-    form = _Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
+    form = Form(image_size, fit, channels, validation_fraction, test_fraction, preprocess, seed)
     form.check(where)
     raw = raw_of_arrays(content, name, where, Reading(layout, scale))
     for line in raw.cautions:
@@ -237,7 +205,7 @@ def _raw(
     name: str,
     folder: Path,
     manual_dir: str | os.PathLike | None,
-    form: _Form,
+    form: Form,
     reading: Reading,
     skip_broken: bool,
     mapped: bool,
@@ -260,22 +228,14 @@ def _raw(
     return _read(name, folder, manual_dir, form, reading, mapped)
 
 
-class _Parts(NamedTuple):
-    """The images and labels of a set that is split, in its own units."""
-
-    train: tuple[np.ndarray | HostImages, np.ndarray]
-    validation: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-
-
 def _splits_of(
-    raw: Raw, form: _Form, normalisation: Normalisation | None, data_memory: int | None = None
+    raw: Raw, form: Form, normalisation: Normalisation | None, data_memory: int | None = None
 ) -> Splits:
     """Splits, resizes and standardises the set of a loader."""
     if data_memory is not None:  # rows of it are then taken without a copy of the others
-        raw = raw._replace(x=_shaped(raw.x, form, raw.name))
-    parts = _parts(raw, form, data_memory)
-    found = [part if isinstance(part, HostImages) else _shaped(part, form, raw.name) for part, _ in parts]
+        raw = raw._replace(x=shaped(raw.x, form, raw.name))
+    parts = parts_of(raw, form, data_memory)
+    found = [part if isinstance(part, HostImages) else shaped(part, form, raw.name) for part, _ in parts]
     info = _info(raw, found[0], normalisation)
     if form.preprocess == "zca":
         info = with_whitening(info, np.asarray(found[0]))
@@ -283,30 +243,6 @@ def _splits_of(
         standardised(part, labels, info) for part, (_, labels) in zip(found, parts, strict=True)
     )
     return Splits(train, validation, test, info)
-
-
-def _parts(raw: Raw, form: _Form, data_memory: int | None) -> _Parts:
-    """The parts of a set; training images stay where they are if they are larger than `data_memory`."""
-    x, y, x_test, y_test = raw.x, raw.y, raw.x_test, raw.y_test
-    x_validation, y_validation = raw.x_validation, raw.y_validation
-    _check_counts(raw, form)
-    rows = np.arange(len(y))
-    if x_test is None or y_test is None:
-        parts = 2 if x_validation is None or y_validation is None else 1
-        rest, taken = _split(raw, y, form, "test_fraction", parts)
-        x_test, y_test, rows = x[rows[taken]], y[rows[taken]], rows[rest]
-    if x_validation is None or y_validation is None:
-        rest, taken = _split(raw, y[rows], form, "validation_fraction", 1)
-        x_validation, y_validation, rows = x[rows[taken]], y[rows[taken]], rows[rest]
-    y, size = y[rows], len(rows) * x[0].size
-    streamed = data_memory is not None and size * x.dtype.itemsize > data_memory
-    if streamed and form.preprocess != "standardise":
-        expected = f"preprocess=standardise with images larger than data_memory={data_memory}"
-        raise fail(f"load({raw.name})", expected, form.preprocess)
-    if streamed and x.dtype != np.uint8:
-        raise fail(f"load({raw.name}) data_memory", "images of 8 bits, not resized", x.dtype)
-    x = HostImages(x, rows) if streamed else x[rows]
-    return _Parts((x, y), (x_validation, y_validation), (x_test, y_test))
 
 
 def _info(raw: Raw, x: np.ndarray | HostImages, normalisation: Normalisation | None) -> DatasetInfo:
@@ -330,17 +266,11 @@ def _info(raw: Raw, x: np.ndarray | HostImages, normalisation: Normalisation | N
     return info._replace(mean=mean, std=std)
 
 
-def _shaped(x: np.ndarray, form: _Form, name: str) -> np.ndarray:
-    if form.image_size is not None:
-        x = fitted(x, form.image_size, form.fit)
-    return x if form.channels is None else with_channels(x, form.channels, f"load({name})")
-
-
 def _read(
     name: str,
     folder: Path,
     manual_dir: str | os.PathLike | None,
-    form: _Form,
+    form: Form,
     reading: Reading,
     mapped: bool,
 ) -> Raw:
@@ -372,39 +302,6 @@ def _check_unused(name: str, **options: Any) -> None:
     for option, value in options.items():
         if value is not None:
             raise fail(f"load({name})", f"no {option} with this kind of data set", value)
-
-
-def _check_counts(raw: Raw, form: _Form) -> None:
-    """Raises if a fraction has no effect, or if a class has too few images to split."""
-    where = f"load({raw.name})"
-    own = {"validation": raw.x_validation, "test": raw.x_test}
-    for part, there in own.items():
-        value = getattr(form, f"{part}_fraction")
-        if there is not None and value is not None:
-            raise fail(where, f"no {part}_fraction, since the set has a {part} part", value)
-    split_off = [part for part, there in own.items() if there is None]
-    counts = np.bincount(raw.y, minlength=len(raw.class_names))
-    if counts.min() < 1 + len(split_off):
-        least = int(counts.argmin())
-        expected = f"{1 + len(split_off)} images of each class ({', '.join(['train', *split_off])})"
-        named = " and ".join(split_off)
-        remedy = (
-            f"Add images, or give {named} as folders, splits or arrays of their own." if split_off else ""
-        )
-        raise fail(where, expected, f"{counts[least]} of class {raw.class_names[least]}", remedy)
-
-
-def _split(raw: Raw, y: np.ndarray, form: _Form, name: str, parts_left: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits off a stratified part; it and each of the parts that are left have every class."""
-    chosen = getattr(form, name)
-    fraction = chosen or {"test_fraction": TEST_FRACTION, "validation_fraction": VALIDATION_FRACTION}[name]
-    size = math.ceil(round(len(y) * fraction, 6))  # 1/6 of 60,000 is 10,000 whatever the last bit is
-    classes = len(raw.class_names)
-    most = len(y) - parts_left * classes
-    if chosen is not None and size > most:
-        left = f"{parts_left * classes} of {len(y)} images, {parts_left} of each class,"
-        raise fail(f"load({raw.name})", f"a {name} that leaves {left} to the other parts", chosen)
-    return raw.split(y, min(max(size, classes), most), form.seed)
 
 
 def default_data_dir() -> Path:

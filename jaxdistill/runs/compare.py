@@ -43,6 +43,7 @@ from jaxdistill.runs.protocols import (
 from jaxdistill.runs.reference import Reference, reference, steps_of
 from jaxdistill.runs.run import Run
 from jaxdistill.runtime import mesh, progress
+from jaxdistill.runtime.expected_time import Shorter, duration
 
 
 def score_of(run: Run, *, num_learners: int | None = None, protocol: str | None = None) -> Score:
@@ -73,7 +74,7 @@ def compared(run: Run) -> dict[str, Any]:
     name = protocol_name(config)
     training = protocol_of(run)
     batch, subsets = seen(run, stream(key, "export"), distilled.num_learners)
-    shorter = progress.Shorter("num_eval_learners", distilled.num_learners)
+    shorter = Shorter("num_eval_learners", distilled.num_learners)
     with progress.expecting("distilled images", 2 * distilled.num_learners * steps_of(training), shorter):
         found = score(distilled, training, batch, subsets)._replace(ridge=ridge_accuracies(run, distilled))
         on_validation = score(chosen_on_validation, training, batch, subsets)
@@ -213,7 +214,7 @@ def full_set(evaluation: Evaluation, data: Splits, config: Any) -> Reference:
         data=data,
         step_sizes=config.step_sizes,
         fresh=config.fresh_baselines,
-        shorter=progress.Shorter("full_data_epochs", passes),
+        shorter=Shorter("full_data_epochs", passes),
     )
 
 
@@ -294,6 +295,6 @@ def show(result: Mapping[str, Any]) -> None:
         )
     speed = result["outer_steps"] / max(result["seconds"], 1e-9)
     progress.say(
-        f"{result['outer_steps']} outer steps in {progress.duration(result['seconds'])} ({speed:.3g}/s), "
-        f"compiled in {progress.duration(result['compile_seconds'])}"
+        f"{result['outer_steps']} outer steps in {duration(result['seconds'])} ({speed:.3g}/s), "
+        f"compiled in {duration(result['compile_seconds'])}"
     )

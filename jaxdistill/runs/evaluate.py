@@ -46,6 +46,7 @@ from jaxdistill.runs.run import Run
 from jaxdistill.runtime import mesh as meshes
 from jaxdistill.runtime import profile
 from jaxdistill.runtime import progress as shown
+from jaxdistill.runtime.expected_time import Shorter
 
 Learners = str | Learner | Sequence[str | Learner] | Mapping[str, str | Learner]
 
@@ -343,12 +344,12 @@ def _row(job: Prepared, name: str, real: tuple[Batch, Subsets] | None) -> dict[s
     return cells
 
 
-def shorter(job: Prepared, count: int, protocols: Sequence[Protocol]) -> shown.Shorter | str:
+def shorter(job: Prepared, count: int, protocols: Sequence[Protocol]) -> Shorter | str:
     """How to wait less for networks that are trained by these protocols on `count` images."""
     protocol, *others = protocols
     if others:
         return "a smaller num_epochs takes less"
     if protocol.name not in PUBLISHED:
-        return shown.Shorter("num_learners", job.options.num_learners)
+        return Shorter("num_learners", job.options.num_learners)
     epoch = paper_protocol(job.data.info, protocol.name, count, num_epochs=1)
-    return shown.Shorter("num_epochs", max(1, steps_of(protocol) // steps_of(epoch)))
+    return Shorter("num_epochs", max(1, steps_of(protocol) // steps_of(epoch)))

@@ -30,6 +30,7 @@ from jaxdistill.runs.plan import digest_standardised
 from jaxdistill.runtime import hosts, progress
 from jaxdistill.runtime.atomic import write_json
 from jaxdistill.runtime.compile_cache import machine
+from jaxdistill.runtime.expected_time import Shorter
 from jaxdistill.runtime.profile import environment
 
 OF_A_RUN = ("commit", "python")
@@ -62,7 +63,7 @@ def reference(
     data: Splits,
     step_sizes: Sequence[float],
     fresh: bool,
-    shorter: progress.Shorter | str,
+    shorter: Shorter | str,
 ) -> Reference:
     """`jaxdistill.evaluation.tuned` on real images, or its result from the user's cache if it is there.
 

@@ -26,9 +26,10 @@ from jaxdistill.data.streaming import Chunks, drawn_shape, fetched, on_host
 from jaxdistill.runtime import hosts, mesh
 from jaxdistill.runtime.checkpoint import Checkpoints
 from jaxdistill.runtime.divergence import MOST_SKIPPED, Diverged, check, kept_steps, skipped_before
+from jaxdistill.runtime.expected_time import Shorter, expected
 from jaxdistill.runtime.memory import temporary_bytes, total_bytes
 from jaxdistill.runtime.metrics import MetricsLog, read_metrics
-from jaxdistill.runtime.progress import Progress, Shorter, expected
+from jaxdistill.runtime.progress import Progress
 from jaxdistill.runtime.rundir import RunDir
 from jaxdistill.runtime.signals import caught_signals
 from jaxdistill.runtime.stalls import Bound, Stalls

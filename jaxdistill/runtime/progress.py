@@ -9,18 +9,17 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from jaxdistill.core.reporting import listening
+from jaxdistill.runtime.expected_time import Shorter, duration, expected
 
 WIDTH = 80
 """Columns of a log."""
-LONG = 600.0
-"""Seconds above which the option that shortens the work is named."""
 ENOUGH = 2.0
 """Seconds of work from which the time of all work is estimated."""
 MINUTE = 60.0
-
+"""Seconds between two lines about the rows that are missing."""
 SMALLEST_WIDTH = 20
 """Columns that a terminal has at least; some say 0."""
 PLAIN = {"±": "+/-", "…": "~"}
@@ -79,40 +78,6 @@ def counting(seconds: float = 2.0) -> Iterator[None]:
 
     with listening(show):
         yield
-
-
-class Shorter(NamedTuple):
-    """An option that shortens long work in proportion to its value."""
-
-    option: str
-    now: int
-    """Its value."""
-    done: int = 0
-    """How much of it is done before the work that is left."""
-
-    def told(self, seconds: float) -> str:
-        """The value at which work of `seconds` takes at most `LONG`."""
-        left = self.now - self.done
-        value = max(1, int(left * LONG / seconds))
-        return f"{self.option}={self.done + value} takes about {duration(seconds * value / left)}"
-
-
-def expected(what: str, seconds: float, shorter: Shorter | str) -> str:
-    """The expected time of some work in words; above ten minutes with the option that shortens it.
-
-    Args:
-      what: the work.
-      seconds: as measured on a part of it.
-      shorter: the option, or what to do.
-
-    Example:
-      >>> expected("all", 1500.0, Shorter("num_outer_steps", 3000))
-      'expected: about 25 min 00 s for all; num_outer_steps=1200 takes about 10 min 00 s'
-    """
-    line = f"expected: about {duration(seconds)} for {what}"
-    if seconds <= LONG:
-        return line
-    return f"{line}; {shorter if isinstance(shorter, str) else shorter.told(seconds)}"
 
 
 @contextlib.contextmanager
@@ -307,16 +272,6 @@ class Progress:
         rate = (step - first) / (now - since)
         speed = f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s/step"
         return [speed, f"{duration(left / rate)} left"]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: `"4.2 s"`, `"3 min 05 s"`, `"2 h 07 min"`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def table(

@@ -18,7 +18,7 @@ from jaxdistill.runs.evaluate import EvaluateOptions, evaluated, prepared
 from jaxdistill.runs.given_images import content, protocols_for, standardised
 from jaxdistill.runs.protocols import paper_protocol, protocol_of
 from jaxdistill.runs.reference import steps_of
-from jaxdistill.runtime import progress
+from jaxdistill.runtime.expected_time import Shorter
 from jaxdistill.runtime.export import write_synthetic
 
 SHORT = {
@@ -211,7 +211,7 @@ def test_advice_counts_the_passes_of_a_protocol(run, name, count, passes):
     """5,000 steps in epochs of 3 batches, or of 40."""
     job = prepared(run, "linear", EvaluateOptions())
     plan = paper_protocol(run.data.info, name, count)
-    assert module.shorter(job, count, [plan]) == progress.Shorter("num_epochs", passes)
+    assert module.shorter(job, count, [plan]) == Shorter("num_epochs", passes)
 
 
 def test_more_images_than_a_class_has_are_compared_with_no_real_ones(mine, save, capsys):

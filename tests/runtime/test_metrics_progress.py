@@ -13,6 +13,7 @@ from helpers import message
 from jaxdistill.core.checks import UserError
 from jaxdistill.core.reporting import report
 from jaxdistill.runtime import metrics, progress
+from jaxdistill.runtime.expected_time import Shorter, duration, expected
 
 
 def test_metrics_resume_drops_later_rows_and_a_torn_line(tmp_path):
@@ -82,7 +83,7 @@ def test_progress_in_a_log_is_few_plain_lines():
 
 def test_the_expected_time_comes_from_the_first_steps_without_compilation(capsys):
     now = [0.0]
-    shorter = progress.Shorter("full_data_epochs", 20)
+    shorter = Shorter("full_data_epochs", 20)
     with progress.expecting("full set", 1000, shorter, clock=lambda: now[0]):
         for seconds, done in ((30.0, 1), (31.0, 2), (40.0, 2), (42.0, 4), (43.0, 10), (90.0, 500)):
             now[0] = seconds  # 30 s of compilation before the first step, 9 s after the second
@@ -90,14 +91,14 @@ def test_the_expected_time_comes_from_the_first_steps_without_compilation(capsys
     assert capsys.readouterr().out.splitlines() == [
         "expected: about 16 min 40 s for full set; full_data_epochs=12 takes about 10 min 00 s"
     ]
-    assert progress.expected("it", 600.0, shorter) == "expected: about 10 min 00 s for it"
-    resumed = progress.Shorter("num_outer_steps", 3000, 1000)
-    assert progress.expected("it", 1200.0, resumed).endswith("; num_outer_steps=2000 takes about 10 min 00 s")
+    assert expected("it", 600.0, shorter) == "expected: about 10 min 00 s for it"
+    resumed = Shorter("num_outer_steps", 3000, 1000)
+    assert expected("it", 1200.0, resumed).endswith("; num_outer_steps=2000 takes about 10 min 00 s")
 
 
 def test_the_expected_time_of_rows_comes_from_those_that_were_made(capsys):
     now = [0.0]
-    shorter = progress.Shorter("num_candidates", 5)
+    shorter = Shorter("num_candidates", 5)
     rows = progress.Rows(5, shorter, noun="candidate", clock=lambda: now[0])
     for seconds, made in ((0.0, False), (400.0, True), (410.0, False), (440.0, True), (840.0, True)):
         now[0] = seconds
@@ -162,7 +163,7 @@ def test_without_rich_a_terminal_gets_plain_lines(monkeypatch):
 
 
 def test_duration():
-    assert [progress.duration(s) for s in (0.04, 59.96, 185, 7620)] == [
+    assert [duration(s) for s in (0.04, 59.96, 185, 7620)] == [
         "0.0 s",
         "1 min 00 s",
         "3 min 05 s",
