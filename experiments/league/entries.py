@@ -15,6 +15,7 @@ from jaxdistill.config.table import (
     MapOptions,
     SeedOptions,
 )
+from jaxdistill.core.checks import UserError
 from jaxdistill.core.registry import find
 from jaxdistill.learners.spec import name_and_options
 from jaxdistill.methods import METHODS
@@ -56,6 +57,8 @@ class Entry(NamedTuple):
     candidates: list[Candidate]
     follows_experts: bool
     """Whether it needs networks that are trained on real data first."""
+    left_out: list[tuple[Candidate, str]]
+    """Candidates that the budget or the network has no room for, and why."""
 
     @property
     def title(self) -> str:
@@ -72,7 +75,7 @@ def entry(league: League, method: str) -> Entry:
     """A method's candidates: its outer learning rate times each factor, and its declared changes.
 
     Raises:
-      UserError: the method cannot meet the budget, or does not go together with the network.
+      UserError: no candidate meets the budget, or goes together with the network.
     """
     options = common(league, method)
     rate = resolve(Config(**options), league.facts).outer_learning_rate
@@ -82,10 +85,17 @@ def entry(league: League, method: str) -> Entry:
     ]
     for each in CHANGES.get(method, ()):
         changes.append(("-".join(f"{name}-{value}" for name, value in each.items()), each))
-    for _, change in changes:
-        resolve(Config(**options, **change), league.facts)
-    candidates = [Candidate(f"{method}-{name}", change) for name, change in changes]
-    return Entry(method, options, candidates, "start_epochs" in options)
+    candidates, left_out = [], []
+    for candidate in (Candidate(f"{method}-{name}", change) for name, change in changes):
+        try:
+            resolve(Config(**options, **candidate.change), league.facts)
+            candidates.append(candidate)
+        except UserError as error:
+            left_out.append((candidate, error))
+    if not candidates:
+        raise left_out[0][1]
+    notes = [(candidate, str(error)) for candidate, error in left_out]
+    return Entry(method, options, candidates, "start_epochs" in options, notes)
 
 
 def common(league: League, method: str) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def of_method(league: League, directory: RunDir, entry: Entry) -> dict[str, Any]
     before = experts(league, made, entry)
     share = league.options.seconds_per_method / len(entry.candidates)
     tried = [_tried(league, made, entry, each, before["folder"], share) for each in entry.candidates]
+    tried += [{"name": each.name, "change": each.change, "note": why} for each, why in entry.left_out]
     done = [row for row in tried if "note" not in row]
     if not done:
         raise UserError(tried[0]["note"])

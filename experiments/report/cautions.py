@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.report.fields import BaselineRow, CellRow
+from experiments.report.values import having, with_augmentation
 
 VERSIONS = ("jaxdistill", "commit", "jax", "jaxlib", "flax", "optax", "python", "device")
 """The parts of an environment that rows are compared by."""
@@ -18,7 +19,7 @@ def cautions(rows: Sequence[CellRow], baselines: Sequence[BaselineRow] = ()) -> 
     """
     named = [(_name(row), row["environment"]) for row in rows]
     named += [(f"{row['what']} images", row["environment"]) for row in baselines if "environment" in row]
-    found = mixed_versions(named)
+    found = mixed_versions(named) + mixed_protocols(rows)
     small = [row for row in rows if not row["full_size"]]
     if small:
         many = "All" if len(small) == len(rows) else f"{len(small)} of {len(rows)}"
@@ -38,6 +39,27 @@ def cautions(rows: Sequence[CellRow], baselines: Sequence[BaselineRow] = ()) -> 
     for row in baselines:
         if row.get("note"):
             found.append(f"Failed: {row['what']} images, {row['architecture']}: {row['note']}")
+    return found
+
+
+def mixed_protocols(rows: Sequence[CellRow]) -> list[str]:
+    """A sentence about each column of accuracies whose networks were trained by different protocols."""
+    found = []
+    for augmented, column in ((False, "training network"), (True, "augmented")):
+        kinds: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for row in rows:
+            mine = having(row.get("accuracies") or (), architecture=row["learner"])
+            for score in with_augmentation(mine, augmented):
+                named = kinds.setdefault((row["dataset"], row["learner"]), {})
+                named.setdefault(score["protocol"], []).append(_name(row))
+        for (dataset, learner), named in kinds.items():
+            if len(named) > 1:
+                named = {kind: list(dict.fromkeys(names)) for kind, names in named.items()}
+                parts = "; ".join(f"{kind}: {_some(names)}" for kind, names in named.items())
+                found.append(
+                    f"Rows of mixed protocols on {dataset}, {learner}, column {column!r}: {parts}. Where "
+                    "they differ no line is marked; a picture shows the protocol of most lines."
+                )
     return found
 
 

@@ -50,6 +50,8 @@ class Line(NamedTuple):
     """Diagnostics of inner training and of the linear solves."""
     flags: frozenset[str]
     """The options that were chosen."""
+    protocols: dict[str, frozenset[str]]
+    """By column of accuracies: how the networks were trained."""
 
     @property
     def picture(self) -> str | None:
@@ -215,6 +217,14 @@ def _line(rows: list[CellRow], baselines: Sequence[BaselineRow]) -> Line:
         architectures=_by_architecture(scores),
         notes=_diagnostics(done),
         flags=frozenset(flag for flag in shlex.split(first["identity"]) if flag.startswith("--")),
+        protocols={
+            column: frozenset(score["protocol"] for score in with_augmentation(found, augmented))
+            for column, found, augmented in (
+                ("own", mine, False),
+                ("augmented", mine, True),
+                ("others", [score for score in scores if score["architecture"] != own], False),
+            )
+        },
     )
 
 
@@ -261,12 +271,21 @@ def _baseline_lines(baselines: Sequence[BaselineRow], images: int | None) -> lis
     return found
 
 
+def by_protocol(lines: Sequence[Line], column: str) -> dict[frozenset[str], list[Line]]:
+    """The lines that may be compared in a column, by how their networks were trained."""
+    found: dict[frozenset[str], list[Line]] = {}
+    for line in lines:
+        if column in line.values:
+            found.setdefault(line.protocols.get(column, frozenset()), []).append(line)
+    return found
+
+
 def _marks(lines: Sequence[Line]) -> dict[tuple[str, str], str]:
-    """The best of each column, and the lines that tie with it."""
+    """The best of each column, and the lines that tie with it; none where protocols differ."""
     marks = {}
     for column in COLUMNS:
         have = [line for line in lines if column.name in line.values]
-        if column.higher is None or len(have) < 2:
+        if column.higher is None or len(have) < 2 or len(by_protocol(have, column.name)) > 1:
             continue
         sign = 1 if column.higher else -1
         best = max(have, key=lambda line: sign * line.values[column.name].mean)

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.report.fields import BaselineRow, CellRow
-from jaxdistill.evaluation import augmentation_robust_score, label_robust_score
+from jaxdistill.evaluation import augmentation_robust_score, label_robust_score, published
+from jaxdistill.evaluation.protocols import PUBLISHED
 
-AUGMENTED = ("dc_augmented", "dsa")
+AUGMENTED = tuple(name for name in PUBLISHED if published(name, 1).augment is not None)
 """Protocols that augment; the others are plain."""
 Scores = Sequence[Mapping[str, Any]]
 """Accuracies of networks: dicts with `every`, `architecture` and `protocol`."""
@@ -37,9 +38,21 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column(
-        "own", "training network", "%", True, 100, "test accuracy after training without augmentation (dc)"
+        "own",
+        "training network",
+        "%",
+        True,
+        100,
+        "test accuracy after training without augmentation (dc, or rcig of that method)",
     ),
-    Column("augmented", "augmented", "%", True, 100, "the same under augmentation (dc_augmented, or dsa)"),
+    Column(
+        "augmented",
+        "augmented",
+        "%",
+        True,
+        100,
+        "the same under augmentation (dc_augmented, or the method's own protocol)",
+    ),
     Column("as_distilled", "as distilled", "%", True, 100, "trained by the steps it was distilled for"),
     Column(
         "others", "other networks", "%", True, 100, "mean of the other architectures, without augmentation"

@@ -18,7 +18,7 @@ from experiments.report.content import (
 from experiments.report.data import check_finished, load, without_repeats
 from experiments.report.findings import findings
 from experiments.report.pictures import Point, decoded, side_by_side, trade_off
-from experiments.report.tables import Line, Table, tables
+from experiments.report.tables import Line, Table, by_protocol, tables
 from experiments.report.values import ACCURACIES, COLUMNS, shown
 from experiments.tables import as_markdown, writable
 from jaxdistill.runtime import progress
@@ -97,17 +97,22 @@ def _plots(found: Sequence[Table]) -> dict[str, Draw]:
         known = {name for line in table.lines for name in line.values}
         score = next((name for name in ("own", "augmented", "as_distilled") if name in known), "own")
         for cost, label in COSTS.items():
-            lines = [line for line in table.lines if {cost, score} <= line.values.keys()]
+            lines = [line for line in _of_one_protocol(table.lines, score) if cost in line.values]
             points = [_point(line, cost, score) for line in lines if line.values[cost].mean > 0]
             if len(points) >= 2:
                 made[f"{number}_{cost}"] = _draw(points, label, table.title)
     return made | _rates(found)
 
 
+def _of_one_protocol(lines: Sequence[Line], score: str) -> list[Line]:
+    """The lines that have a score, of the protocol that most of them have."""
+    return max(by_protocol(lines, score).values(), key=len, default=[])
+
+
 def _rates(found: Sequence[Table]) -> dict[str, Draw]:
     """By name, a function that draws accuracy against bits per class, of all grids of a data set and network.
 
-    Tables have cells of equally many images each; a rate is compared across them.
+    Tables have cells of equally many images each; a rate is compared across them, under one protocol.
     """
     groups: dict[str, list[tuple[int, Line]]] = {}
     for number, table in enumerate(found):
@@ -118,12 +123,12 @@ def _rates(found: Sequence[Table]) -> dict[str, Draw]:
     made: dict[str, Draw] = {}
     for title, numbered in groups.items():
         for score in ("own", "augmented", "as_distilled"):
-            lines = [line for _, line in numbered if {"bits", score} <= line.values.keys()]
+            lines = [line for _, line in numbered if "bits" in line.values]
+            lines = _of_one_protocol(lines, score)
             if len({line.values["bits"].mean for line in lines}) >= 2:
                 points = [_point(line, "bits", score) for line in lines]
-                made[f"{numbered[0][0]}_{RATE}_{score}"] = _draw(
-                    points, "bits per class", f"{title}, {score}"
-                )
+                name = f"{numbered[0][0]}_{RATE}_{score}"
+                made[name] = _draw(points, "bits per class", f"{title}, {score}")
     return made
 
 

@@ -180,10 +180,14 @@ def _within_budget(values: Values, chosen: Values, facts: Facts | None) -> Value
         learned_labels=values["soft_labels"] or values["labels"] == "free",
         **{name: value for name, value in chosen.items() if name in names},
     )
-    if chosen.get("images_per_class", count) != count:
-        expected = f"images_per_class {count}, which fit {values['budget']}, or no images_per_class"
+    steps = values["distill_steps"]
+    if count < steps:
+        expected = f"distill_steps <= {count}, the images of a class that fit {values['budget']}"
+        raise fail("budget", expected, f"distill_steps {steps}")
+    if chosen.get("images_per_class", 1) > count:
+        expected = f"images_per_class <= {count}, which fit {values['budget']}, or no images_per_class"
         raise fail("budget", expected, chosen["images_per_class"])
-    return {"images_per_class": count}
+    return {"images_per_class": chosen.get("images_per_class", count // steps * steps)}
 
 
 def _settings(recipe: Recipe, facts: Facts | None, chosen: Values, table: Values) -> Values:

@@ -125,6 +125,9 @@ def _latents(images: Run | str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if not isinstance(images, str | os.PathLike):
         raise fail("export", "images as a Run, its folder or its latents.npz", type(images).__name__)
     path = as_path("export", images)
+    if path.is_dir() and (path / "synthetic.npz").exists() and not (path / "latents.npz").exists():
+        got = "images that are stored as they are"
+        raise fail("export latents", f"latents.npz in {path.name}", got, "Take to=npz or to=torch.")
     path = path / "latents.npz" if path.is_dir() else path
     arrays = read_npz(path, f"export({Path(*path.parts[-2:])})")
     if "code" not in arrays:

@@ -1,5 +1,6 @@
 """What synthetic data take: arrays as they are stored, scalars and bits, and how many images fit a budget."""
 
+import bisect
 import functools
 import math
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ BITS = {"float64": 32, "float32": 32, "float16": 16, "uint8": 8}
 """By the type of an array: bits of an entry. A float64, of a run with 64 bits, is stored as float32."""
 UNITS = ("ipc", "scalars", "bits")
 LEVELS = 255
+LARGEST = 1e12
+"""Scalars, or bits, of a budget."""
 
 
 def as_stored(arrays: Mapping[str, Array], stored_as: str) -> dict[str, Array]:
@@ -44,7 +47,7 @@ def as_stored(arrays: Mapping[str, Array], stored_as: str) -> dict[str, Array]:
             found[name] = array.astype(jnp.float16)
         else:
             low = jnp.min(array)
-            step = (jnp.max(array) - low) / LEVELS
+            step = (jnp.max(array) - low) * (1 / LEVELS)  # a division is compiled to this product, or is not
             level = jnp.round((array - low) / jnp.where(step > 0, step, 1))
             found |= {name: level.astype(jnp.uint8), f"{name}/low": low, f"{name}/step": step}
     return found
@@ -129,14 +132,11 @@ def parse_budget(text: str, image_shape: tuple[int, int, int], num_classes: int,
         size = float(number)
     except ValueError:
         size = math.nan
-    if not 0 < size < math.inf:
-        raise fail("budget", f"{known}, N above 0", repr(text))
-    if unit == "scalars":
-        return Budget(size, math.inf, text)
-    if unit == "bits":
-        return Budget(math.inf, size * num_classes, text)
     of_one = math.prod(image_shape) + (num_classes if labels else 0)
-    return Budget(math.inf, size * of_one * num_classes * BITS["float32"], text)
+    in_all = {"scalars": 1, "bits": num_classes, "ipc": of_one * num_classes * BITS["float32"]}[unit] * size
+    if not 0 < in_all <= LARGEST:
+        raise fail("budget", f"{known}, N above 0, at most {LARGEST:.0e} in all", repr(text))
+    return Budget(in_all, math.inf, text) if unit == "scalars" else Budget(math.inf, in_all, text)
 
 
 def images_within(
@@ -186,9 +186,13 @@ def _images_within(
     options: tuple[tuple[str, int | float | str | bool | None], ...],
 ) -> int:
     budget = parse_budget(text, image_shape, num_classes, labels=learned_labels)
-    decoder = make(DECODERS, name, image_shape=image_shape, **dict(options))
 
-    def cost(per_class: int) -> Stored:
+    def made(**more: int) -> Decoder:
+        return make(DECODERS, name, image_shape=image_shape, **{**dict(options), **more})
+
+    decoder = made()
+
+    def cost(decoder: Decoder, per_class: int) -> Stored:
         count = per_class * num_classes
 
         def arrays() -> dict[str, Array]:
@@ -198,12 +202,24 @@ def _images_within(
 
         return counted(jax.eval_shape(arrays), decoder.bits)
 
-    one, two = cost(1), cost(2)  # what an image takes is the same for each, beside what all share
+    def remedy() -> str:
+        """The largest value of the decoder's option with which an image of each class fits."""
+        if decoder.sized is None:
+            return ""
+        option, value = decoder.sized
+
+        def too_large(smaller: int) -> bool:
+            needed = cost(made(**{option: smaller}), 1)
+            return needed.scalars > budget.scalars or needed.bits > budget.bits
+
+        most = bisect.bisect_left(range(1, value), True, key=too_large)
+        return f"{option} <= {most} fits." if most else f"Not even {option}=1 fits."
+
+    one, two = cost(decoder, 1), cost(decoder, 2)  # every image takes the same, beside what all share
     pairs = ((budget.scalars, one.scalars, two.scalars), (budget.bits, one.bits, two.bits))
     fits = min(1 + (limit - first) / (second - first) for limit, first, second in pairs)
     if fits < 1:
         bits = f"bits:{math.ceil(one.bits / num_classes)}"
         expected = f"at least scalars:{one.scalars} or {bits} for an image of each class with decoder={name}"
-        given = min(budget.scalars, budget.bits / BITS["float32"])
-        raise fail("budget", expected, text, decoder.remedy(int(given), num_classes))
+        raise fail("budget", expected, text, remedy())
     return int(fits + 1e-9)

@@ -220,6 +220,16 @@ def test_every_method_has_the_league_s_network_and_storage():
     assert few["chunk_length"] == 2
 
 
+def test_a_candidate_without_room_leaves_the_others(tmp_path):
+    league = league_of(methods=("dd",), budget="scalars:640", learner="linear")  # ten images of 64, no labels
+    own = entry(league, "dd")
+    assert [c.name for c in own.candidates] == ["dd-1", "dd-num_learners-1"]
+    ((candidate, why),) = own.left_out
+    assert candidate.change["soft_labels"] and "at least scalars:740" in why
+    with pytest.raises(UserError, match="at least scalars:640"):
+        entry(league_of(methods=("dd",), budget="scalars:100", learner="linear"), "dd")
+
+
 def test_the_preset_of_mnist_names_candidates_of_every_method():
     preset = Path(run.__file__).parents[1] / "presets/league_mnist.cfg"
     chosen = cli.parsed(Options, "", ["league", f"--flagfile={preset}"])

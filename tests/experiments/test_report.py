@@ -20,7 +20,7 @@ from experiments.report.pictures import Point, picture, trade_off
 from experiments.report.run import Options, run
 from experiments.report.tables import tables
 from experiments.report.values import Value, tied
-from experiments.report.write import markdown, show, write
+from experiments.report.write import _rates, markdown, show, write
 from jaxdistill.config.option import UNSET
 from jaxdistill.config.resolve import resolve
 from jaxdistill.config.table import Config
@@ -50,6 +50,22 @@ def test_tries_are_pooled_and_the_best_and_ties_are_marked():
     assert table.marks[unrolled.label, "own"] == "tie"  # 0.02 away, its own deviation is 0.028
     assert table.marks[unrolled.label, "memory"] == "tie"  # its own deviation is the difference
     assert [line.label for line in table.baselines] == ["random real", "full set"]
+
+
+def test_lines_of_other_protocols_are_no_rivals():
+    rows = [row(own=0.90), row(gradient="implicit_cg", own=0.80)]
+    for name, own in (("idc", 0.99), ("frepo", 0.98), ("rcig", 0.97)):
+        rows.append(row(gradient=name, accuracies=[scores(own, architecture=NET, protocol=name)]))
+    (table,) = tables(rows, BASELINES)
+    lines = {line.gradient: line for line in table.lines}
+    assert "own" not in lines["idc"].values and lines["idc"].values["augmented"].mean == 0.99
+    assert "own" not in lines["frepo"].values and lines["rcig"].values["own"].mean == 0.97
+    assert not {"own", "augmented"} & {
+        column for _, column in table.marks
+    }  # dc and rcig, dc_augmented and idc
+    (plain, augmented) = cautions(rows)
+    assert "column 'training network': dc:" in plain and "; rcig:" in plain
+    assert all(name in augmented for name in ("dc_augmented:", "idc:", "frepo:"))
 
 
 def test_a_tie_is_a_difference_within_the_larger_deviation():
@@ -296,6 +312,9 @@ def test_accuracy_against_bits_is_a_picture_across_numbers_of_images(tmp_path):
         row(**kept),
         row(gradient="matching_all", images=40, own=0.95, **kept | {"bits_per_class": 512.0}),
     ]
+    other = row(gradient="rcig", accuracies=[scores(0.9, architecture=NET, protocol="rcig")], **kept)
+    drawn = _rates(tables([*rows, other], []))
+    assert drawn["0_rate_own"]("svg") == _rates(tables(rows, []))["0_rate_own"]("svg")  # dc alone
     made = write(tmp_path / "two", [save(tmp_path / "a", rows)])
     assert not made["cautions"] and (tmp_path / "two/report_0_rate_own.png").stat().st_size > 1000
     text = (tmp_path / "two/report.md").read_text()

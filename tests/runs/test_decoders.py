@@ -9,7 +9,10 @@ from helpers import message
 from tiny_runs import ALONE, tiny_run
 
 import jaxdistill as jd
+from jaxdistill.config.resolve import resolve
+from jaxdistill.config.table import Config
 from jaxdistill.core.checks import UserError
+from jaxdistill.methods.recipe import Facts
 from jaxdistill.runtime.latents import latents_arrays, write_latents
 from jaxdistill.teachers.decoders.pixels import pixels
 from jaxdistill.teachers.storage import as_read
@@ -91,7 +94,11 @@ def test_numpy_decodes_learned_labels_of_each_kind(options, kind, tmp_path):
     [
         (
             {"budget": "ipc:1", "images_per_class": 2},
-            "images_per_class 1, which fit ipc:1, or no images_per_class, got 2",
+            "images_per_class <= 1, which fit ipc:1, or no images_per_class, got 2",
+        ),
+        (
+            {"method": "dd", "budget": "ipc:1", "distill_steps": 2},
+            "distill_steps <= 1, the images of a class",
         ),
         ({"budget": "kb:1"}, "ipc:N, scalars:N or bits:N"),
         ({"budget": "ipc:0.5"}, "at least scalars:640 or bits:2048"),
@@ -106,8 +113,16 @@ def test_numpy_decodes_learned_labels_of_each_kind(options, kind, tmp_path):
 )
 def test_bad_choices_are_refused(options, expected):
     with pytest.raises(UserError) as error:
-        jd.distill(dataset="digits", method="dm", num_outer_steps=2, progress=False, **options)
+        jd.distill(**{"dataset": "digits", "method": "dm", "num_outer_steps": 2, **options})
     assert expected in message(error)
+
+
+def test_a_budget_gives_a_multiple_of_the_steps_or_fewer_images_where_chosen():
+    facts = Facts((8, 8, 1), 10)
+    given = {"method": "dd", "learner": "linear", "budget": "ipc:1", "decoder": "bases", "num_bases": 8}
+    assert resolve(Config(**given), facts).images_per_class == 6
+    assert resolve(Config(**given, distill_steps=4), facts).images_per_class == 4
+    assert resolve(Config(**given, images_per_class=2), facts).images_per_class == 2
 
 
 @pytest.mark.slow

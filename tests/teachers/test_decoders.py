@@ -167,6 +167,10 @@ def test_a_budget_says_how_many_images_there_are(budget, name, options, expected
         ("ipc", "none", {}, "ipc:N, scalars:N or bits:N, N above 0"),
         ("ipc:nan", "none", {}, "N above 0"),
         ("ipc:-1", "none", {}, "N above 0"),
+        ("ipc:1e306", "none", {}, "N above 0, at most 1e+12 in all, got 'ipc:1e306'"),
+        ("bits:1e308", "none", {}, "at most 1e+12 in all"),
+        ("ipc:1", "palette", {"num_colors": 2.5}, "num_colors"),
+        ("ipc:1", "palette", {"temperature": 1e-45}, "temperature > 1.17"),
         ("ipc:0.5", "none", {}, "at least scalars:640 or bits:2048 for an image of each class"),
         ("scalars:100", "multiformation", {}, "at least scalars:160 or bits:512"),
         ("ipc:1", "bases", {"num_bases": 60}, "num_bases <= 16, the pixels of a basis"),
@@ -183,17 +187,38 @@ def test_budgets_and_sizes_that_do_not_fit_are_refused(budget, name, options, ex
     assert expected in message(error)
 
 
-def test_an_error_says_what_would_fit():
-    for name, options, remedy in (
-        ("bases", {"num_bases": 16}, {"num_bases": 7}),
-        ("field", {"field_width": 6}, {"field_width": 2}),
-        ("dct", {"frequencies": 25}, {"frequencies": 17}),
-    ):
-        with pytest.raises(UserError) as error:
-            images_within("scalars:190", name, (8, 8, 1), 10, **options)
-        ((option, most),) = remedy.items()
-        assert message(error).endswith(f"{option} <= {most} fits.")
-        assert images_within("scalars:190", name, (8, 8, 1), 10, **remedy) >= 1
+@pytest.mark.parametrize(
+    ("budget", "name", "option", "value", "most", "more"),
+    [
+        ("scalars:190", "bases", "num_bases", 16, 7, {}),
+        ("scalars:190", "bases", "num_bases", 7, 3, {"learned_labels": True}),
+        ("scalars:182", "bases", "num_bases", 7, 6, {"stored_as": "uint8"}),
+        ("bits:104", "bases", "num_bases", 16, 4, {"stored_as": "uint8"}),
+        ("scalars:190", "field", "field_width", 6, 2, {}),
+        ("scalars:190", "dct", "frequencies", 25, 17, {}),
+        ("scalars:190", "dct", "frequencies", 17, 8, {"learned_labels": True}),
+    ],
+)
+def test_an_error_says_what_would_fit(budget, name, option, value, most, more):
+    with pytest.raises(UserError) as error:
+        images_within(budget, name, (8, 8, 1), 10, **more, **{option: value})
+    assert message(error).endswith(f"{option} <= {most} fits.")
+    assert images_within(budget, name, (8, 8, 1), 10, **more, **{option: most}) >= 1
+    with pytest.raises(UserError):
+        images_within(budget, name, (8, 8, 1), 10, **more, **{option: most + 1})
+
+
+def test_nothing_fits_a_tiny_budget():
+    with pytest.raises(UserError, match=r"Not even field_width=1 fits\."):
+        images_within("scalars:20", "field", (8, 8, 1), 10, field_width=3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_levels_are_the_same_in_a_compiled_program_and_outside(seed):
+    x = {"x": jax.random.normal(jax.random.fold_in(KEY, seed), (200_000,))}
+    outside, compiled = as_stored(x, "uint8"), jax.jit(lambda x: as_stored(x, "uint8"))(x)
+    for name, array in outside.items():
+        np.testing.assert_array_equal(array, compiled[name], strict=True)
 
 
 @pytest.mark.parametrize("stored_as", ["float32", "uint8"])

@@ -77,8 +77,4 @@ def bases(*, image_shape: tuple[int, int, int], num_bases: int = 16, basis_facto
         large = along_sides(*sides, latents["bases"])
         return jnp.einsum("nk,khwc->nhwc", latents["coefficients"], large)
 
-    def remedy(scalars: int, classes: int) -> str:
-        most = scalars // (pixels + classes)
-        return f"num_bases <= {most} fits." if most else "No basis fits."
-
-    return Decoder("bases", init, decode, CODE, remedy=remedy)
+    return Decoder("bases", init, decode, CODE, sized=("num_bases", num_bases))

@@ -37,8 +37,8 @@ class Decoder(NamedTuple):
     """Bits of one entry of each array of integers, `constants` included."""
     constants: Mapping[str, np.ndarray] = MappingProxyType({})
     """Arrays of integers that are stored with the latents and not learned."""
-    remedy: Callable[[int, int], str] = lambda scalars, classes: ""
-    """(scalars in all, classes) -> which options fit into so many, for an error."""
+    sized: tuple[str, int] | None = None
+    """The option that decides how much an image takes, and its value."""
 
 
 NUMPY = """\

@@ -93,15 +93,7 @@ def field(*, image_shape: tuple[int, int, int], field_width: int = 6, field_dept
         last = jnp.linalg.solve(gram, jnp.einsum("npi,npc->nic", features, targets))
         return latents | {f"weight{field_depth}": last[:, :-1], f"bias{field_depth}": last[:, -1]}
 
-    def remedy(scalars: int, classes: int) -> str:
-        def size(units: int) -> int:
-            inside = 2 * units + units + (field_depth - 1) * (units * units + units)
-            return inside + channels * (units + 1)
-
-        most = max((units for units in range(1, field_width) if size(units) * classes <= scalars), default=0)
-        return f"field_width <= {most} fits." if most else "No field fits."
-
-    return Decoder("field", init, decode, CODE, remedy=remedy)
+    return Decoder("field", init, decode, CODE, sized=("field_width", field_width))
 
 
 def _fitted(loss: Callable[[Latents], Array], latents: Latents) -> Latents:

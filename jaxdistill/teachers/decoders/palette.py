@@ -4,8 +4,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdistill.core.checks import above, fail
+from jaxdistill.core.checks import above, check_whole, fail
 from jaxdistill.core.types import Array
 from jaxdistill.teachers.decoders.decoder import Decoder, Latents
 
@@ -39,9 +40,10 @@ def palette(*, image_shape: tuple[int, int, int], num_colors: int = 4, temperatu
     References: Yuan et al. 2024, "Color-Oriented Redundancy Reduction in Dataset Distillation" (AutoPalette).
     """
     where = "decoder palette"
+    check_whole(where, num_colors=num_colors)
     if not 2 <= num_colors <= 256:
         raise fail(where, "num_colors in 2 ... 256", num_colors)
-    above(where, "temperature", temperature, 0.0)
+    above(where, "temperature", temperature, float(np.finfo(np.float32).tiny))  # XLA takes smaller ones for 0
     height, width, channels = image_shape
 
     def distances(pixels: Array, colors: Array) -> Array:
