@@ -334,8 +334,11 @@ def method(config: Config, data: Splits, network: Learner, key: Array) -> Method
             raise fail("learner", expected, f"population={config.population}")
         network = linearized(network)
     names = taken("method", {"method": config.method})
-    if config.warm_start and config.population == "fresh":
-        text = "warm_start: with population=fresh a linear solve starts from the solution of another network."
+    if config.warm_start and config.population in ("fresh", "ages", "pretrained"):
+        text = (
+            f"warm_start: with population={config.population} a linear solve starts from the solution of "
+            "another network."
+        )
         warnings.warn(text, Caution, stacklevel=2)
     augments = "augmentation" in names and (how.augments or config.augment is not None)
     augmented = augmentation(config, data.info) if augments else None

@@ -339,6 +339,12 @@ def _check_head(values: Values) -> None:
     if gradient == "convexified" and not values["ridge"] > 0:
         expected = "ridge > 0 with gradient=convexified, whose problem is singular otherwise"
         raise fail("gradient", expected, values["ridge"])
+    if gradient == "convexified" and linear_solver(values["linear_solver"]).uses_gauss_newton:
+        expected = "a linear_solver of the Hessian with gradient=convexified, which has no other"
+        raise fail("gradient", expected, values["linear_solver"], "Use linear_solver=cg or nystrom.")
+    if gradient == "convexified" and (values["linear_solver"], values["ridge_unit"]) == ("nystrom", "trace"):
+        expected = "ridge_unit=images with linear_solver=nystrom, which needs the ridge before the images"
+        raise fail("gradient", expected, "trace", "Or use linear_solver=cg.")
 
 
 def _check_solves(values: Values) -> None:

@@ -85,7 +85,7 @@ def epochs(
       batch_size: the most images of a step.
       learning_rate, momentum, weight_decay: of SGD, shared by all steps.
       decay_at_half: step size x 0.1, and the momentum restarts, after half of the epochs.
-      drop_after: step size x 0.2 after each of these shares of the epochs, in [0, 1].
+      drop_after: step size x 0.2 after each of these shares of the epochs, in [0, 1], where one has gone by.
       augment: applied to every batch.
       mix: applied to every batch after that.
       name: what tables call it.
@@ -99,8 +99,8 @@ def epochs(
     order = shuffled(num_images, num_steps=num_steps, batch_size=batch_size)
     rates = np.full(num_steps, learning_rate, np.float32)
     rates[half:] *= 0.1 if half else 1.0
-    for share in drop_after:
-        rates[int(share * num_epochs) * batches :] *= 0.2
+    for drop in (int(share * num_epochs) * batches for share in drop_after):
+        rates[drop:] *= 0.2 if drop else 1.0
     optimizer = sgd(num_steps=num_steps, learning_rate=rates, momentum=momentum, learned=())
     values = optimizer.values(optimizer.init())
     return Protocol(name, order, optimizer, values, weight_decay, half, augment, mix=mix)
@@ -297,11 +297,12 @@ REGRESSION: dict[str, Callable[[Augmentation], dict[str, Any]]] = {
 """The protocols of papers that train by Adam, by what they set of `regression`."""
 UPDATES: dict[str, dict[int, int]] = {
     "frepo": {1: 1000, 10: 2000, 50: 5000},
-    "rcig": {1: 1000, 10: 2000},
     "rat": {1: 1000},
 }
-"""Steps by images per class in these papers; RCIG has 1,000 for the ten images of a set of ten classes. The
-authors of RaT-BPTT report the best of several numbers of steps, by test data; one of these is taken here."""
+"""Steps by images per class in these papers. The authors of RaT-BPTT report the best of several numbers of
+steps, by test data; one of these is taken here."""
+UPDATES_IN_ALL = {"rcig": {1: 1000, 11: 2000}}
+"""Steps by the number of images: RCIG has 1,000 for ten images, and 2,000 for more."""
 PUBLISHED = (*MATCHING, *MULTIFORMATION, *REGRESSION)
 PROTOCOLS = ("as_distilled", *PUBLISHED)
 """The names that `--protocol` takes."""
@@ -328,7 +329,7 @@ def published(
     | `idc` | the same, x 0.2 after 2/3 and 5/6 | the same | augmented as in DSA, CutMix | 1000 epochs |
     | `idc_unmixed` | the same | the same | augmented as in DSA | 1000 epochs |
     | `frepo` | Adam 3e-4 | squared | augmented as in DSA | 1000, 2000, 5000 for 1, 10, 50 images per class |
-    | `rcig` | Adam 1e-4, 500 steps of warm-up, cosine to 1 % | squared | as they are | 1000 or 2000 |
+    | `rcig` | Adam 1e-4, 500 warm up, cosine to 1 % | squared | as they are | 2000; 1000 for ten images |
     | `rat` | Adam 1e-3 | cross-entropy | augmented, one draw a batch | 1000 |
 
     Args:
@@ -337,7 +338,7 @@ def published(
       augmentation: of `dsa`, `idc`, `frepo` and `rat`.
       learning_rate: the paper's when None.
       num_epochs: passes over the images; the paper's when None.
-      num_classes: images per class decide the steps of `frepo` and `rcig`: those of the next fewer there.
+      num_classes: images per class decide the steps of `frepo`: those of the next fewer there.
       labels: the kind of labels that it is given.
 
     Raises:
@@ -371,6 +372,8 @@ def published(
         at_least("published", "num_epochs", num_epochs, 1)
         num_steps = num_epochs * -(-num_images // 256)
     else:
-        steps, per_class = UPDATES[name], max(1, num_images // num_classes)
-        num_steps = steps[max(known for known in steps if known <= per_class)]
+        in_all = name in UPDATES_IN_ALL
+        steps = UPDATES_IN_ALL[name] if in_all else UPDATES[name]
+        count = num_images if in_all else max(1, num_images // num_classes)
+        num_steps = steps[max(known for known in steps if known <= count)]
     return regression(num_images, num_steps=num_steps, name=name, **own)._replace(labels=labels)

@@ -32,13 +32,13 @@ class Score(NamedTuple):
     """Of the balanced accuracy, over the K networks."""
     per_class: list[float | None] | None = None
     """[classes], accuracy on the test images of each class, mean over networks; None for a class without."""
-    ridge: list[float] | None = None
-    """[networks], accuracies of untrained or hardly trained networks whose head is a ridge regression on the
-    images; None where the images are not for such heads."""
+    ridge: "Score | None" = None
+    """Of untrained or hardly trained networks whose head is a ridge regression on the images; None where the
+    images are not for such heads. What diverged are networks without a solution."""
 
     def __repr__(self) -> str:
         lost = f", {self.num_diverged} diverged" if self.num_diverged else ""
-        ridge = "" if self.ridge is None else f", ridge {100 * float(np.mean(self.ridge)):.1f}%"
+        ridge = "" if self.ridge is None else f", ridge {100 * self.ridge.mean:.1f}%"
         return (
             f"Score({100 * self.mean:.1f} ± {100 * self.std:.1f}% of {len(self.every)} networks{ridge}{lost})"
         )
@@ -52,9 +52,10 @@ class Score(NamedTuple):
             "num_diverged": self.num_diverged,
             "every": self.every,
         }
-        more = {name: getattr(self, name) for name in ("balanced_mean", "balanced_std", "per_class", "ridge")}
-        if self.ridge is not None:
-            more |= {"ridge_mean": float(np.mean(self.ridge)), "ridge_std": float(np.std(self.ridge))}
+        more = {name: getattr(self, name) for name in ("balanced_mean", "balanced_std", "per_class")}
+        if (ridge := self.ridge) is not None:
+            more |= {"ridge": ridge.every, "ridge_mean": ridge.mean, "ridge_std": ridge.std}
+            more |= {"ridge_num_diverged": ridge.num_diverged or None}
         return row | {name: value for name, value in more.items() if value is not None}
 
 

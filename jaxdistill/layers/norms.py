@@ -92,15 +92,16 @@ def batch_norm(
 
 
 def unit_lengths(kernel: Array) -> Array:
-    """Euclidean norm of the weights of each output unit: `[..., out]` to `[out]`."""
-    return jnp.sqrt(jnp.sum(jnp.square(kernel), tuple(range(kernel.ndim - 1))))
+    """Euclidean norm of the weights of each output unit: `[..., out]` to `[out]`; its gradient is 0 at 0."""
+    squares = jnp.sum(jnp.square(kernel), tuple(range(kernel.ndim - 1)))
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def weight_norm(kernel: Array, gain: Array) -> Array:
     r"""Weights as a direction and a length per output unit: :math:`w = g \, v / |v|`.
 
     Args:
-      kernel: `[..., in, out]`, v; never all zero for a unit.
+      kernel: `[..., in, out]`, v; a unit whose weights are all zero keeps them.
       gain: `[out]`, g.
 
     Returns:
@@ -109,7 +110,8 @@ def weight_norm(kernel: Array, gain: Array) -> Array:
     References:
       Salimans & Kingma 2016, arXiv 1602.07868, equation 2.
     """
-    factor = gain / unit_lengths(kernel)
+    lengths = unit_lengths(kernel)
+    factor = gain / jnp.where(lengths > 0, lengths, 1)
     return kernel * factor.reshape((1,) * (kernel.ndim - 1) + factor.shape)
 
 

@@ -18,9 +18,11 @@ from jaxdistill.core.types import Array, Learner, Params
 from jaxdistill.layers.conv import Layout
 from jaxdistill.layers.initializers import INITIALIZATIONS, draw_params
 from jaxdistill.layers.modules import NORMS, Conv, Dense, change_layout, flatten
-from jaxdistill.layers.norms import GROUPS, unit_lengths
+from jaxdistill.layers.norms import GROUPS, unit_lengths, weight_norm
 
 FROM_NNX = "flax.nnx.bridge.to_linen(Net, ...) makes one of an NNX class whose calls take return_features."
+CLOSE = 1e-2
+"""Relative difference of logits that are computed twice; bfloat16 products differ by as much."""
 WEIGHTED = (Conv, Dense, nn.Conv, nn.Dense)
 MNIST_SHAPE = (28, 28, 1)
 """The image shape for which the reference networks widen the padding of their first convolution."""
@@ -185,7 +187,29 @@ def adapted(
         if not found:
             name = type(module).__name__
             raise fail("learner", "a network whose logits are the output of a dense layer", name)
+        if foreign and not same_logits(found[0]):
+            expected = "features that are the input of the dense layer whose output are the logits"
+            raise fail("learner", expected, f"others of {type(module).__name__}")
         return found[0]
+
+    def same_logits(place: tuple[str, ...]) -> bool:
+        """Whether the dense layer at that place makes logits of the features: tried on two random images."""
+
+        def distance(key: Array) -> Array:
+            params = module_init(key)
+            layer = functools.reduce(lambda tree, name: tree[name], place, params["params"])
+            x = jax.random.normal(key, (2, *image_shape))
+            kernel = weight_norm(layer["kernel"], layer["gain"]) if "gain" in layer else layer["kernel"]
+            features = embed(params, x)
+            if features.shape[1] != kernel.shape[0]:
+                return jnp.array(jnp.inf)
+            expected = called(params, x)
+            bias = layer.get("bias", jnp.zeros(kernel.shape[1]))
+            apart = jnp.max(jnp.abs(features @ kernel + bias[None] - expected))
+            return apart / jnp.maximum(jnp.max(jnp.abs(expected)), jnp.finfo(jnp.float32).tiny)
+
+        with jax.ensure_compile_time_eval():
+            return float(jax.jit(distance)(jax.random.key(0))) < CLOSE
 
     def with_classifier(params: Params, kernel: Array, bias: Array | None) -> Params:
         *way, last = classifier()

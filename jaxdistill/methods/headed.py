@@ -37,8 +37,9 @@ def headed(
     given = {name: value for name, value in options.items() if value is not None}
     if "population" not in given:
         own = {name: chosen[name] for name in (*shared, *pool)}
-        strategy = options.get("strategy", "auto")
-        given["population"] = ages(learner, teacher, **own, strategy=strategy)
+        augmentation, strategy = options.get("augmentation"), options.get("strategy", "auto")
+        per_image = None if augmentation is None else augmentation.per_image
+        given["population"] = ages(learner, teacher, **own, augment=per_image, strategy=strategy)
     if "solve" not in given:
         given["solve"] = solve(chosen)
     return dd(learner, teacher, **{**given, "recipe": recipe})

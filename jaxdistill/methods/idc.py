@@ -29,6 +29,8 @@ pixels in a quarter of its room has 4x4, and four of those train a network no be
 import functools
 from typing import Any
 
+import jax
+
 from jaxdistill.augment import DSA
 from jaxdistill.core.types import Learner, Method, Teacher
 from jaxdistill.methods.dc import dc
@@ -70,7 +72,9 @@ def idc(learner: Learner, teacher: Teacher, **options: Any) -> Method:
     algorithm 1.
     """
     options = {"recipe": RECIPE, "augmentation": DSA, **options}
-    chosen = settings_of(options["recipe"], teacher, num_learners=options.get("num_learners"))
+    plain = "x" in jax.eval_shape(teacher.init, jax.random.key(0))  # images, and no latents of a decoder
+    own = {"decoder": "none" if plain else None, "num_learners": options.get("num_learners")}
+    chosen = settings_of(options["recipe"], teacher, **own)
     options = {"distance": chosen["distance"], **options}
     options = {"synthetic_batch_size": chosen.get("synthetic_batch_size"), **options}
     if options.get("population") is None:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdistill.core.labels import zero_mean
+from jaxdistill.core.labels import centred, zero_mean
 from jaxdistill.core.types import (
     Array,
     Batch,
@@ -102,7 +102,7 @@ def kip(
         teacher=teacher,
         inner_optimizer=sgd(num_steps=num_inner_steps(teacher), learned=()),
         population=fresh(machine),
-        objective=_objective(machine, solve),
+        objective=_objective(machine, solve, teacher.labels),
         outer_optimizer=outer_optimizer or outer_optimizer_of(chosen),
         num_learners=1,
         real_batch_size=chosen["real_batch_size"],
@@ -124,13 +124,14 @@ def kip(
     return method._replace(predictor=predictor, check=check)
 
 
-def _objective(machine: Learner, solve: Solve) -> Objective:
+def _objective(machine: Learner, solve: Solve, labels: str) -> Objective:
     """The squared error of the kernel machine on real images."""
 
     def objective(meta: Meta, params: Params, real: Batch, probe: Any, key: Array) -> tuple[Array, Metrics]:
         fitted, info = solve(meta, params, probe, key)
         outputs = machine.apply(fitted, real.x)
-        loss = 0.5 * jnp.mean(jnp.square(outputs - zero_mean(real.y)))
+        expected = (centred if labels == "free" else zero_mean)(real.y)  # as free labels start
+        loss = 0.5 * jnp.mean(jnp.square(outputs - expected))
         metrics = {"loss": loss, "accuracy": accuracy(outputs, real.y), "inner_loss": info.losses[-1]}
         return loss, metrics | info.report
 

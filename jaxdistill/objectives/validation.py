@@ -59,8 +59,9 @@ def validation(
     Returns:
       (meta, start params, real Batch, probe, key) -> (loss, {"loss", "accuracy", "inner_loss"} and what the
       solve reports), all scalar; `accuracy` on the real batch, `inner_loss` the last that the solve reports.
-      With `platt` also `temperature`, which divides the logits, and `diverged_temperatures`, 1 where it is
-      below e^-10 or above e^10; with a margin `label_margin`, a part of the loss.
+      With `platt`, here or in the inner loop, also `temperature`, which divides the logits, and
+      `diverged_temperatures`, 1 where it is below e^-10 or above e^10; with a margin `label_margin`, a part
+      of the loss.
 
     Raises:
       UserError: an unknown loss, a number out of range, or a margin without a teacher.
@@ -98,9 +99,12 @@ def validation(
         else:
             value, right = tested(trained)
         more: Metrics = {}
-        if learned is not None:
-            diverged = jnp.abs(learned) > LARGEST_LOG
-            more |= {"temperature": jnp.exp(-learned), "diverged_temperatures": diverged.astype(value.dtype)}
+        if (
+            isinstance(meta, Meta) and "log_temperature" in meta.inner
+        ):  # of this loss, or of the inner one alone
+            watched = meta.inner["log_temperature"][0]
+            diverged = jnp.abs(watched) > LARGEST_LOG
+            more |= {"temperature": jnp.exp(-watched), "diverged_temperatures": diverged.astype(value.dtype)}
         if margin and teacher is not None:
             labels = teacher.batches(meta.teacher, stream(key, "teacher")).y
             classes = labels.shape[-1]

@@ -73,7 +73,7 @@ def ages(
       teacher: makes the synthetic data; all its batches are one set, which every step is on.
       num_learners: K, as in the method; at most pool_size.
       pool_size: networks that are kept, with their optimisers.
-      max_age: steps after which a network is replaced by a new one.
+      max_age: steps after which a network is replaced by a new one; a use without a step counts as one.
       age_steps: steps of training after a network was used, >= 0.
       max_age_steps: the number is drawn from age_steps to this one, both included; it is age_steps when None.
       age_optimizer: their optimiser, a key of `AGE_OPTIMIZERS`.
@@ -146,7 +146,7 @@ def ages(
             return params, rule.init(params), jnp.zeros_like(age)
 
         params, optimizer = lax.fori_loop(0, count, step, (params, optimizer))
-        age = age + count.astype(age.dtype)
+        age = age + jnp.maximum(count, 1).astype(age.dtype)
         return lax.cond(age >= max_age, new, lambda: (params, optimizer, age))
 
     def parts_of(images: Batch, key: Array) -> Callable[[Array], Batch]:

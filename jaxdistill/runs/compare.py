@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxdistill.config import build
 from jaxdistill.config.owners import HEAD_SOLVED
@@ -22,6 +23,7 @@ from jaxdistill.evaluation import (
     everything,
     random_of_each_class,
     score,
+    summarize,
 )
 from jaxdistill.inner.losses import inner_loss
 from jaxdistill.inner.over_learners import gathered, over_learners
@@ -53,7 +55,7 @@ def score_of(run: Run, *, num_learners: int | None = None, protocol: str | None 
     with mesh.spread(run.plan.devices):
         shown = seen(run, stream(run.key, "export"), distilled.num_learners)
         found = score(distilled, protocol_of(run, protocol), *shown)
-        return found._replace(ridge=ridge_accuracies(run, distilled))
+        return found._replace(ridge=ridge_score(run, distilled))
 
 
 def compared(run: Run) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def compared(run: Run) -> dict[str, Any]:
     batch, subsets = seen(run, stream(key, "export"), distilled.num_learners)
     shorter = Shorter("num_eval_learners", distilled.num_learners)
     with progress.expecting("distilled images", 2 * distilled.num_learners * steps_of(training), shorter):
-        found = score(distilled, training, batch, subsets)._replace(ridge=ridge_accuracies(run, distilled))
+        found = score(distilled, training, batch, subsets)._replace(ridge=ridge_score(run, distilled))
         on_validation = score(chosen_on_validation, training, batch, subsets)
     shuffle = other_order(run, name)
     reordered = None
@@ -103,7 +105,7 @@ def compared(run: Run) -> dict[str, Any]:
     }
 
 
-def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
+def ridge_score(run: Run, evaluation: Evaluation) -> Score | None:
     """Test accuracies of networks whose last layer is solved in closed form, as in the distillation.
 
     Args:
@@ -112,7 +114,7 @@ def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
         those of a pool of networks of all ages are its own.
 
     Returns:
-      An accuracy per network; None for a run of another gradient.
+      Of a network without a solution the accuracy is that of chance; None for a run of another gradient.
     """
     config, learner, batch = run.config, run.learner, run.batch
     if not build.recipe(config).trains or config.gradient not in HEAD_SOLVED:
@@ -132,11 +134,13 @@ def ridge_accuracies(run: Run, evaluation: Evaluation) -> list[float] | None:
     )
 
     def accuracy(params: Params, batches: Batch, test: Dataset) -> Array:
-        trained, _ = solve(Meta(batches, {}), params, None, key)
-        return accuracy_on(solve.learner or learner, trained, test)
+        trained, info = solve(Meta(batches, {}), params, None, key)
+        found = accuracy_on(solve.learner or learner, trained, test)
+        return jnp.where(info.report.get("singular_kernels", 0) > 0, jnp.nan, found)
 
     mapped = over_learners(accuracy, strategy=config.strategy, chunk=config.learner_chunk)
-    return jax.jit(lambda *a: gathered(mapped(a[0], shared=a[1:])))(params, batches, evaluation.test).tolist()
+    found = jax.jit(lambda *a: gathered(mapped(a[0], shared=a[1:])))(params, batches, evaluation.test)
+    return summarize(found, evaluation.test.y.shape[1])
 
 
 def _closed_form(run: Run) -> dict[str, Any]:
@@ -275,7 +279,9 @@ def show(result: Mapping[str, Any]) -> None:
     if (ridge := result.get("test_accuracy_ridge")) is not None:
         mean, std = (f"{100 * result[f'test_accuracy_ridge_{part}']:.1f}" for part in ("mean", "std"))
         empty = [""] if with_balanced else []
-        rows.append(["distilled images", mean, std, *empty, str(len(ridge)), "ridge regression of the head"])
+        lost = result.get("test_accuracy_ridge_num_diverged")
+        how = "ridge regression of the head" + (f" ({lost} without a solution)" if lost else "")
+        rows.append(["distilled images", mean, std, *empty, str(len(ridge)), how])
     if result.get("other_order_mean") is not None:
         rows.append(cells("distilled images", result["other_order"], "other_order"))
     if "closed_form_accuracy" in result:

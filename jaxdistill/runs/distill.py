@@ -32,12 +32,13 @@ from jaxdistill.runtime.stalls import Bound
 from jaxdistill.teachers import CURRICULA
 
 FAULTS = {
-    "failed_solves": "A linear solve ended with NaN or a residual above 1: raise damping or weight_decay, "
-    "train further (max_inner_steps), try linear_solver=gauss_newton_cg, or set on_failed_solve=skip.",
+    "failed_solves": "A linear solve ended with NaN or a residual above 1: raise damping or weight_decay "
+    "(ridge with gradient=convexified), train further (max_inner_steps), try another linear_solver, or set "
+    "on_failed_solve=skip.",
     "singular_kernels": "The kernel of the images has no Cholesky factor: raise ridge (in kip "
     "kernel_lambda), or widen the network.",
     "diverged_temperatures": "The temperature of platt went beyond e^10 or below e^-10: lower "
-    "hyper_learning_rate, or take outer_loss=cross_entropy.",
+    "hyper_learning_rate, or take cross_entropy as outer_loss and inner_loss.",
 }
 """Metrics that stop a run if they are above zero, with their remedies."""
 

@@ -240,6 +240,11 @@ IMPLICIT, CONVEXIFIED = {"gradient": "implicit"}, {"gradient": "convexified"}
         ),
         (IMPLICIT | {"linear_solver": "identity", "warm_start": True}, "a linear_solver that can start fr"),
         (IMPLICIT | {"implicit_clip": True}, "no implicit_clip with gradient=implicit, got True"),
+        (CONVEXIFIED | {"linear_solver": "gauss_newton_cg"}, "a linear_solver of the Hessian"),
+        (
+            CONVEXIFIED | {"linear_solver": "nystrom", "ridge_unit": "trace"},
+            "ridge_unit=images with linear_solver=nystrom",
+        ),
         (CONVEXIFIED | {"damping": 0.2}, "no damping with gradient=convexified, got 0.2."),
         (CONVEXIFIED | {"inner_learning_rate": 0.3}, "no inner_learning_rate with gradient=convexified"),
         (CONVEXIFIED | {"linearized": True}, "no linearized with gradient=convexified, got True"),

@@ -72,6 +72,8 @@ def test_protocols_of_papers_with_free_labels():
     np.testing.assert_allclose(rates[[0, 249, 499, 500]], [2e-7, 5e-5, 1e-4, 1e-4], rtol=1e-5)
     middle = 1e-4 * (0.01 + 0.99 * 0.5)
     np.testing.assert_allclose(rates[[1250, 1999]], [middle, 1e-6], rtol=1e-3)
+    for count, classes, updates in ((10, 10, 1000), (11, 11, 2000), (100, 100, 2000)):
+        assert len(published("rcig", count, num_classes=classes).values["learning_rate"]) == updates
     slower = with_step_size(published("rcig", 100), 0.01)
     assert float(slower.step_size) == pytest.approx(0.01) and slower.values["learning_rate"].max() <= 0.0101
     assert jax.eval_shape(published("rcig", 600, num_epochs=4).order, KEY).shape == (12, 200)
@@ -83,6 +85,7 @@ def test_the_protocols_of_idc_and_rat():
     assert jax.eval_shape(idc.order, KEY).shape == (2000, 50)  # 1,000 epochs of two batches of at most 64
     rates = np.asarray(idc.values["learning_rate"])
     np.testing.assert_allclose(rates[[0, 1331, 1332, 1665, 1666, 1999]], np.repeat([1e-2, 2e-3, 4e-4], 2))
+    np.testing.assert_allclose(published("idc", 10, num_epochs=1).values["learning_rate"], 1e-2)
     assert (idc.restart, idc.weight_decay, idc.loss) == (0, 5e-4, "cross_entropy")
     assert (idc.mix is None, plans["idc_unmixed"].mix is None) == (False, True)
     np.testing.assert_array_equal(plans["idc_unmixed"].values["learning_rate"], rates)

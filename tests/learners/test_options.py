@@ -190,6 +190,40 @@ def test_the_classifier_behind_a_batch_normalisation_is_replaced(key):
     assert "another one than batch for a linearised network" in message(error)
 
 
+class Head(nn.Module):
+    """A classifier whose input is not what the module calls its features."""
+
+    between: bool
+
+    @nn.compact
+    def __call__(self, x, return_features=False):
+        features = nn.Dense(6)(x.reshape(len(x), -1)) - 0.5
+        if return_features:
+            return features
+        return nn.Dense(3)(nn.relu(features) if self.between else features)
+
+
+class Beside(nn.Module):
+    """Another layer is called after the classifier."""
+
+    @nn.compact
+    def __call__(self, x):
+        features = nn.Dense(6)(x.reshape(len(x), -1))
+        logits = nn.Dense(3)(features)
+        nn.Dense(3)(nn.relu(features))
+        return logits
+
+
+def test_a_classifier_of_other_inputs_than_the_features_is_refused(key):
+    fits = from_flax(Head(between=False), (4, 4, 1))
+    assert fits.with_classifier(fits.init(key), jnp.ones((6, 3)), None)
+    for module in (Head(between=True), Beside()):
+        net = from_flax(module, (4, 4, 1))
+        with pytest.raises(UserError) as error:
+            jax.eval_shape(lambda net=net: net.with_classifier(net.init(key), jnp.ones((6, 3)), None))
+        assert "features that are the input of the dense layer" in message(error)
+
+
 def test_batch_normalisation_of_flax_follows_its_batch_or_its_calibration(key):
     net = from_flax(Flax("batch_norm"), (4, 4, 1))
     params = net.init(key)

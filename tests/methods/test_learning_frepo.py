@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 import jaxdistill as jd
-from jaxdistill.runs.compare import ridge_accuracies
+from jaxdistill.runs.compare import ridge_score
 from jaxdistill.runs.networks import evaluations
 
 TINY = {"learner": "mlp", "width": 32, "depth": 1, "num_outer_steps": 100, "chunk_length": 50}
@@ -22,9 +21,9 @@ def test_a_hundred_steps_teach_ridge_regression_on_features_of_a_tiny_net():
         population=run.state.population
     )  # real images, the same networks
     images = dataclasses.replace(run, finished=run.finished._replace(state=start))
-    before, after = (ridge_accuracies(each, evaluation) for each in (images, run))
-    assert before is not None and after is not None and len(after) == 10  # the pool
-    assert np.mean(after) > np.mean(before) + 0.1
+    before, after = (ridge_score(each, evaluation) for each in (images, run))
+    assert before is not None and after is not None and len(after.every) == 10  # the pool
+    assert after.mean > before.mean + 0.1
 
 
 @pytest.mark.slow

@@ -74,6 +74,8 @@ def test_other_losses_on_real_data_and_the_margin_of_labels(x64):
     assert float(loss) == pytest.approx(float(cross_entropy(np.exp(0.5) * logits, real.y)), rel=1e-12)
     assert float(metrics["temperature"]) == pytest.approx(np.exp(-0.5))
     assert float(metrics["diverged_temperatures"]) == 0
+    _, inner_alone = found(loss="cross_entropy")
+    assert float(inner_alone["temperature"]) == pytest.approx(np.exp(-0.5))
     objective = validation(net, still, loss="platt", microbatch=4)
     slope = jax.jit(jax.grad(lambda m: objective(m, params, real, None, key)[0]))(meta).inner
     expected = jax.grad(lambda t: cross_entropy(jnp.exp(t) * logits, real.y))(0.5)

@@ -34,6 +34,17 @@ def same(a, b):
     return all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
+def test_a_use_without_training_ages_too():
+    population = ages(NET, TEACHER, num_learners=1, pool_size=1, max_age=2, age_steps=0, inner_loss="squared")
+    state, advance = jax.jit(population.init)(KEY), jax.jit(population.advance)
+    counted, first = [], state.params
+    for number in range(4):
+        state = advance(state, META, None, jax.random.key(number))
+        counted += state.ages.tolist()
+        assert same(first, state.params) == (number == 0)
+    assert counted == [1, 0, 1, 0]
+
+
 @pytest.mark.slow
 def test_a_network_that_was_used_is_trained_on_all_images():
     """Two steps of Adam, its state kept from one use to the next."""

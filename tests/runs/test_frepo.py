@@ -63,6 +63,16 @@ def test_the_result_has_the_ridge_beside_trained_networks(whole):
     assert not [name for name in np.load(whole[0] / "synthetic.npz") if name.startswith("hyper_")]
 
 
+def test_networks_without_a_solution_count_as_chance(tmp_path):
+    net = {"learner": "mlp", "width": 16, "depth": 2}
+    dead = {**FREPO, **net, "age_learning_rate": 1e20, "num_outer_steps": 1}
+    result, printed = tiny_run(tmp_path / "run", **dead)
+    assert result["test_accuracy_ridge_num_diverged"] == 1 and 0.1 in result["test_accuracy_ridge"]
+    assert "(1 without a solution)" in printed
+    again = jd.load_run(tmp_path / "run", progress=False)
+    assert again.compare(progress=False)["test_accuracy_ridge"] == result["test_accuracy_ridge"]
+
+
 def test_free_labels_are_exported_as_such(tmp_path, whole):
     run = jd.load_run(whole[0])
     file = read_synthetic(whole[0] / "synthetic.npz")
