@@ -99,9 +99,7 @@ def validation(
         else:
             value, right = tested(trained)
         more: Metrics = {}
-        if (
-            isinstance(meta, Meta) and "log_temperature" in meta.inner
-        ):  # of this loss, or of the inner one alone
+        if isinstance(meta, Meta) and "log_temperature" in meta.inner:  # or of the inner loss alone
             watched = meta.inner["log_temperature"][0]
             diverged = jnp.abs(watched) > LARGEST_LOG
             more |= {"temperature": jnp.exp(-watched), "diverged_temperatures": diverged.astype(value.dtype)}
