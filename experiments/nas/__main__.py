@@ -13,7 +13,8 @@ ceiling: no way can be expected to rank better. A run of a method that trains ne
 learned, with its own steps; other step sizes are searched on validation. The table shows Spearman's and
 Kendall's rank correlation with the first long training, the time, and the test accuracy of the candidate that
 each training ranks first. The test set ranks nothing. Candidates are measured one after another; run the same
-command again to resume a search that was stopped.
+command again to resume a search that was stopped, also with another `--num_candidates`: fewer candidates are
+the first of more.
 """
 
 import hashlib
@@ -140,7 +141,7 @@ def run(options: Options) -> dict[str, Any]:
     distilled = load_run(path, **{name: getattr(options, name) for name in OF_A_SAVED_RUN})
     info = distilled.data.info
     candidates = drawn(info, options.num_candidates, options.seed)
-    left_out = (*OF_A_SAVED_RUN, *DeviceOptions.options(), "run_dir", "distilled")
+    left_out = (*OF_A_SAVED_RUN, *DeviceOptions.options(), "run_dir", "distilled", "num_candidates")
     pinned = {n: v for n, v in options.chosen().items() if n not in left_out}
     pinned |= {"distilled": Path(path).name, "distilled_sha256": digest_of(distilled), "dataset": info.name}
     with open_run(folder / "search", pinned, experiment="nas") as directory:

@@ -62,8 +62,10 @@ def over_learners(function: Callable, *, strategy: str = "auto", chunk: int | No
         if shares == 1:
             return share(arguments, shared)
         axis, whole = PartitionSpec(LEARNER), PartitionSpec()
+        # An axis that is left to XLA makes it constrain every value, also where its size is 1.
+        names = {LEARNER} if axis_size(DATA) > 1 else set(jax.sharding.get_abstract_mesh().axis_names)
         split = jax.shard_map(
-            share, in_specs=(axis, whole), out_specs=axis, axis_names={LEARNER}, check_vma=False
+            share, in_specs=(axis, whole), out_specs=axis, axis_names=names, check_vma=False
         )
         count = jax.tree.leaves(arguments)[0].shape[0]
         if count % shares == 0:

@@ -65,6 +65,8 @@ def test_a_search_of_linear_networks(distilled, tmp_path, capsys, monkeypatch):
     check_search(result, tmp_path / "search", capsys.readouterr().out)
     for row in result["rows"]:
         assert row["long_validation"] > row["distilled_validation"]  # an epoch of digits, 4 outer steps
+    more = nas.run(options.replace(num_candidates=4))["rows"]
+    assert more[:3] == result["rows"] and len(more) == 4
     monkeypatch.setattr(nas, "candidate", None)  # what is there is not measured again
     assert nas.run(options)["rows"] == result["rows"]
     next((tmp_path / "search/candidates").iterdir()).write_text("{")
