@@ -9,10 +9,10 @@ and what do the chips of a pod send to each other?
 
 Sets of programs: `methods`, with their papers' settings; `gradients`, every method that trains inner steps
 with every other gradient; `memory`, ConvNet-3 of width 128 with T inner steps by every gradient; `pods`, a
-learner on every chip. The data are noise in the shape of MNIST. On 2 cores a program takes 5 to 30 seconds for
-an H100 and minutes for a TPU, whose compiler needs 100 seconds for the gradient of one 5x5 convolution by its
-weights; a pod of LeNets takes more than twelve minutes and 15 GB. Writes rows.csv, compile_for.md, .png and
-result.json; run the same command again to resume. If a program does not fit, its row says by how much.
+learner on every chip. The data are noise in the shape of MNIST. On 2 cores a program takes 5 to 30 seconds
+for an H100 and minutes for a TPU, whose compiler needs 100 seconds for the gradient of one 5x5 convolution by
+its weights; a pod of LeNets takes more than twelve minutes and 15 GB. Writes rows.csv, compile_for.md, .png
+and result.json; run the same command again to resume. If a program does not fit, its row says by how much.
 
 Memory is what the compiler plans for one chip: temporaries, arguments (50,000 images, the state) and results.
 Operations are those of the matrix products and convolutions of an outer step, with loops counted; ">=" if a
