@@ -75,7 +75,7 @@ def entry(league: League, method: str) -> Entry:
     """A method's candidates: its outer learning rate times each factor, and its declared changes.
 
     Raises:
-      UserError: no candidate meets the budget, or goes together with the network.
+      UserError: the method, without changes, cannot meet the budget or does not go with the network.
     """
     options = common(league, method)
     rate = resolve(Config(**options), league.facts).outer_learning_rate
@@ -91,11 +91,8 @@ def entry(league: League, method: str) -> Entry:
             resolve(Config(**options, **candidate.change), league.facts)
             candidates.append(candidate)
         except UserError as error:
-            left_out.append((candidate, error))
-    if not candidates:
-        raise left_out[0][1]
-    notes = [(candidate, str(error)) for candidate, error in left_out]
-    return Entry(method, options, candidates, "start_epochs" in options, notes)
+            left_out.append((candidate, str(error)))
+    return Entry(method, options, candidates, "start_epochs" in options, left_out)
 
 
 def common(league: League, method: str) -> dict[str, Any]:
